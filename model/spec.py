@@ -1,0 +1,284 @@
+"""The one specification that the gateware, its golden model and the host share."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thermokron.model.checks import check_integer, check_real
+
+if TYPE_CHECKING:
+    from thermokron.model.unit import Job
+
+__all__ = ["PHASES", "UnitSpec"]
+
+#: The phases of a run, in the order of `Readout.cycles`.
+PHASES = ("load", "discharge", "settle", "sample")
+
+MAX_SAMPLES = 2**20
+MAX_SETTLE_CYCLES = 2**32 - 1
+MAX_INTERVAL_CYCLES = 2**24 - 1
+
+
+def _size(default: int | None, low: int, high: int, doc: str) -> Any:
+    return field(default=default, metadata={"range": (low, high), "doc": doc})
+
+
+def _quantity(default: float, low: float, high: float, doc: str) -> Any:
+    return field(default=default, metadata={"range": (low, high), "doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSpec:
+    """Sizes, widths and nominal values of one thermodynamic unit.
+
+    Everything else that has a width or a limit is derived from these fields, never set: the
+    same object makes the gateware (`thermokron.rtl.ThermodynamicUnit`), its golden model
+    (`thermokron.model.NumericUnit`), the register map and the limits that the host respects.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range; the message names the field, its value and the legal range.
+    TypeError
+        If a field is not a number of the right kind.
+    """
+
+    cells: int = _size(16, 2, 128, "noisy analog cells in the array")
+    lanes: int = _size(None, 1, 128, "multipliers in the moment accumulator; divides cells")
+    coupling_bits: int = _size(8, 3, 16, "bits of a coupling code, sign included")
+    bias_bits: int = _size(12, 4, 16, "bits of a bias code, sign included")
+    adc_bits: int = _size(12, 4, 16, "bits of an ADC code, two's complement")
+    temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
+    rhs_depth: int = _size(16, 1, 256, "bias vectors that one start can run through")
+    adc_cycles: int = _size(4, 1, 255, "clock cycles from CONVST to valid data, nominal")
+    adc_timeout_cycles: int = _size(255, 1, 65535, "clock cycles after which an ADC is dead")
+    discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")
+    clock_hz: float = _quantity(25e6, 1e3, 1e10, "clock frequency in Hz")
+    tau_s: float = _quantity(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
+    temperature_full_scale: float = _quantity(
+        1 / 16, 1e-9, 1.0, "noise temperature at full code, in ADC full scales squared"
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, (low, high) = getattr(self, f.name), f.metadata["range"]
+            if f.name == "lanes" and value is None:
+                value = self.cells  # one lane per cell: the fastest accumulator
+            check = check_real if isinstance(low, float) else check_integer
+            object.__setattr__(self, f.name, check(f.name, value, low, high))
+        if self.cells % self.lanes:
+            divisors = [d for d in range(1, self.cells + 1) if self.cells % d == 0]
+            raise ValueError(
+                f"lanes = {self.lanes} does not divide cells = {self.cells}; legal: {divisors}"
+            )
+        if self.adc_timeout_cycles < self.adc_cycles:
+            raise ValueError(
+                f"adc_timeout_cycles = {self.adc_timeout_cycles} is shorter than a nominal "
+                f"conversion; legal: adc_cycles = {self.adc_cycles} to 65535"
+            )
+
+    # ---- derived sizes and widths -------------------------------------------------------
+
+    @property
+    def folds(self) -> int:
+        """Cells per lane, F."""
+        return self.cells // self.lanes
+
+    @property
+    def diagonals(self) -> int:
+        """Cyclic diagonals of the second moment matrix, D = floor(n/2) + 1."""
+        return self.cells // 2 + 1
+
+    @property
+    def coupling_count(self) -> int:
+        """Couplings in the packed upper triangle, n(n+1)/2."""
+        return self.cells * (self.cells + 1) // 2
+
+    @property
+    def coupling_max(self) -> int:
+        """Largest coupling code, 2^(bits-1) - 1; it stands for 1."""
+        return (1 << (self.coupling_bits - 1)) - 1
+
+    @property
+    def bias_max(self) -> int:
+        """Largest bias code, 2^(bits-1) - 1; it stands for 1."""
+        return (1 << (self.bias_bits - 1)) - 1
+
+    @property
+    def temperature_max(self) -> int:
+        """Largest temperature code, 2^bits - 1; it stands for `temperature_full_scale`."""
+        return (1 << self.temperature_bits) - 1
+
+    @property
+    def adc_min(self) -> int:
+        """Code of the negative rail."""
+        return -(1 << (self.adc_bits - 1))
+
+    @property
+    def adc_max(self) -> int:
+        """Code of the positive rail."""
+        return (1 << (self.adc_bits - 1)) - 1
+
+    @property
+    def adc_step(self) -> float:
+        """One ADC step, in full scales."""
+        return 2.0 ** (1 - self.adc_bits)
+
+    @property
+    def sum_bits(self) -> int:
+        """Signed width of an entry of Σx: adc_bits + 20.
+
+        |code| ≤ 2^(adc_bits-1) and at most 2^20 samples, so |Σx| ≤ 2^(adc_bits+19), and only
+        the negative extreme is attained; it is the most negative number of this width.
+        """
+        return self.adc_bits + 20
+
+    @property
+    def product_bits(self) -> int:
+        """Signed width of an entry of Σxxᵀ: 2·adc_bits + 20.
+
+        |product| ≤ 2^(2·adc_bits-2) and at most 2^20 samples, so the sum is at most
+        2^(2·adc_bits+18), below the largest number of this width, 2^(2·adc_bits+19) - 1.
+        """
+        return 2 * self.adc_bits + 20
+
+    @property
+    def clock_s(self) -> float:
+        """Clock period in seconds."""
+        return 1.0 / self.clock_hz
+
+    # ---- codes --------------------------------------------------------------------------
+
+    def coupling_codes(self, values: ArrayLike) -> NDArray[np.int64]:
+        """Nearest coupling codes of values in [-1, 1] (half to even), any shape."""
+        return np.rint(self._within("couplings", values) * self.coupling_max).astype(np.int64)
+
+    def coupling_values(self, codes: ArrayLike) -> NDArray[np.float64]:
+        """Values of coupling codes, any shape."""
+        return np.asarray(codes, dtype=np.float64) / self.coupling_max
+
+    def bias_codes(self, values: ArrayLike) -> NDArray[np.int64]:
+        """Nearest bias codes of values in [-1, 1] (half to even), any shape."""
+        return np.rint(self._within("biases", values) * self.bias_max).astype(np.int64)
+
+    def bias_values(self, codes: ArrayLike) -> NDArray[np.float64]:
+        """Values of bias codes, in ADC full scales, any shape."""
+        return np.asarray(codes, dtype=np.float64) / self.bias_max
+
+    def temperature_code(self, temperature: float) -> int:
+        """Largest code whose temperature does not exceed `temperature` (full scales squared)."""
+        temperature = check_real("temperature", temperature, 0.0, self.temperature_full_scale)
+        # the slack keeps temperature_code(temperature_value(code)) == code
+        return math.floor(temperature / self.temperature_full_scale * self.temperature_max + 1e-9)
+
+    def temperature_value(self, code: int) -> float:
+        """Noise temperature T of a code, in ADC full scales squared."""
+        return self.temperature_full_scale * code / self.temperature_max
+
+    @staticmethod
+    def _within(name: str, values: ArrayLike) -> NDArray[np.float64]:
+        array = np.asarray(values, dtype=np.float64)
+        if not np.all(np.abs(array) <= 1.0):  # NaN fails too
+            raise ValueError(f"{name} must lie within [-1, 1], the range of the DAC")
+        return array
+
+    # ---- time ---------------------------------------------------------------------------
+
+    def accumulate_cycles(self, second_moments: bool = True) -> int:
+        """Clock cycles for which one sample occupies the accumulator."""
+        return self.folds * (self.diagonals if second_moments else 1)
+
+    def shortest_interval(self, second_moments: bool = True) -> int:
+        """Fewest clock cycles between samples.
+
+        The largest of what the accumulator needs, what its read-modify-write pipeline needs,
+        and what a conversion with its handshake needs.
+        """
+        return max(
+            self.accumulate_cycles(second_moments),
+            ACCUMULATOR_LATENCY,
+            self.adc_cycles + HANDSHAKE_CYCLES,
+        )
+
+    def phase_cycles(self, job: Job) -> dict[str, int]:
+        """Clock cycles of a run by phase, from START to DONE, when nothing stalls."""
+        vectors = len(job.biases)
+        tail = self.adc_cycles + self.accumulate_cycles(job.second_moments) + SAMPLE_OVERHEAD
+        return {
+            "load": self.coupling_count + LOAD_OVERHEAD + vectors * (self.cells + LOAD_OVERHEAD),
+            "discharge": vectors * self.discharge_cycles,
+            "settle": vectors * job.settle_cycles,
+            "sample": vectors * ((job.samples - 1) * job.interval_cycles + tail),
+        }
+
+    def check(self, job: Job) -> None:
+        """Refuse what this unit cannot do.
+
+        Raises
+        ------
+        ValueError
+            Naming the field of the job, its value and the legal range.
+        """
+        n = self.cells
+        if job.couplings.shape != (n, n):
+            raise ValueError(f"couplings have shape {job.couplings.shape}, the unit is {(n, n)}")
+        if job.biases.shape[1] != n:
+            raise ValueError(f"biases have shape {job.biases.shape}, the unit takes (K, {n})")
+        if len(job.biases) > self.rhs_depth:
+            raise ValueError(
+                f"biases hold {len(job.biases)} vectors; legal: 1 to rhs_depth = {self.rhs_depth}"
+            )
+        for name, codes, limit in (
+            ("couplings", job.couplings, self.coupling_max),
+            ("biases", job.biases, self.bias_max),
+        ):
+            worst = int(np.abs(codes).max())
+            if worst > limit:
+                raise ValueError(f"{name} hold a code of magnitude {worst}; legal: 0 to {limit}")
+        check_integer("temperature", job.temperature, 0, self.temperature_max)
+        check_integer("settle_cycles", job.settle_cycles, 1, MAX_SETTLE_CYCLES)
+        check_integer(
+            "interval_cycles",
+            job.interval_cycles,
+            self.shortest_interval(job.second_moments),
+            MAX_INTERVAL_CYCLES,
+        )
+        check_integer("samples", job.samples, 1, MAX_SAMPLES)
+
+    # ---- identity -----------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The spec as one JSON object, keys in field order."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> UnitSpec:
+        """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
+        values = json.loads(text)
+        known = [f.name for f in fields(cls)]
+        if not isinstance(values, dict) or set(values) != set(known):
+            raise ValueError(f"not a UnitSpec: expected an object with the fields {known}")
+        return cls(**values)
+
+    @property
+    def fingerprint(self) -> int:
+        """CRC-32 of `to_json`, which the built unit states in a read-only register."""
+        return zlib.crc32(self.to_json().encode())
+
+
+# Timing of the control plane, in clock cycles; `tests/rtl` holds the gateware to it.
+#: From the read of an accumulator word until its update can be read again.
+ACCUMULATOR_LATENCY = 4
+#: A conversion's handshake: CONVST must fall and DRDY must be seen low before the next one.
+HANDSHAKE_CYCLES = 3
+#: A run over a code memory: the memory's read latency.
+LOAD_OVERHEAD = 2
+#: After the last conversion: capture, hand-over and the accumulator's pipeline.
+SAMPLE_OVERHEAD = 6

@@ -1,0 +1,223 @@
+"""What a unit is asked (`Job`), what it answers (`Readout`), and what it is (`Unit`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermokron.model.checks import check_integer
+from thermokron.model.spec import PHASES, UnitSpec
+
+__all__ = ["BaseUnit", "Job", "Readout", "Unit", "UnitFault"]
+
+
+class UnitFault(RuntimeError):
+    """A run that the unit could not finish; the message is the reason. No data was returned."""
+
+
+def _codes(name: str, value: Any, ndim: int) -> NDArray[np.int64]:
+    array = np.array(value)  # a copy: a job does not change under its owner's feet
+    if array.dtype.kind not in "iu" or array.ndim != ndim or array.size == 0:
+        raise ValueError(
+            f"{name} must be a non-empty {ndim}-dimensional array of integers, "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    array = array.astype(np.int64)
+    array.setflags(write=False)
+    return array
+
+
+class _JsonFields:
+    """JSON round trip and equality for dataclasses that hold NumPy arrays."""
+
+    def to_json(self) -> str:
+        """The object as one JSON object, arrays as nested lists."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                return value.tolist()
+            return dict(value) if isinstance(value, Mapping) else value
+
+        return json.dumps({f.name: plain(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
+        values = json.loads(text)
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        if not isinstance(values, dict) or set(values) != set(known):
+            raise ValueError(f"not a {cls.__name__}: expected an object with the fields {known}")
+        return cls(**values)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+            for f in fields(self)  # type: ignore[arg-type]
+            for a, b in [(getattr(self, f.name), getattr(other, f.name))]
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job(_JsonFields):
+    """One program for a unit, in the codes that the hardware understands.
+
+    Attributes
+    ----------
+    couplings : (n, n) int64, symmetric
+        Codes of the coupling matrix.
+    biases : (K, n) int64
+        Codes of K bias vectors, run one after the other, each from discharge.
+    temperature : int
+        Code of the noise temperature.
+    settle_cycles : int
+        Clock cycles from the end of discharge to the first sample.
+    interval_cycles : int
+        Clock cycles between samples.
+    samples : int
+        Samples per bias vector.
+    second_moments : bool
+        Whether Σxxᵀ is accumulated too; then K is 1.
+
+    Whether a particular unit can do it is for `UnitSpec.check` to say.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, the couplings are not symmetric, or K > 1 with second moments.
+    """
+
+    couplings: NDArray[np.int64]
+    biases: NDArray[np.int64]
+    temperature: int
+    settle_cycles: int
+    interval_cycles: int
+    samples: int
+    second_moments: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "couplings", _codes("couplings", self.couplings, 2))
+        object.__setattr__(self, "biases", _codes("biases", self.biases, 2))
+        n = len(self.couplings)
+        if self.couplings.shape != (n, n) or not np.array_equal(self.couplings, self.couplings.T):
+            raise ValueError(f"couplings of shape {self.couplings.shape} are not symmetric")
+        if self.biases.shape[1] != n:
+            raise ValueError(f"biases have shape {self.biases.shape}, the couplings want (K, {n})")
+        if not isinstance(self.second_moments, bool):
+            raise TypeError(f"second_moments = {self.second_moments!r} is not a bool")
+        if self.second_moments and len(self.biases) != 1:
+            raise ValueError(
+                f"biases hold {len(self.biases)} vectors; a job with second moments has 1"
+            )
+        for name in ("temperature", "settle_cycles", "interval_cycles", "samples"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), 0, 2**32 - 1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Readout(_JsonFields):
+    """What a run returns: exact integers in ADC codes.
+
+    Attributes
+    ----------
+    sums : (K, n) int64
+        Σx over the samples of each bias vector.
+    products : (n, n) int64, symmetric, or None
+        Σxxᵀ, if the job asked for second moments.
+    clipped : (K, n) int64
+        Samples whose code was either rail.
+    cycles : dict of str to int
+        Clock cycles by phase: "load", "discharge", "settle", "sample".
+    """
+
+    sums: NDArray[np.int64]
+    products: NDArray[np.int64] | None
+    clipped: NDArray[np.int64]
+    cycles: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sums", _codes("sums", self.sums, 2))
+        object.__setattr__(self, "clipped", _codes("clipped", self.clipped, 2))
+        if self.products is not None:
+            object.__setattr__(self, "products", _codes("products", self.products, 2))
+        object.__setattr__(self, "cycles", {p: int(self.cycles[p]) for p in PHASES})
+
+    @property
+    def total_cycles(self) -> int:
+        """Clock cycles from START to DONE."""
+        return sum(self.cycles.values())
+
+
+@runtime_checkable
+class Unit(Protocol):
+    """What executes jobs. Same seed, same job, same stream: the same integers from every engine.
+
+    Each bias vector starts from discharge and draws from a generator seeded by
+    (seed, stream). `run(job, stream=s)` gives its bias vectors the streams s, s+1, …; without
+    `stream` the unit's own running count of discharges is used, and advanced when the run
+    has ended well, so that aborts and read-outs change nothing.
+    """
+
+    spec: UnitSpec
+    seed: int
+    stream: int
+
+    def run(self, job: Job, *, stream: int | None = None) -> Readout:
+        """Execute one job; `ValueError` if the unit cannot do it, `UnitFault` if it failed."""
+        ...
+
+    def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
+        """Execute jobs in order, loading the next one while the array samples if it can."""
+        ...
+
+    def close(self) -> None:
+        """Release what the unit holds; a second call does nothing."""
+        ...
+
+
+class BaseUnit:
+    """What engines have in common: the check at the border, the stream count, the context."""
+
+    def __init__(self, spec: UnitSpec, seed: int) -> None:
+        self.spec = spec
+        self.seed = check_integer("seed", seed, 0, 2**63 - 1)
+        self.stream = 0
+
+    def run(self, job: Job, *, stream: int | None = None) -> Readout:
+        """Execute one job (see `Unit.run`)."""
+        self.spec.check(job)
+        first = self.stream if stream is None else check_integer("stream", stream, 0, 2**63 - 1)
+        readout = self._execute(job, first)
+        if stream is None:
+            self.stream += len(job.biases)
+        return readout
+
+    def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
+        """Execute jobs in order (see `Unit.run_many`)."""
+        for job in jobs:
+            yield self.run(job)
+
+    def close(self) -> None:
+        """Release what the unit holds."""
+
+    def _execute(self, job: Job, stream: int) -> Readout:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
