@@ -46,4 +46,5 @@ def product_index(spec: UnitSpec) -> NDArray[np.int64]:
     first = np.where(swap, j, i)
     diagonal = np.where(swap, n - offset, offset)
     lane, fold = np.divmod(first, spec.folds)
-    return lane * _padded(result_depth(spec)[1]) + fold * spec.diagonals + diagonal
+    index: NDArray[np.int64] = fold * spec.diagonals + diagonal
+    return index + lane * _padded(result_depth(spec)[1])
