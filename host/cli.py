@@ -1,0 +1,89 @@
+"""The command line: `thermokron COMMAND`, one command per module of `thermokron.host.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+
+from thermokron.host import commands
+from thermokron.model import UnitFault
+
+__all__ = ["build_parser", "main"]
+
+DESCRIPTION = """\
+Thermodynamic second-order optimisation, from the Verilog of a control plane to a loss curve.
+
+An array of noisy analog cells relaxes to a Gaussian whose covariance is a matrix inverse. A
+digital control plane programs it, samples it and adds up moments; the host turns them into
+K-FAC updates that train a neural network.
+"""
+
+EPILOG = """\
+examples:
+  thermokron train digits                     train on handwritten digits, on the numeric model
+  thermokron verilog --cells 16 -o build/unit.v
+                                              write the control plane and its register map
+  thermokron cosim --sim icarus --waves       run the benches and keep a waveform
+
+Every command explains itself: thermokron COMMAND --help
+"""
+
+
+def _command_modules() -> list[ModuleType]:
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    return [importlib.import_module(f"{commands.__name__}.{name}") for name in names]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `thermokron` with every command in it."""
+    parser = argparse.ArgumentParser(
+        prog="thermokron",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"thermokron {version('thermokron')}"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="on an error, show where in the code it arose"
+    )
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for module in _command_modules():
+        module.add_parser(subparsers)
+        # the module's name is the command's name, so that `ls host/commands` is the list
+        subparsers.choices[module.__name__.rpartition(".")[2]].set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 done, 2 refused, 130 interrupted.
+
+    What a user can cause (a wrong value, a faulty unit, a file that cannot be written, a package
+    that is not installed) ends in one line on standard error.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        status: int = args.run(args)
+    except KeyboardInterrupt:
+        print("\nthermokron: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, UnitFault, OSError, ModuleNotFoundError) as error:
+        if args.traceback:
+            raise
+        print(f"thermokron: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
