@@ -1,6 +1,24 @@
 """The one spec, the array's physics, its converters, and the bit-true numeric engine."""
 
+from thermokron.model.array import BLOCK, NoiseArray, sample_blocks
+from thermokron.model.discretisation import van_loan
+from thermokron.model.numeric import NumericUnit
+from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import PHASES, UnitSpec
 from thermokron.model.unit import BaseUnit, Job, Readout, Unit, UnitFault
 
-__all__ = ["PHASES", "BaseUnit", "Job", "Readout", "Unit", "UnitFault", "UnitSpec"]
+__all__ = [
+    "BLOCK",
+    "PHASES",
+    "ArrayPhysics",
+    "BaseUnit",
+    "Job",
+    "NoiseArray",
+    "NumericUnit",
+    "Readout",
+    "Unit",
+    "UnitFault",
+    "UnitSpec",
+    "sample_blocks",
+    "van_loan",
+]
