@@ -57,7 +57,7 @@ class UnitSpec:
     adc_bits: int = _size(12, 4, 16, "bits of an ADC code, two's complement")
     temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
     rhs_depth: int = _size(16, 1, 256, "bias vectors that one start can run through")
-    adc_cycles: int = _size(4, 1, 255, "clock cycles from CONVST to valid data, nominal")
+    adc_cycles: int = _size(4, 3, 255, "clock cycles from CONVST to valid data, nominal")
     adc_timeout_cycles: int = _size(255, 1, 65535, "clock cycles after which an ADC is dead")
     discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")
     clock_hz: float = _quantity(25e6, 1e3, 1e10, "clock frequency in Hz")
@@ -275,10 +275,10 @@ class UnitSpec:
 
 # Timing of the control plane, in clock cycles; `tests/rtl` holds the gateware to it.
 #: From the read of an accumulator word until its update can be read again.
-ACCUMULATOR_LATENCY = 4
+ACCUMULATOR_LATENCY = 3
 #: A conversion's handshake: CONVST must fall and DRDY must be seen low before the next one.
 HANDSHAKE_CYCLES = 3
 #: A run over a code memory: the memory's read latency.
 LOAD_OVERHEAD = 2
 #: After the last conversion: capture, hand-over and the accumulator's pipeline.
-SAMPLE_OVERHEAD = 6
+SAMPLE_OVERHEAD = 4

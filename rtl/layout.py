@@ -46,5 +46,5 @@ def product_index(spec: UnitSpec) -> NDArray[np.int64]:
     first = np.where(swap, j, i)
     diagonal = np.where(swap, n - offset, offset)
     lane, fold = np.divmod(first, spec.folds)
-    index: NDArray[np.int64] = fold * spec.diagonals + diagonal
-    return index + lane * _padded(result_depth(spec)[1])
+    padded = _padded(result_depth(spec)[1])
+    return np.asarray(lane * padded + fold * spec.diagonals + diagonal, dtype=np.int64)

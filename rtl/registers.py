@@ -31,7 +31,7 @@ class MemoryPort(wiring.Signature):
         Read the word; the data is taken exactly two cycles after `read`. Never in the same
         cycle as `write`.
     locked : In(1)
-        The window is in use: refuse writes, and reads too if it holds results.
+        The window is in use: refuse writes. No window is read while the unit is busy.
     """
 
     def __init__(self, address_width: int) -> None:
@@ -196,7 +196,7 @@ class RegisterFile(wiring.Component):
             m.d.comb += port.write_data.eq(writer.data)
 
         with m.If(within(reader.address)):
-            readable = Const(1) if window.writable else ~port.locked
+            readable = ~self.status_busy  # the blocks behind the windows share their read ports
             m.d.comb += [
                 read_error.eq(~readable),
                 reader.late.eq(1),

@@ -1,0 +1,177 @@
+"""Top level of the control plane: one thermodynamic unit behind AXI4-Lite."""
+
+from __future__ import annotations
+
+from amaranth import Module, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
+
+from thermokron.model import PHASES, UnitSpec
+from thermokron.rtl.axi import AxiLiteSignature
+from thermokron.rtl.biases import Biases
+from thermokron.rtl.converter import ConverterPort
+from thermokron.rtl.couplings import Couplings
+from thermokron.rtl.moments import MomentAccumulator
+from thermokron.rtl.registers import RegisterFile
+from thermokron.rtl.sampler import Sampler
+from thermokron.rtl.sequencer import Sequencer
+
+__all__ = ["ThermodynamicUnit"]
+
+
+class ThermodynamicUnit(wiring.Component):
+    """Registers, coupling and bias loaders, sequencer, sampler, converter port, accumulator.
+
+    One clock domain, `sync`, with a synchronous active-high reset.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+        All sizes, widths and nominal values.
+
+    Members
+    -------
+    s_axi : In(AxiLiteSignature)
+        AXI4-Lite subordinate; docs/registers.md has the map.
+    irq : Out(1)
+        Level; a run is done or at fault, as far as IRQ_ENABLE lets it through.
+    dac_valid, dac_row, dac_col, dac_code : Out, dac_ready : In(1)
+        Coupling DACs: upper triangle row by row, one code per cycle while valid and ready.
+    bias_valid, bias_cell, bias_code : Out, bias_ready : In(1)
+        Bias DACs, likewise.
+    temperature : Out
+        Code of the noise temperature; changes only with START.
+    discharge : Out(1)
+        High: every cell is held at zero. High whenever the array is not settling or sampled.
+    convst : Out(1), drdy : In(1), adc_data : In(cells·adc_bits)
+        Converter port, see `ConverterPort`.
+    """
+
+    def __init__(self, spec: UnitSpec) -> None:
+        self.spec = spec
+        index = ceil_log2(spec.cells)
+        super().__init__(
+            {
+                "s_axi": In(AxiLiteSignature(addr_width=21)),
+                "irq": Out(1),
+                "dac_valid": Out(1),
+                "dac_ready": In(1),
+                "dac_row": Out(index),
+                "dac_col": Out(index),
+                "dac_code": Out(signed(spec.coupling_bits)),
+                "bias_valid": Out(1),
+                "bias_ready": In(1),
+                "bias_cell": Out(index),
+                "bias_code": Out(signed(spec.bias_bits)),
+                "temperature": Out(spec.temperature_bits),
+                "discharge": Out(1, init=1),
+                "convst": Out(1),
+                "drdy": In(1),
+                "adc_data": In(spec.cells * spec.adc_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec = self.spec
+        m.submodules.registers = registers = RegisterFile(spec)
+        m.submodules.couplings = couplings = Couplings(spec)
+        m.submodules.biases = biases = Biases(spec)
+        m.submodules.sequencer = sequencer = Sequencer(spec)
+        m.submodules.sampler = sampler = Sampler(spec)
+        m.submodules.converter = converter = ConverterPort(spec)
+        m.submodules.moments = moments = MomentAccumulator(spec)
+
+        # ---- host ------------------------------------------------------------------------
+        connect(m, flipped(self.s_axi), registers.axi)
+        connect(m, registers.couplings0, couplings.bank0)
+        connect(m, registers.couplings1, couplings.bank1)
+        connect(m, registers.biases_mem, biases.window)
+        connect(m, registers.sums, moments.sums)
+        connect(m, registers.products, moments.products)
+        connect(m, registers.clipped, moments.clipped)
+        m.d.comb += [
+            sequencer.start.eq(registers.control_start),
+            sequencer.abort.eq(registers.control_abort),
+            sequencer.clear.eq(registers.control_clear),
+            sequencer.biases.eq(registers.biases),
+            sequencer.temperature.eq(registers.temperature),
+            sequencer.settle.eq(registers.settle),
+            sequencer.interval.eq(registers.interval),
+            sequencer.samples.eq(registers.samples),
+            sequencer.second_moments.eq(registers.mode_second_moments),
+            registers.start_refused.eq(sequencer.refused),
+            registers.status_busy.eq(sequencer.busy),
+            registers.status_done.eq(sequencer.done),
+            registers.status_fault.eq(sequencer.fault),
+            registers.status_phase.eq(sequencer.phase),
+            registers.fault_reason.eq(sequencer.reason),
+            registers.progress_vector.eq(sequencer.vector),
+            registers.progress_sample.eq(sampler.sampled),
+            *(
+                getattr(registers, f"cycles_{p}").eq(getattr(sequencer, f"cycles_{p}"))
+                for p in PHASES
+            ),
+            self.irq.eq(
+                (sequencer.done & registers.irq_enable_done)
+                | (sequencer.fault & registers.irq_enable_fault)
+            ),
+        ]
+
+        # ---- codes to the DACs -------------------------------------------------------------
+        m.d.comb += [
+            couplings.start.eq(sequencer.couplings_start),
+            couplings.cancel.eq(sequencer.cancel),
+            couplings.bank.eq(registers.mode_bank),
+            couplings.locked[0].eq(sequencer.busy & ~registers.mode_bank),
+            couplings.locked[1].eq(sequencer.busy & registers.mode_bank),
+            self.dac_valid.eq(couplings.dac.valid),
+            couplings.dac.ready.eq(self.dac_ready),
+            self.dac_row.eq(couplings.dac.payload.row),
+            self.dac_col.eq(couplings.dac.payload.column),
+            self.dac_code.eq(couplings.dac.payload.code),
+            biases.start.eq(sequencer.biases_start),
+            biases.locked.eq(sequencer.busy),
+            biases.cancel.eq(sequencer.cancel),
+            biases.vector.eq(sequencer.next_vector),
+            self.bias_valid.eq(biases.dac.valid),
+            biases.dac.ready.eq(self.bias_ready),
+            self.bias_cell.eq(biases.dac.payload.cell),
+            self.bias_code.eq(biases.dac.payload.code),
+            self.temperature.eq(sequencer.temperature_code),
+            self.discharge.eq(sequencer.discharge),
+        ]
+
+        # ---- samples from the ADCs -----------------------------------------------------------
+        connect(m, converter.codes, moments.samples)
+        m.d.comb += [
+            sampler.start.eq(sequencer.sampler_start),
+            sampler.cancel.eq(sequencer.cancel),
+            sampler.settle.eq(registers.settle),
+            sampler.interval.eq(registers.interval),
+            sampler.samples.eq(registers.samples),
+            converter.trigger.eq(sampler.trigger),
+            converter.cancel.eq(sequencer.cancel),
+            self.convst.eq(converter.convst),
+            converter.drdy.eq(self.drdy),
+            converter.adc_data.eq(self.adc_data),
+            moments.first.eq(sequencer.first),
+            moments.vector.eq(sequencer.vector),
+            moments.second_moments.eq(registers.mode_second_moments),
+            moments.locked.eq(sequencer.busy),
+            moments.cancel.eq(sequencer.cancel),
+        ]
+
+        # ---- what the sequencer watches ------------------------------------------------------
+        m.d.comb += [
+            sequencer.couplings_busy.eq(couplings.busy),
+            sequencer.biases_busy.eq(biases.busy),
+            sequencer.sampler_busy.eq(sampler.running | ~converter.idle | ~moments.idle),
+            sequencer.bad_code.eq(couplings.bad_code | biases.bad_code),
+            sequencer.adc_timeout.eq(converter.timeout),
+            sequencer.adc_stuck.eq(converter.stuck),
+            sequencer.trigger.eq(sampler.trigger),
+            sequencer.accepted.eq(converter.codes.valid & moments.samples.ready),
+        ]
+        return m
