@@ -5,6 +5,12 @@ from thermokron.model.discretisation import van_loan
 from thermokron.model.numeric import NumericUnit
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import PHASES, UnitSpec
+from thermokron.model.theory import (
+    covariance_error,
+    covariance_settling,
+    mean_error,
+    mean_settling,
+)
 from thermokron.model.unit import BaseUnit, Job, Readout, Unit, UnitFault
 
 __all__ = [
@@ -19,6 +25,10 @@ __all__ = [
     "Unit",
     "UnitFault",
     "UnitSpec",
+    "covariance_error",
+    "covariance_settling",
+    "mean_error",
+    "mean_settling",
     "sample_blocks",
     "van_loan",
 ]

@@ -239,7 +239,7 @@ class UnitSpec:
             ("couplings", job.couplings, self.coupling_max),
             ("biases", job.biases, self.bias_max),
         ):
-            worst = int(np.abs(codes).max())
+            worst = max(int(codes.max()), -int(codes.min()))  # np.abs fails at -2^63
             if worst > limit:
                 raise ValueError(f"{name} hold a code of magnitude {worst}; legal: 0 to {limit}")
         check_integer("temperature", job.temperature, 0, self.temperature_max)

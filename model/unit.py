@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -28,6 +28,8 @@ def _codes(name: str, value: Any, ndim: int) -> NDArray[np.int64]:
             f"{name} must be a non-empty {ndim}-dimensional array of integers, "
             f"got {array.dtype} of shape {array.shape}"
         )
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} hold {array.max()}, which does not fit 64 bits signed")
     array = array.astype(np.int64)
     array.setflags(write=False)
     return array
@@ -59,7 +61,9 @@ class _JsonFields:
         if type(other) is not type(self):
             return NotImplemented
         return all(
-            np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+            np.array_equal(a, b)
+            if isinstance(a, np.ndarray) or isinstance(b, np.ndarray)
+            else a == b
             for f in fields(self)  # type: ignore[arg-type]
             for a, b in [(getattr(self, f.name), getattr(other, f.name))]
         )
@@ -136,18 +140,34 @@ class Readout(_JsonFields):
         Samples whose code was either rail.
     cycles : dict of str to int
         Clock cycles by phase: "load", "discharge", "settle", "sample".
+
+    Raises
+    ------
+    ValueError
+        If an array is not of integers, shapes disagree, or `cycles` has other phases.
     """
 
     sums: NDArray[np.int64]
     products: NDArray[np.int64] | None
     clipped: NDArray[np.int64]
-    cycles: Mapping[str, int] = field(default_factory=dict)
+    cycles: Mapping[str, int]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sums", _codes("sums", self.sums, 2))
         object.__setattr__(self, "clipped", _codes("clipped", self.clipped, 2))
         if self.products is not None:
             object.__setattr__(self, "products", _codes("products", self.products, 2))
+        n = self.sums.shape[1]
+        for name, array, shape in (
+            ("clipped", self.clipped, self.sums.shape),
+            ("products", self.products, (n, n)),
+        ):
+            if array is not None and array.shape != shape:
+                raise ValueError(
+                    f"{name} have shape {array.shape}, sums of shape {self.sums.shape} want {shape}"
+                )
+        if set(self.cycles) != set(PHASES):
+            raise ValueError(f"cycles has the phases {sorted(self.cycles)}; legal: {list(PHASES)}")
         object.__setattr__(self, "cycles", {p: int(self.cycles[p]) for p in PHASES})
 
     @property
