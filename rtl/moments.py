@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from functools import reduce
+from operator import or_
+
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -128,10 +131,11 @@ class MomentAccumulator(wiring.Component):
         # ---- control: which fold, which diagonal ----------------------------------------
         x, y = Signal(sample_layout(spec)), Signal(sample_layout(spec))
         active, fresh = Signal(), Signal()
-        fold, diagonal = Signal(range(folds)), Signal(range(diagonals))
+        fold, diagonal = Signal(range(max(folds, 2))), Signal(range(diagonals))
         product_address, sum_address = Signal(range(product_depth)), Signal(range(sum_depth))
-        diagonal_end, sample_end = Signal(), Signal()
+        diagonal_start, diagonal_end, sample_end = Signal(), Signal(), Signal()
         m.d.comb += [
+            diagonal_start.eq(~diagonal.any()),
             diagonal_end.eq(~self.second_moments | (diagonal == diagonals - 1)),
             sample_end.eq(diagonal_end & (fold == folds - 1)),
             self.samples.ready.eq(~active | sample_end),
@@ -194,7 +198,7 @@ class MomentAccumulator(wiring.Component):
                 products.term.product.eq(x[cell] * y[cell]),
             ]
             m.d.comb += [
-                sums.add.eq(active & (diagonal == 0)),
+                sums.add.eq(active & diagonal_start),
                 sums.first.eq(fresh),
                 sums.address.eq(sum_address),
                 sums.read.eq(sum_read),
@@ -209,30 +213,30 @@ class MomentAccumulator(wiring.Component):
             products_out.append(products.read_data)
 
         # ---- windows: the lane's word one cycle after the address, its half the next ------
-        sum_lane, product_lane = Signal(range(spec.lanes)), Signal(range(spec.lanes))
+        def chosen(layout: data.StructLayout, lane: Value, words: list[data.View]) -> data.View:
+            selected, word = Signal(spec.lanes), Signal(layout)
+            m.d.sync += selected.eq(1 << lane)
+            m.d.comb += Value.cast(word).eq(
+                reduce(or_, (Mux(s, w, 0) for s, w in zip(selected, words, strict=True)))
+            )
+            return word
+
         sum_half, product_half = Signal(), Signal()
         m.d.sync += [
-            sum_lane.eq(sums_at[ceil_log2(sum_depth) :]),
             sum_half.eq(self.sums.address[0]),
-            product_lane.eq(products_at[ceil_log2(product_depth) :]),
             product_half.eq(self.products.address[0]),
         ]
-        sum_chosen, product_chosen = Signal(sum_word), Signal(product_word)
-        for chosen, choice, words in (
-            (sum_chosen, sum_lane, sums_out),
-            (product_chosen, product_lane, products_out),
-        ):
-            with m.Switch(choice):
-                for lane, word in enumerate(words):
-                    with m.Case(lane):
-                        m.d.comb += chosen.eq(word)
+        sum_word_out = chosen(sum_word, sums_at[ceil_log2(sum_depth) :], sums_out)
+        product_word_out = chosen(
+            product_word, products_at[ceil_log2(product_depth) :], products_out
+        )
         for window, half, value in (
-            (self.sums, sum_half, sum_chosen.sum),
-            (self.products, product_half, product_chosen.product),
+            (self.sums, sum_half, sum_word_out.sum),
+            (self.products, product_half, product_word_out.product),
         ):
             wide = Signal(signed(64), name="wide")
             m.d.comb += wide.eq(value)
-            m.d.sync += window.read_data.eq(wide.word_select(half, 32))
-        m.d.sync += self.clipped.read_data.eq(sum_chosen.clipped)
+            m.d.sync += window.read_data.eq(Mux(half, wide[32:], wide[:32]))
+        m.d.sync += self.clipped.read_data.eq(sum_word_out.clipped)
         m.d.comb += [w.locked.eq(self.locked) for w in (self.sums, self.products, self.clipped)]
         return m

@@ -53,7 +53,7 @@ class Sampler(wiring.Component):
         left = Signal(32)  # cycles until the next trigger
         sampled_next = Signal.like(self.sampled)
         m.d.comb += [
-            self.trigger.eq(self.running & (left == 0)),
+            self.trigger.eq(self.running & ~left.any()),
             sampled_next.eq(self.sampled + 1),
         ]
         with m.If(self.trigger):

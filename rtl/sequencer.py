@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.hdl import ValueLike
 from amaranth.lib import wiring
-from amaranth.lib.enum import Enum
 from amaranth.lib.wiring import In, Out
 
 from thermokron.model import PHASES, UnitSpec
@@ -15,8 +16,8 @@ from thermokron.rtl.regmap import FaultReason, Phase
 __all__ = ["Sequencer"]
 
 
-class State(Enum, shape=3):
-    """Where the run is; BIAS counts as load."""
+class State(IntEnum):
+    """Where the run is, one bit each; BIAS counts as load."""
 
     IDLE = 0
     LOAD = 1
@@ -99,7 +100,7 @@ class Sequencer(wiring.Component):
         rules = [
             (FaultReason.illegal_biases, outside(self.biases, 1, spec.rhs_depth)),
             (FaultReason.illegal_temperature, self.temperature > spec.temperature_max),
-            (FaultReason.illegal_settle, self.settle == 0),
+            (FaultReason.illegal_settle, ~self.settle.any()),
             (FaultReason.illegal_interval, outside(self.interval, shortest, MAX_INTERVAL_CYCLES)),
             (FaultReason.illegal_samples, outside(self.samples, 1, MAX_SAMPLES)),
             (FaultReason.illegal_mode, self.second_moments & (self.biases != 1)),
@@ -110,62 +111,61 @@ class Sequencer(wiring.Component):
         m.d.comb += self.refused.eq(refusal != FaultReason.none)
 
         # ---- the run ----------------------------------------------------------------------
-        state = Signal(State)
+        state = Signal(len(State), init=1 << State.IDLE)
         wait = Signal(range(spec.discharge_cycles))
         failed = Signal()
-        m.d.comb += self.busy.eq(state != State.IDLE)
+        m.d.comb += self.busy.eq(~state[State.IDLE])
         with m.If(self.clear & ~self.busy):
             m.d.sync += [self.done.eq(0), self.fault.eq(0), self.reason.eq(FaultReason.none)]
-        m.d.comb += self.next_vector.eq(Mux(state == State.SAMPLE, self.vector + 1, 0))
+        m.d.comb += self.next_vector.eq(Mux(state[State.SAMPLE], self.vector + 1, 0))
         with m.If(self.accepted):
             m.d.sync += self.first.eq(0)
 
-        with m.Switch(state):
-            with m.Case(State.IDLE):
-                m.d.comb += self.phase.eq(Phase.idle)
-                with m.If(self.start):
-                    m.d.sync += [
-                        self.done.eq(0),
-                        self.fault.eq(self.refused),
-                        self.reason.eq(refusal),
-                    ]
-                with m.If(self.start & ~self.refused):
-                    m.d.comb += self.couplings_start.eq(1)
-                    m.d.sync += [
-                        state.eq(State.LOAD),
-                        self.temperature_code.eq(self.temperature),
-                        self.vector.eq(0),
-                        *(getattr(self, f"cycles_{phase}").eq(0) for phase in PHASES),
-                    ]
-            with m.Case(State.LOAD):
-                m.d.comb += self.phase.eq(Phase.load)
-                with m.If(~self.couplings_busy):
+        with m.If(state[State.IDLE]):
+            m.d.comb += self.phase.eq(Phase.idle)
+            with m.If(self.start):
+                m.d.sync += [
+                    self.done.eq(0),
+                    self.fault.eq(self.refused),
+                    self.reason.eq(refusal),
+                ]
+            with m.If(self.start & ~self.refused):
+                m.d.comb += self.couplings_start.eq(1)
+                m.d.sync += [
+                    state.eq(1 << State.LOAD),
+                    self.temperature_code.eq(self.temperature),
+                    self.vector.eq(0),
+                    *(getattr(self, f"cycles_{phase}").eq(0) for phase in PHASES),
+                ]
+        with m.If(state[State.LOAD]):
+            m.d.comb += self.phase.eq(Phase.load)
+            with m.If(~self.couplings_busy):
+                m.d.comb += self.biases_start.eq(1)
+                m.d.sync += state.eq(1 << State.BIAS)
+        with m.If(state[State.BIAS]):
+            m.d.comb += self.phase.eq(Phase.load)
+            m.d.sync += wait.eq(spec.discharge_cycles - 1)
+            with m.If(~self.biases_busy):
+                m.d.sync += state.eq(1 << State.DISCHARGE)
+        with m.If(state[State.DISCHARGE]):
+            m.d.comb += self.phase.eq(Phase.discharge)
+            m.d.sync += [wait.eq(wait - 1), self.first.eq(1)]
+            with m.If(~wait.any()):
+                m.d.comb += self.sampler_start.eq(1)
+                m.d.sync += [state.eq(1 << State.SETTLE), self.discharge.eq(0)]
+        with m.If(state[State.SETTLE]):
+            m.d.comb += self.phase.eq(Phase.settle)
+            with m.If(self.trigger):
+                m.d.sync += state.eq(1 << State.SAMPLE)
+        with m.If(state[State.SAMPLE]):
+            m.d.comb += self.phase.eq(Phase.sample)
+            with m.If(~self.sampler_busy):
+                m.d.sync += self.discharge.eq(1)
+                with m.If(self.vector == self.biases - 1):
+                    m.d.sync += [state.eq(1 << State.IDLE), self.done.eq(1)]
+                with m.Else():
                     m.d.comb += self.biases_start.eq(1)
-                    m.d.sync += state.eq(State.BIAS)
-            with m.Case(State.BIAS):
-                m.d.comb += self.phase.eq(Phase.load)
-                m.d.sync += wait.eq(spec.discharge_cycles - 1)
-                with m.If(~self.biases_busy):
-                    m.d.sync += state.eq(State.DISCHARGE)
-            with m.Case(State.DISCHARGE):
-                m.d.comb += self.phase.eq(Phase.discharge)
-                m.d.sync += [wait.eq(wait - 1), self.first.eq(1)]
-                with m.If(wait == 0):
-                    m.d.comb += self.sampler_start.eq(1)
-                    m.d.sync += [state.eq(State.SETTLE), self.discharge.eq(0)]
-            with m.Case(State.SETTLE):
-                m.d.comb += self.phase.eq(Phase.settle)
-                with m.If(self.trigger):
-                    m.d.sync += state.eq(State.SAMPLE)
-            with m.Case(State.SAMPLE):
-                m.d.comb += self.phase.eq(Phase.sample)
-                with m.If(~self.sampler_busy):
-                    m.d.sync += self.discharge.eq(1)
-                    with m.If(self.vector == self.biases - 1):
-                        m.d.sync += [state.eq(State.IDLE), self.done.eq(1)]
-                    with m.Else():
-                        m.d.comb += self.biases_start.eq(1)
-                        m.d.sync += [state.eq(State.BIAS), self.vector.eq(self.next_vector)]
+                    m.d.sync += [state.eq(1 << State.BIAS), self.vector.eq(self.next_vector)]
 
         for phase in PHASES:
             counter = getattr(self, f"cycles_{phase}")
@@ -183,7 +183,7 @@ class Sequencer(wiring.Component):
         m.d.comb += self.cancel.eq(failed)
         with m.If(failed):
             m.d.sync += [
-                state.eq(State.IDLE),
+                state.eq(1 << State.IDLE),
                 self.discharge.eq(1),
                 self.done.eq(0),
                 self.fault.eq(1),
