@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 
 from thermokron.model import UnitSpec
 from thermokron.rtl.codes import CodeLoader, CodeStore
+from thermokron.rtl.layout import span
 
 __all__ = ["Biases"]
 
@@ -44,7 +45,7 @@ class Biases(wiring.Component):
                 "locked": In(1),
                 "start": In(1),
                 "cancel": In(1),
-                "vector": In(range(spec.rhs_depth)),
+                "vector": In(span(spec.rhs_depth)),
                 "busy": Out(1),
                 "bad_code": Out(1),
                 "dac": Out(self._loader.codes.signature),

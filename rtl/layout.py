@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from thermokron.model import UnitSpec
 
-__all__ = ["product_index", "result_depth", "sum_index"]
+__all__ = ["product_index", "result_depth", "span", "sum_index"]
+
+
+def span(count: int) -> range:
+    """Values of a counter of `count` states, at least one bit: no Verilog wire has width zero."""
+    return range(max(count, 2))
 
 
 def result_depth(spec: UnitSpec) -> tuple[int, int]:

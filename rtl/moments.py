@@ -14,7 +14,7 @@ from amaranth.utils import ceil_log2
 from thermokron.model import UnitSpec
 from thermokron.model.spec import MAX_SAMPLES
 from thermokron.rtl.converter import sample_layout
-from thermokron.rtl.layout import result_depth
+from thermokron.rtl.layout import result_depth, span
 from thermokron.rtl.registers import MemoryPort
 
 __all__ = ["MomentAccumulator"]
@@ -35,17 +35,19 @@ class Accumulator(wiring.Component):
             {
                 "add": In(1),
                 "first": In(1),
-                "address": In(range(depth)),
+                "address": In(span(depth)),
                 "term": In(word),
                 "read": In(1),
-                "read_address": In(range(depth)),
+                "read_address": In(span(depth)),
                 "read_data": Out(word),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self._word, depth=self._depth, init=[])
+        m.submodules.memory = memory = Memory(
+            shape=self._word, depth=len(span(self._depth)), init=[]
+        )
         read, write = memory.read_port(), memory.write_port()
         adding, fresh, address = Signal(), Signal(), Signal.like(self.address)
         m.d.comb += [
@@ -110,7 +112,7 @@ class MomentAccumulator(wiring.Component):
             {
                 "samples": In(stream.Signature(sample_layout(spec))),
                 "first": In(1),
-                "vector": In(range(spec.rhs_depth)),
+                "vector": In(span(spec.rhs_depth)),
                 "second_moments": In(1),
                 "idle": Out(1),
                 "cancel": In(1),
@@ -131,8 +133,8 @@ class MomentAccumulator(wiring.Component):
         # ---- control: which fold, which diagonal ----------------------------------------
         x, y = Signal(sample_layout(spec)), Signal(sample_layout(spec))
         active, fresh = Signal(), Signal()
-        fold, diagonal = Signal(range(max(folds, 2))), Signal(range(diagonals))
-        product_address, sum_address = Signal(range(product_depth)), Signal(range(sum_depth))
+        fold, diagonal = Signal(span(folds)), Signal(range(diagonals))
+        product_address, sum_address = Signal(span(product_depth)), Signal(span(sum_depth))
         diagonal_start, diagonal_end, sample_end = Signal(), Signal(), Signal()
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
@@ -215,7 +217,7 @@ class MomentAccumulator(wiring.Component):
         # ---- windows: the lane's word one cycle after the address, its half the next ------
         def chosen(layout: data.StructLayout, lane: Value, words: list[data.View]) -> data.View:
             selected, word = Signal(spec.lanes), Signal(layout)
-            m.d.sync += selected.eq(1 << lane)
+            m.d.sync += selected.eq(1 << lane if len(lane) else 1)
             m.d.comb += Value.cast(word).eq(
                 reduce(or_, (Mux(s, w, 0) for s, w in zip(selected, words, strict=True)))
             )

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from thermokron.model import PHASES, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES
+from thermokron.rtl.layout import span
 from thermokron.rtl.regmap import FaultReason, Phase
 
 __all__ = ["Sequencer"]
@@ -78,8 +79,8 @@ class Sequencer(wiring.Component):
                 **{name: Out(1) for name in (*bits_out, *pulses_out)},
                 "reason": Out(4),
                 "phase": Out(3),
-                "vector": Out(range(spec.rhs_depth)),
-                "next_vector": Out(range(spec.rhs_depth)),
+                "vector": Out(span(spec.rhs_depth)),
+                "next_vector": Out(span(spec.rhs_depth)),
                 "temperature_code": Out(spec.temperature_bits),
                 **{f"cycles_{phase}": Out(64) for phase in PHASES},
             }
@@ -112,7 +113,7 @@ class Sequencer(wiring.Component):
 
         # ---- the run ----------------------------------------------------------------------
         state = Signal(len(State), init=1 << State.IDLE)
-        wait = Signal(range(spec.discharge_cycles))
+        wait = Signal(span(spec.discharge_cycles))
         failed = Signal()
         m.d.comb += self.busy.eq(~state[State.IDLE])
         with m.If(self.clear & ~self.busy):
