@@ -17,6 +17,7 @@ MAKEFLAGS += --no-print-directory
 
 comma := ,
 BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/pip -q --disable-pip-version-check
 INSTALLED := $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 PACKAGES := model rtl sim host
 export PATH := $(BIN):$(PATH)
@@ -69,18 +70,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    exit 1; }; done
 	@echo "Setting up $(VENV) with [$(EXTRAS)]; the first time takes a minute or more." >&2
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e '.[$(EXTRAS)]'
+	@$(PIP) install -c constraints.txt setuptools find_libpython
 	@find_libpython | grep -q . || { echo "the simulators load Python as a shared library, which" \
 	  "$(PYTHON) lacks; on Debian: apt install python3-dev" >&2; exit 1; }
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
 
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q --disable-pip-version-check \
-	  -e '.[sim,train,test,lint,thermox]' setuptools
+	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins
