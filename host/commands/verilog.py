@@ -1,0 +1,73 @@
+"""`thermokron verilog`: the control plane as Verilog, with its register map."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from thermokron.host.spec_options import add_spec_options, spec_from_args
+
+__all__ = ["add_parser", "run"]
+
+DESCRIPTION = """\
+Write the Verilog of a unit's control plane, and beside it what a chip, a driver and their
+makers need: ports and specification as JSON, the register map in SystemRDL, as a C header and
+as a web page.
+"""
+
+EPILOG = """\
+examples:
+  thermokron verilog                                   the default unit, in build/unit.v
+  thermokron verilog --cells 64 --lanes 8 -o chip/unit.v
+                                                       64 cells that share 8 multipliers
+  thermokron verilog --cells 15 --adc-bits 10 --clock-hz 100e6
+
+The Verilog passes Verilator's lint with the few waivers that the command names, Icarus and
+Yosys' check; its ports are timed as docs/converter-port.md draws them.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "verilog",
+        help="write the control plane and its register map",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("build/unit.v"),
+        metavar="FILE",
+        help="the Verilog file; the others go beside it [build/unit.v]",
+    )
+    add_spec_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files, and say where they are."""
+    from rich.console import Console
+
+    from thermokron.rtl.verilog import LINT_WAIVERS, UNIT_NAME, write_unit
+
+    spec = spec_from_args(args)
+    with Console(stderr=True).status(f"translating {spec.cells} cells in {spec.lanes} lanes"):
+        files = write_unit(spec, args.output)
+    kilobytes = files.verilog.stat().st_size / 1000
+    print(f"{UNIT_NAME}: {spec.cells} cells, {spec.lanes} lanes, {spec.fingerprint:#010x}")
+    written = (
+        (files.verilog, f"Verilog, {kilobytes:.0f} kB"),
+        (files.sidecar, "ports, specification, versions"),
+        (files.rdl, "register map in SystemRDL"),
+        (files.header, "register map for C"),
+        (files.html / "index.html", "register map for people"),
+        (LINT_WAIVERS, "waivers for verilator --lint-only -Wall"),
+    )
+    width = max(len(str(path)) for path, _ in written)
+    for path, what in written:
+        print(f"  {path!s:{width}}  {what}")
+    return 0
