@@ -65,9 +65,8 @@ setup: $(INSTALLED) ## only set up the environment in .venv
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@for tool in g++ perl; do command -v $$tool > /dev/null || \
-	  { echo "$$tool is needed; on Debian: apt install g++ perl python3-venv python3-dev" >&2; \
-	    exit 1; }; done
+	@command -v g++ > /dev/null || \
+	  { echo "g++ is needed; on Debian: apt install g++ python3-venv python3-dev" >&2; exit 1; }
 	@echo "Setting up $(VENV) with [$(EXTRAS)]; the first time takes a minute or more." >&2
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt setuptools find_libpython
