@@ -1,0 +1,124 @@
+"""The border: NumPy arrays and torch tensors in, the same kind out, wrong input named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Floats", "Restore", "check_lambda_min", "floats", "symmetric_matrix"]
+
+Floats = NDArray[np.float64]
+Restore = Callable[[Floats], Any]
+
+
+class _LikeNumpy:
+    """Gives results the dtype of the input. (Classes, not closures, so that results pickle.)"""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+
+    def __call__(self, array: Floats) -> Any:
+        return array.astype(self.dtype)
+
+
+class _LikeTensor:
+    """Gives results the dtype and device of the input tensor."""
+
+    def __init__(self, dtype: Any, device: Any) -> None:
+        self.dtype, self.device = dtype, device
+
+    def __call__(self, array: Floats) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+
+
+def floats(name: str, value: Any) -> tuple[Floats, Restore, float]:
+    """`value` in float64, what turns a result into `value`'s kind, and `value`'s precision.
+
+    The precision is the spacing of its dtype at 1. Integers are taken as float64.
+
+    Raises
+    ------
+    ValueError
+        If `value` is complex or not numeric, or holds NaN or inf.
+    """
+    # whoever passes a tensor has imported torch; nobody else should have to wait for it
+    torch = sys.modules.get("torch")
+    restore: Restore
+    if torch is not None and isinstance(value, torch.Tensor):
+        if value.is_complex():
+            raise ValueError(f"{name} is complex ({value.dtype}); a real tensor is needed")
+        dtype = value.dtype if value.dtype.is_floating_point else torch.float64
+        restore = _LikeTensor(dtype, value.device)
+        precision = float(torch.finfo(dtype).eps)
+        array = value.detach().to("cpu", torch.float64).numpy()
+    else:
+        given = np.asarray(value)
+        if given.dtype.kind not in "fiu":
+            raise ValueError(f"{name} has dtype {given.dtype}; real numbers are needed")
+        kind = given.dtype if given.dtype.kind == "f" else np.dtype(np.float64)
+        restore = _LikeNumpy(kind)
+        precision = float(np.finfo(kind).eps)
+        array = given.astype(np.float64)
+    if not np.isfinite(array).all():
+        bad = "NaN" if np.isnan(array).any() else "inf"
+        raise ValueError(f"{name} holds {bad}; every entry must be finite")
+    return array, restore, precision
+
+
+def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
+    """M as (n, n) float64, exactly symmetric, and what turns a result into M's kind.
+
+    Refuses what can be seen in O(n²) not to be symmetric positive definite. Asymmetry below the
+    square root of the dtype's precision, relative to √(M_ii M_jj), is taken for rounding.
+
+    Raises
+    ------
+    ValueError
+        If M is not square, not symmetric, not positive definite, or not finite.
+    """
+    matrix, restore, precision = floats("M", value)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"M has shape {matrix.shape}; it must be square, (n, n)")
+    diagonal = matrix.diagonal()
+    if not (diagonal > 0.0).all():
+        i = int(np.argmin(diagonal))
+        raise ValueError(f"M is not positive definite: M[{i}, {i}] = {diagonal[i]:g}")
+    scale = np.sqrt(diagonal)
+    limit = scale[:, None] * scale
+    skew = np.abs(matrix - matrix.T)
+    if (skew > np.sqrt(precision) * limit).any():
+        i, j = divmod(int(np.argmax(skew / limit)), len(matrix))
+        raise ValueError(
+            f"M is not symmetric: M[{i}, {j}] = {matrix[i, j]:g}, M[{j}, {i}] = {matrix[j, i]:g}"
+        )
+    matrix = 0.5 * (matrix + matrix.T)
+    beyond = np.abs(matrix) >= limit
+    if np.count_nonzero(beyond) > np.count_nonzero(beyond.diagonal()):
+        np.fill_diagonal(beyond, False)
+        i, j = divmod(int(np.argmax(beyond)), len(matrix))
+        raise ValueError(
+            f"M is not positive definite: |M[{i}, {j}]| = {abs(matrix[i, j]):g} is not below "
+            f"sqrt(M[{i}, {i}] M[{j}, {j}]) = {limit[i, j]:g}"
+        )
+    return matrix, restore
+
+
+def check_lambda_min(lambda_min: Any, diagonal: Floats) -> float | None:
+    """`lambda_min` as a float; `ValueError` unless within (0, min M_ii], where λ_min must lie."""
+    if lambda_min is None:
+        return None
+    largest = float(diagonal.min())
+    value = float(lambda_min)
+    # damping is often added in single precision, so the bound may round above the diagonal
+    if not 0.0 < value <= largest * (1 + 1e-5):
+        raise ValueError(
+            f"lambda_min = {value:g} is out of range; legal: above 0 to M's smallest diagonal "
+            f"entry, {largest:g}, below which its smallest eigenvalue lies"
+        )
+    return min(value, largest)
