@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,35 +30,43 @@ NEGLIGIBLE = 1e-20
 #: An unstable mode is held here: far beyond every rail, and finite.
 BEYOND_ALL_RAILS = 1e100
 
-_blas_lock = threading.Lock()
-_blas_users = 0
-_blas_limit: Any = None
+# What a generator is for.
+_THERMAL, _CONVERSION = 0, 1
+
+_blas_lock = threading.RLock()
+_blas_limited = False
 
 
 @lru_cache(maxsize=1)
 def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Hold BLAS at one thread, because its results depend on their number.
 
-    Cheap when nested. The setting is the process's: it stays until the last of several
-    threads that entered has left.
+    Cheap when nested. The setting is the process's, so one thread at a time is let in; and only
+    one thread may change it, so a library that holds it in another thread is an error.
+
+    Raises
+    ------
+    RuntimeError
+        If BLAS keeps more than one thread.
     """
-    global _blas_users, _blas_limit
+    global _blas_limited
     with _blas_lock:
-        _blas_users += 1
-        if _blas_users == 1:
-            _blas_limit = _blas().limit(limits=1, user_api="blas")
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limit.restore_original_limits()
+        if _blas_limited:
+            yield
+            return
+        with _blas().limit(limits=1):
+            if any(library.num_threads != 1 for library in _blas().lib_controllers):
+                raise RuntimeError("another thread holds the thread limit of BLAS; try again later")
+            _blas_limited = True
+            try:
+                yield
+            finally:
+                _blas_limited = False
 
 
 class NoiseArray:
@@ -209,11 +216,8 @@ def sample_blocks(
     """
     n = array.spec.cells
     adc = AnalogToDigital(array.spec, array.physics, array._device)
-    # the first word of the key tells the purpose, so that no two generators share a seed
-    rng, adc_rng = (
-        np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(use, stream))))
-        for use in (0, 1)
-    )
+    rng = _generator(seed, _THERMAL, stream)
+    adc_rng = _generator(seed, _CONVERSION, stream) if adc.noisy else None
     interval, settle = array.elapsed(interval_cycles), array.elapsed(settle_cycles)
     with single_threaded_blas():
         bias = array.bias(biases_row)
@@ -235,9 +239,15 @@ def sample_blocks(
             _scan(modes, decay)
             last = modes[:, -1].copy()
             voltages = modes.T @ array.eigenvectors.T
-            noise = adc_rng.standard_normal((BLOCK, n)) if adc.noisy else None
+            noise = None if adc_rng is None else adc_rng.standard_normal((BLOCK, n))
             codes = adc.convert(voltages, noise)
         yield voltages, codes
+
+
+def _generator(seed: int, purpose: int, stream: int) -> np.random.Generator:
+    # a spawn key, its first word the purpose: no two (seed, purpose, stream) share a sequence
+    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, stream))
+    return np.random.Generator(np.random.PCG64(sequence))
 
 
 def _apply(factor: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,237 @@
+"""The numeric engine: exact integers, errors of its estimates, thermox beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from thermokron.model import (
+    ArrayPhysics,
+    Job,
+    NoiseArray,
+    NumericUnit,
+    UnitSpec,
+    covariance_error,
+    mean_error,
+    sample_blocks,
+)
+
+
+def make_job(spec: UnitSpec, couplings, **changes) -> Job:
+    values = {
+        "couplings": couplings,
+        "biases": np.zeros((1, spec.cells), int),
+        "temperature": spec.temperature_max,
+        "settle_cycles": 100,
+        "interval_cycles": spec.shortest_interval(),
+        "samples": 600,
+    }
+    return Job(**(values | changes))
+
+
+@pytest.mark.parametrize("samples", [1, 255, 256, 257, 700])
+@pytest.mark.parametrize("physics", [None, ArrayPhysics(noise_mismatch=0.1, adc_noise=0.01)])
+def test_moments_are_the_exact_sums_of_the_codes(spd_codes, samples, physics):
+    spec = UnitSpec(cells=7, adc_bits=16)
+    job = make_job(spec, spd_codes(spec, 10), samples=samples, biases=[[900] * 7])
+    array = NoiseArray(spec, physics or ArrayPhysics.ideal(), job.couplings, job.temperature)
+    blocks = sample_blocks(
+        array,
+        job.biases[0],
+        settle_cycles=100,
+        interval_cycles=job.interval_cycles,
+        seed=5,
+        stream=9,
+    )
+    codes = np.concatenate([c for _, c in islice(blocks, 3)])[:samples]
+    readout = NumericUnit(spec, physics, seed=5).run(job, stream=9)
+    rows = codes.tolist()  # Python's integers, which do not overflow
+    sums = [sum(row[i] for row in rows) for i in range(7)]
+    products = [[sum(r[i] * r[j] for r in rows) for j in range(7)] for i in range(7)]
+    assert readout.sums.tolist() == [sums]
+    assert readout.products.tolist() == products
+    rails = [sum(row[i] in (-(2**15), 2**15 - 1) for row in rows) for i in range(7)]
+    assert readout.clipped.tolist() == [rails]
+    assert readout.cycles == spec.phase_cycles(job)
+
+
+def test_the_largest_sums_are_exact():
+    """All codes at negative full scale, 2^20 samples, 16 bits: 2^50 and -2^35."""
+    spec = UnitSpec(cells=2, adc_bits=16, clock_hz=1e6, tau_s=1e-6)
+    couplings = -spec.coupling_max * np.eye(2, dtype=int)
+    down = [[-spec.bias_max] * 2]
+    job = make_job(spec, couplings, temperature=0, biases=down, settle_cycles=1000, samples=2**20)
+    readout = NumericUnit(spec).run(job)
+    assert readout.sums.tolist() == [[-(2**35)] * 2]
+    assert readout.products.tolist() == [[2**50] * 2] * 2
+    assert readout.clipped.tolist() == [[2**20] * 2]
+
+
+def test_each_bias_vector_is_a_discharge_of_its_own(spd_codes):
+    """K vectors in one job are K jobs on consecutive streams."""
+    spec = UnitSpec(cells=5)
+    biases = np.arange(20).reshape(4, 5) * 20
+    couplings = spd_codes(spec, 10)
+    unit = NumericUnit(spec, seed=2)
+    together = unit.run(make_job(spec, couplings, biases=biases, second_moments=False))
+    assert together.products is None
+    assert unit.stream == 4
+    for k in range(4):
+        alone = make_job(spec, couplings, biases=biases[k : k + 1])
+        single = NumericUnit(spec, seed=2).run(alone, stream=k)
+        np.testing.assert_array_equal(single.sums[0], together.sums[k])
+        np.testing.assert_array_equal(single.clipped[0], together.clipped[k])
+
+
+def test_the_stream_advances_and_can_be_replayed(spd_codes):
+    spec = UnitSpec(cells=4)
+    job = make_job(spec, spd_codes(spec, 10))
+    with NumericUnit(spec, seed=1) as unit:
+        first, second = unit.run(job), unit.run(job)
+        assert first != second
+        assert unit.run(job, stream=0) == first
+        assert unit.run(job, stream=1) == second
+        assert list(NumericUnit(spec, seed=1).run_many([job, job])) == [first, second]
+    assert NumericUnit(spec, seed=2).run(job) != first
+
+
+def test_the_border_refuses_what_the_unit_cannot_do(spd_codes):
+    spec = UnitSpec(cells=4)
+    unit = NumericUnit(spec)
+    with pytest.raises(ValueError, match="samples = 0 "):
+        unit.run(make_job(spec, spd_codes(spec, 10), samples=0))
+    with pytest.raises(ValueError, match="seed = -1 "):
+        NumericUnit(spec, seed=-1)
+    assert unit.stream == 0
+
+
+# ---- statistics -------------------------------------------------------------------------------
+
+
+def statistics_spec(cells: int, condition: float) -> UnitSpec:
+    """1,000 cycles per τ, and a temperature that puts the slowest mode's 6 σ at the rails."""
+    return UnitSpec(
+        cells=cells,
+        coupling_bits=16,
+        bias_bits=16,
+        adc_bits=16,
+        clock_hz=1e9,
+        tau_s=1e-6,
+        temperature_full_scale=0.6 / condition / 40,
+    )
+
+
+@pytest.mark.parametrize("taus", [0.2, 0.5, 2.0])
+@pytest.mark.parametrize(
+    ("cells", "condition", "runs"), [(8, 10, 3000), (8, 100, 3000), (32, 30, 1500)]
+)
+def test_errors_of_mean_and_covariance_are_as_theory_says(
+    spd_codes, chance, cells, condition, runs, taus
+):
+    """Average squared errors over many runs; Δ is `taus`·τ/λ_min; 18 scores in all cases.
+
+    The spread of a squared error follows from the same Gaussians, so the scores are normal for
+    many runs. The formulas are asymptotic: at N = 1,024 and the shortest interval they are 0.5 %
+    high, a quarter of a score.
+    """
+    spec, samples = statistics_spec(cells, condition), 1024
+    couplings = spd_codes(spec, condition)
+    array = NoiseArray(spec, ArrayPhysics.ideal(), couplings, spec.temperature_max)
+    rates, temperature = array.eigenvalues, spec.temperature_full_scale
+    interval_cycles = round(1000 * taus / rates[0])
+    rng = np.random.default_rng(0)
+    target = rng.uniform(-0.1, 0.1, cells)
+    job = make_job(
+        spec,
+        couplings,
+        biases=spec.bias_codes(array.matrix @ target)[None],
+        settle_cycles=round(15_000 / rates[0]),
+        interval_cycles=interval_cycles,
+        samples=samples,
+    )
+    mean = np.linalg.solve(array.matrix, spec.bias_values(job.biases[0]))
+    covariance = temperature * np.linalg.inv(array.matrix)
+    mean_errors, covariance_errors = np.empty(runs), np.empty(runs)
+    for k, readout in enumerate(NumericUnit(spec, seed=6).run_many([job] * runs)):
+        assert not readout.clipped.any()
+        sample_mean = readout.sums[0] * spec.adc_step / samples
+        second = readout.products * spec.adc_step**2 / samples
+        known = second - np.outer(sample_mean, mean) - np.outer(mean, sample_mean - mean)
+        mean_errors[k] = np.sum((sample_mean - mean) ** 2)
+        covariance_errors[k] = np.sum((known - covariance) ** 2)
+
+    step = interval_cycles / 1000
+    s = temperature / rates
+    v = s / np.tanh(rates * step / 2) / samples  # variance of the mean of each mode
+    pairs = np.outer(s, s) / np.tanh(np.add.outer(rates, rates) * step / 2) / samples
+    # Σ g²: a diagonal entry once with variance 2p, a pair of off-diagonals as one number twice
+    spread = np.sqrt(np.sum(2 * (2 * np.diag(pairs)) ** 2) + np.sum(8 * np.triu(pairs, 1) ** 2))
+
+    expected = mean_error(rates, temperature, interval=step, samples=samples)
+    score = (mean_errors.mean() - expected) / np.sqrt(2 * np.sum(v**2) / runs)
+    assert abs(score) < chance.sigmas
+    expected = covariance_error(rates, temperature, interval=step, samples=samples)
+    score = (covariance_errors.mean() - expected) / (spread / np.sqrt(runs))
+    assert abs(score) < chance.sigmas
+
+
+def test_thermox_draws_the_same_law(spd_codes, chance):
+    """Mean and covariance of thermox's Ornstein-Uhlenbeck process and ours, on the same grid.
+
+    Both are estimates, so their squared distance is at most twice one's error, as a weighted sum
+    of squares. thermox writes dx = -A (x - μ) dt + √D dW: time in units of τ, μ = A⁻¹b, D = 2T.
+    """
+    for package in ("jax", "thermox"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; pip install 'thermokron[thermox]'")
+    import jax
+    import thermox
+
+    jax.config.update("jax_enable_x64", True)
+    spec, samples = statistics_spec(8, 10), 40_000
+    couplings = spd_codes(spec, 10)
+    array = NoiseArray(spec, ArrayPhysics.ideal(), couplings, spec.temperature_max)
+    rates, temperature = array.eigenvalues, spec.temperature_full_scale
+    interval = round(1000 * 0.5 / rates[0])
+    settle = round(15_000 / rates[0])
+    biases = spec.bias_codes(array.matrix @ np.linspace(-0.1, 0.1, 8))[None]
+    job = make_job(
+        spec,
+        couplings,
+        biases=biases,
+        settle_cycles=settle,
+        interval_cycles=interval,
+        samples=samples,
+    )
+    readout = NumericUnit(spec, seed=8).run(job)
+    mean = np.linalg.solve(array.matrix, spec.bias_values(biases[0]))
+    ours_mean = readout.sums[0] * spec.adc_step / samples
+    ours = readout.products * spec.adc_step**2 / samples - np.outer(ours_mean, ours_mean)
+
+    times = np.concatenate([[0.0], (settle + interval * np.arange(samples)) / 1000])
+    theirs = np.asarray(
+        thermox.sample(
+            jax.random.PRNGKey(0),
+            jax.numpy.asarray(times),
+            jax.numpy.zeros(8),
+            jax.numpy.asarray(array.matrix),
+            jax.numpy.asarray(mean),
+            jax.numpy.asarray(2 * temperature * np.eye(8)),
+            associative_scan=False,  # compiles in a tenth of the time
+        )
+    )[1:]
+    s, step = temperature / rates, interval / 1000
+    v = s / np.tanh(rates * step / 2) / samples
+    assert np.sum((ours_mean - theirs.mean(axis=0)) ** 2) < chance.upper(2 * v)
+
+    pairs = np.outer(s, s) / np.tanh(np.add.outer(rates, rates) * step / 2) / samples
+    weights = np.concatenate([2 * np.diag(pairs), 2 * pairs[np.triu_indices(8, 1)]])
+    distance = np.sum((ours - np.cov(theirs.T, bias=True)) ** 2)
+    assert distance < chance.upper(2 * weights)
+    # the bound is tight enough to tell a covariance that is a few percent off
+    assert np.sum((0.1 * temperature * np.linalg.inv(array.matrix)) ** 2) > chance.upper(
+        2 * weights
+    )
