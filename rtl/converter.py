@@ -64,7 +64,7 @@ class ConverterPort(wiring.Component):
         m = Module()
         spec = self._spec
         ready = Signal()
-        m.submodules.drdy = FFSynchronizer(self.drdy, ready)
+        m.submodules.drdy_sync = FFSynchronizer(self.drdy, ready)
         elapsed = Signal(range(spec.adc_timeout_cycles + 1))
         capture = Signal()
         m.d.comb += [

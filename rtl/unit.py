@@ -76,8 +76,8 @@ class ThermodynamicUnit(wiring.Component):
         m = Module()
         spec = self.spec
         m.submodules.registers = registers = RegisterFile(spec)
-        m.submodules.couplings = couplings = Couplings(spec)
-        m.submodules.biases = biases = Biases(spec)
+        m.submodules.coupling_loader = couplings = Couplings(spec)
+        m.submodules.bias_loader = biases = Biases(spec)
         m.submodules.sequencer = sequencer = Sequencer(spec)
         m.submodules.sampler = sampler = Sampler(spec)
         m.submodules.converter = converter = ConverterPort(spec)
