@@ -1,0 +1,28 @@
+"""Co-simulation: the generated Verilog in a simulator, and the analog front end at its pins."""
+
+from thermokron.sim.flaws import FrontEndFlaws
+from thermokron.sim.link import AccessRefused, SimulationError, SimulatorDied, SimulatorLink
+from thermokron.sim.simulators import (
+    SIMULATORS,
+    BenchFailure,
+    BenchResult,
+    BuildFailure,
+    SimulatorMissing,
+    missing,
+    run_bench,
+)
+
+__all__ = [
+    "SIMULATORS",
+    "AccessRefused",
+    "BenchFailure",
+    "BenchResult",
+    "BuildFailure",
+    "FrontEndFlaws",
+    "SimulationError",
+    "SimulatorDied",
+    "SimulatorLink",
+    "SimulatorMissing",
+    "missing",
+    "run_bench",
+]

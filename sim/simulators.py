@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thermokron.model import UnitSpec
 from thermokron.sim.cache import cached, digest
 
 __all__ = [
@@ -51,7 +52,9 @@ __all__ = [
     "SimulatorMissing",
     "bench_parameters",
     "build",
+    "clock_period",
     "missing",
+    "module_ports",
     "run_bench",
 ]
 
@@ -64,7 +67,7 @@ WAVES = ("vcd", "fst")
 TIMESCALE = "1ps"
 LOG_TAIL_LINES = 40
 
-_PARAMETERS = "THERMOKRON_BENCH_PARAMETERS"
+PARAMETERS = "THERMOKRON_BENCHPARAMETERS"
 
 
 class SimulatorMissing(RuntimeError):
@@ -285,14 +288,19 @@ def _build_verilator(folder: Path, top: str, waves: str | None, internals: bool)
     if internals:
         options += ["--public-flat-rw"]
     else:  # the ports alone, so that everything else can be optimised
-        lines = [f'public_flat_rw -module "{top}" -var "{port}"' for port in _ports(folder, top)]
+        ports = module_ports((folder / "design.v").read_text(), top)
+        lines = [f'public_flat_rw -module "{top}" -var "{name}"' for _, _, name in ports]
         (folder / "ports.vlt").write_text("\n".join(["`verilator_config", *lines, ""]))
         sources.insert(0, "ports.vlt")
     options += [f"--trace-{waves}"] if waves else []
     main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
     _tool([program, *options, str(main), *sources], folder)
     flags = [f"OPT_FAST={'-O1' if internals else '-O2'}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
-    make = ["make", "-j2", "-C", objects, "-f", "Vtop.mk", *flags]
+    # what Verilator's configure would have found out about g++ and precompiled headers; designs
+    # of more than one C++ file need it
+    flags += ["CFG_CXXFLAGS_PCH_I=-include"]
+    # Verilator's makefile would call a `python`, which not every machine has by that name
+    make = ["make", "-j2", "-C", objects, "-f", "Vtop.mk", f"PYTHON3={sys.executable}", *flags]
     # Verilator's own library is most of the compile time of a small design, and the same for
     # each; the copies are newer than the makefile, so make leaves them alone
     text = (folder / objects / "Vtop_classes.mk").read_text().replace("\\\n", " ")
@@ -311,15 +319,15 @@ def _build_verilator(folder: Path, top: str, waves: str | None, internals: bool)
     shutil.rmtree(folder / objects)
 
 
-def _ports(folder: Path, top: str) -> list[str]:
-    text = (folder / "design.v").read_text()
-    found = re.search(rf"^\s*module\s+\\?{re.escape(top)}\b(.*?)^\s*endmodule", text, re.M | re.S)
+def module_ports(verilog: str, top: str) -> list[tuple[str, str, str]]:
+    """Ports of a module in Verilog text: direction, range (such as "[3:0]", or "") and name."""
+    header = rf"^\s*module\s+{re.escape(top)}\b(.*?)^\s*endmodule"
+    found = re.search(header, verilog, re.MULTILINE | re.DOTALL)
     if found is None:
         raise BuildFailure(f"the Verilog has no module {top}")
-    pattern = (
-        r"\b(?:input|output|inout)\b(?:\s+(?:wire|reg|logic|signed))*\s*(?:\[[^]]*\])?\s*(\w+)"
-    )
-    return re.findall(pattern, found[1])
+    kinds = r"(?:\s+(?:wire|reg|logic|signed))*"
+    port = rf"\b(input|output|inout)\b{kinds}\s*(\[[^]]*\])?{kinds}\s*(\w+)"
+    return re.findall(port, found[1])
 
 
 @functools.cache
@@ -413,7 +421,7 @@ def run_bench(
     waveform = folder / f"{top}.{waves}" if waves else None
     results.unlink(missing_ok=True)
     environment = design.environment(module, results)
-    environment[_PARAMETERS] = json.dumps(dict(parameters or {}))
+    environment[PARAMETERS] = json.dumps(dict(parameters or {}))
     if tests is not None:
         environment["COCOTB_TEST_FILTER"] = tests
     begin = time.perf_counter()
@@ -460,7 +468,15 @@ def _read_results(results: Path) -> tuple[list[str], list[str]]:
     return names, failed
 
 
+def clock_period(spec: UnitSpec) -> int:
+    """Clock period of a simulated unit in simulation steps (ps), even and at least 2.
+
+    Model time counts cycles, so the rounding of periods that are not whole changes nothing.
+    """
+    return 2 * max(1, round(0.5e12 * spec.clock_s))
+
+
 def bench_parameters() -> dict[str, Any]:
     """In a bench: the `parameters` that `run_bench` was given."""
-    values: dict[str, Any] = json.loads(os.environ.get(_PARAMETERS, "{}"))
+    values: dict[str, Any] = json.loads(os.environ.get(PARAMETERS, "{}"))
     return values

@@ -1,0 +1,46 @@
+"""How a simulated unit's surroundings may misbehave, for benches and tests."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from thermokron.model.checks import check_integer, check_real
+
+__all__ = ["FrontEndFlaws"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndFlaws:
+    """How converters misbehave at their pins. All off by default.
+
+    Attributes
+    ----------
+    silent_from, stuck_from : int or None
+        From this sample of a discharge on (0 is the first) DRDY does not rise, or does not fall.
+    latency_cycles : int or None
+        DRDY comes that many clock cycles late at most, uniformly drawn, in steps of a cycle.
+    stall : float or None
+        Probability, 0 to 0.95, that a DAC is not ready in a clock cycle; independent draws.
+    seed : int
+        Seed of those draws.
+    """
+
+    silent_from: int | None = None
+    stuck_from: int | None = None
+    latency_cycles: int | None = None
+    stall: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "stall":
+                if value is not None:
+                    check_real(f.name, value, 0.0, 0.95)
+            elif value is not None:
+                check_integer(f.name, value, 0, 2**32 - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields by name, JSON-able; `FrontEndFlaws(**flaws.to_dict()) == flaws`."""
+        return asdict(self)

@@ -1,0 +1,203 @@
+"""Messages between the host and a simulation: framed, binary, checked.
+
+A frame is a header and a payload, all numbers little-endian:
+
+    offset  size  what
+    0       4     magic, b"TKS1"; the digit is the protocol's version
+    4       1     kind, a member of `Kind`
+    5       3     zero
+    8       4     length of the payload in bytes
+    12      4     CRC-32 of bytes 0 to 11 and the payload
+
+The host sends a request and waits for its one answer, DONE or FAILED; the simulation stands
+still between the two. A burst is one frame: a whole coupling matrix, or all the ranges of a
+read-out. What is damaged raises `ProtocolError`, which says what was expected and what came;
+the stream cannot be trusted after that, and is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Channel", "Kind", "ProtocolError"]
+
+MAGIC = b"TKS1"
+HEADER = struct.Struct("<4sB3sII")
+CHECKED = 12  # bytes of the header that the CRC covers: all but itself
+MAX_PAYLOAD = 1 << 26
+
+
+class Kind(IntEnum):
+    """Kinds of frames, with their payloads."""
+
+    #: address u32, words u32 …: write them to consecutive word addresses.
+    WRITE = 1
+    #: (address u32, count u32) …: read these ranges of words. DONE carries the words, u32 each.
+    READ = 2
+    #: cycles u64: let time pass until the interrupt line is high, or so many cycles have passed.
+    #: DONE carries u8: whether the line is high.
+    WAIT = 3
+    #: nothing: reset the unit.
+    RESET = 4
+    #: settle u64, interval u64, stream u64: the grid on which the next run must sample, and the
+    #: number of its first discharge.
+    EXPECT = 5
+    #: JSON: how the front end is to misbehave (the fields of `FrontEndFlaws`).
+    FLAWS = 6
+    #: nothing. DONE carries JSON: what the simulation knows of itself.
+    INFO = 7
+    #: nothing: end the simulation.
+    CLOSE = 8
+    #: Answer: it is done.
+    DONE = 16
+    #: Answer, JSON {"error", "message"}: it is not.
+    FAILED = 17
+
+
+class ProtocolError(ConnectionError):
+    """What came over the connection is not a frame, or not the one that was due."""
+
+
+class Channel:
+    """One end of a connection that carries frames.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        A connected stream socket; the channel owns it.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Send one frame; `ConnectionError` if the other end is gone."""
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"payload of {len(payload)} bytes; legal: 0 to {MAX_PAYLOAD}")
+        head = HEADER.pack(MAGIC, kind, bytes(3), len(payload), 0)[:CHECKED]
+        check = zlib.crc32(payload, zlib.crc32(head))
+        self._socket.sendall(b"".join((head, struct.pack("<I", check), payload)))
+
+    def receive(self) -> tuple[Kind, bytes]:
+        """The next frame.
+
+        Raises
+        ------
+        EOFError
+            If the other end has closed the connection between two frames.
+        ProtocolError
+            If what came is damaged, or ends within a frame.
+        """
+        header = self._take(HEADER.size, "a header")
+        magic, kind, zero, length, check = HEADER.unpack(header)
+        if magic != MAGIC:
+            raise ProtocolError(f"a frame begins with {magic!r}; expected {MAGIC!r}")
+        if length > MAX_PAYLOAD:
+            raise ProtocolError(f"a payload of {length} bytes; legal: 0 to {MAX_PAYLOAD}")
+        payload = self._take(length, f"a payload of {length} bytes")
+        found = zlib.crc32(payload, zlib.crc32(header[:CHECKED]))
+        if found != check:
+            raise ProtocolError(
+                f"a frame of {length} bytes has CRC {found:#010x}, not {check:#010x}"
+            )
+        if zero != bytes(3) or kind not in Kind.__members__.values():
+            raise ProtocolError(f"a frame of unknown kind {kind}")
+        return Kind(kind), payload
+
+    def _take(self, count: int, what: str) -> bytes:
+        buffer = self._buffer
+        while len(buffer) < count:
+            try:
+                chunk = self._socket.recv(1 << 16)
+            except ConnectionResetError:
+                chunk = b""
+            if not chunk:
+                if not buffer and what == "a header":
+                    raise EOFError("the other end closed the connection")
+                raise ProtocolError(f"the connection ended within {what}: {len(buffer)} bytes came")
+            buffer += chunk
+        taken = bytes(buffer[:count])
+        del buffer[:count]
+        return taken
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self._socket.close()
+
+
+# ---- payloads ---------------------------------------------------------------------------
+
+
+def pack_write(address: int, words: ArrayLike) -> bytes:
+    """Payload of WRITE: `words` are any integers of 32 bits, signed or not."""
+    return struct.pack("<I", address) + np.asarray(words).astype("<u4").tobytes()
+
+
+def unpack_write(payload: bytes) -> tuple[int, list[int]]:
+    """Address and words of WRITE."""
+    if len(payload) < 8 or len(payload) % 4:
+        raise ProtocolError(f"a write of {len(payload)} bytes; expected an address and words")
+    address, *words = np.frombuffer(payload, "<u4").tolist()
+    return address, words
+
+
+def pack_read(ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Payload of READ: (address, count of words) of each range."""
+    return np.array(ranges, "<u4").tobytes()
+
+
+def unpack_read(payload: bytes) -> list[tuple[int, int]]:
+    """The ranges of READ."""
+    if not payload or len(payload) % 8:
+        raise ProtocolError(f"a read of {len(payload)} bytes; expected pairs of address and count")
+    return [(a, n) for a, n in np.frombuffer(payload, "<u4").reshape(-1, 2).tolist()]
+
+
+def pack_words(words: Sequence[int]) -> bytes:
+    """Payload of the answer to READ."""
+    return np.array(words, "<u4").tobytes()
+
+
+def unpack_words(payload: bytes) -> NDArray[np.uint32]:
+    """The words of the answer to READ."""
+    if len(payload) % 4:
+        raise ProtocolError(f"an answer of {len(payload)} bytes; expected words")
+    return np.frombuffer(payload, "<u4").astype(np.uint32)
+
+
+def pack_numbers(*values: int) -> bytes:
+    """Payload of WAIT and EXPECT: 64-bit unsigned numbers."""
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def unpack_numbers(payload: bytes, count: int) -> tuple[int, ...]:
+    """The numbers of WAIT and EXPECT."""
+    if len(payload) != 8 * count:
+        raise ProtocolError(f"a payload of {len(payload)} bytes; expected {count} numbers")
+    return struct.unpack(f"<{count}Q", payload)
+
+
+def pack_json(values: dict[str, Any]) -> bytes:
+    """Payload of FLAWS, FAILED and the answer to INFO."""
+    return json.dumps(values).encode()
+
+
+def unpack_json(payload: bytes) -> dict[str, Any]:
+    """The object in FLAWS, FAILED or the answer to INFO."""
+    try:
+        values = json.loads(payload)
+    except ValueError as error:
+        raise ProtocolError(f"a payload is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ProtocolError(f"a payload holds {type(values).__name__}; expected an object")
+    return values

@@ -1,0 +1,76 @@
+"""The array's voltages beside the digital signals, in one waveform.
+
+For a run with a waveform the unit is wrapped in a module that has the same pins and, besides
+them, one real signal per cell, `cell_0` …, which the front end writes: the voltage in ADC full
+scales at each sampling instant, held until the next, 0 during discharge. Simulators dump real
+signals like any other. A save file for GTKWave is written beside the waveform, in which they are
+drawn as analog traces; in Surfer, choose Format › Analog for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thermokron.model import UnitSpec
+from thermokron.sim.simulators import module_ports
+
+__all__ = ["TRACED_SUFFIX", "traced_verilog", "write_save_file"]
+
+TRACED_SUFFIX = "_traced"
+#: Height of an analog trace in GTKWave, in rows.
+ANALOG_ROWS = 3
+
+
+def traced_verilog(spec: UnitSpec, verilog: str, top: str) -> tuple[str, str]:
+    """Verilog of a unit wrapped together with its cells' voltages, and its top's name."""
+    ports = module_ports(verilog, top)
+    declarations = ",\n".join(
+        f"  {direction} wire {range_} {name}".replace("  " * 2, "  ")
+        for direction, range_, name in ports
+    )
+    connections = ", ".join(f".{name}({name})" for _, _, name in ports)
+    # Verilator writes only what it is told may be written
+    cells = "\n".join(
+        f"  real cell_{i} /*verilator public_flat_rw*/ = 0.0;" for i in range(spec.cells)
+    )
+    name = top + TRACED_SUFFIX
+    wrapper = f"""
+module {name} (
+{declarations}
+);
+  {top} unit ({connections});
+{cells}
+endmodule
+"""
+    return verilog + wrapper, name
+
+
+def write_save_file(spec: UnitSpec, waveform: Path, top: str) -> Path:
+    """Write a GTKWave save file beside a waveform of a traced unit, and return its path."""
+    from vcd.gtkw import GTKWSave
+
+    path = waveform.with_suffix(".gtkw")
+    prefix = f"TOP.{top}" if _has_top_scope(waveform) else top
+    with open(path, "w") as stream:
+        save = GTKWSave(stream)
+        save.dumpfile(str(waveform))
+        for group, names in (
+            ("control", ("clk", "rst", "irq")),
+            ("array", ("discharge", "temperature")),
+            ("converter port", ("convst", "drdy", "adc_data")),
+        ):
+            with save.group(group):
+                for name in names:
+                    save.trace(f"{prefix}.{name}")
+        with save.group("cell voltages, ADC full scales"):
+            for i in range(spec.cells):
+                save.trace(f"{prefix}.cell_{i}", datafmt="real", extraflags=["analog_step"])
+                for _ in range(ANALOG_ROWS - 1):
+                    save.blank(analog_extend=True)
+    return path
+
+
+def _has_top_scope(waveform: Path) -> bool:
+    """Whether a VCD has Verilator's scope TOP around the design."""
+    with open(waveform, "rb") as stream:
+        return b" TOP " in stream.read(4096)
