@@ -133,7 +133,7 @@ def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -
         },
         emit_src=False,
     )
-    text = _with_defaults(_in_order(_yosys(text), name, order))
+    text = _started(_with_defaults(_in_order(_yosys(text), name, order)))
     return _banner(design, name) + text
 
 
@@ -205,6 +205,22 @@ def _with_defaults(verilog: str) -> str:
             lines.append(f"{indent}  default: /* keep what was assigned above */;\n")
         lines.append(line)
     return "".join(lines)
+
+
+def _started(verilog: str) -> str:
+    """Have every `always @*` run once at time zero, in any simulator.
+
+    Yosys lets them depend on a register that a declaration sets to 0. In SystemVerilog that is
+    no event (IEEE 1800-2017, 6.8), so that what has constant inputs would stay undefined. A
+    non-blocking assignment is one, after all processes have started to wait. Verilator evaluates
+    everything at the start anyway.
+    """
+    verilog = re.sub(r"\\\$auto\$verilog_backend\S+", r"\\$time_zero", verilog)
+    return verilog.replace(
+        "  reg \\$time_zero  = 0;\n",
+        "`ifdef VERILATOR\n  reg \\$time_zero  = 0;\n`else\n"
+        "  reg \\$time_zero ;\n  initial \\$time_zero  <= 0;\n`endif\n",
+    )
 
 
 def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
