@@ -31,7 +31,7 @@ class MemoryPort(wiring.Signature):
         Read the word; the data is taken exactly two cycles after `read`. Never in the same
         cycle as `write`.
     locked : In(1)
-        The window is in use: refuse writes. No window is read while the unit is busy.
+        The window is in use: refuse writes. (No window is read while a run is on.)
     """
 
     def __init__(self, address_width: int) -> None:
@@ -71,8 +71,8 @@ class RegisterFile(wiring.Component):
     couplings0, couplings1, biases_mem, clipped, products, sums : Out(MemoryPort)
         A port per window.
 
-    Writes and reads are refused (SLVERR) as `unit.rdl` says. `status_busy` locks registers,
-    each port's `locked` its window. `status_busy` must follow an accepted `control_start` at
+    Writes and reads are refused (SLVERR) as `unit.rdl` says. `status_busy` locks registers and
+    the reading of windows, each port's `locked` the writing of its own. `status_busy` must follow an accepted `control_start` at
     the next clock edge; the next write comes one cycle later at the earliest.
     """
 
@@ -196,10 +196,10 @@ class RegisterFile(wiring.Component):
             m.d.comb += port.write_data.eq(writer.data)
 
         with m.If(within(reader.address)):
-            readable = ~self.status_busy  # the blocks behind the windows share their read ports
+            # during a run the blocks behind the windows need their memories' read ports
             m.d.comb += [
-                read_error.eq(~readable),
+                read_error.eq(self.status_busy),
                 reader.late.eq(1),
-                port.read.eq(reader.start & readable),
+                port.read.eq(reader.start & ~self.status_busy),
                 reader.late_data.eq(port.read_data),
             ]

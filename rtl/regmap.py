@@ -161,8 +161,7 @@ class Window:
     entry_words : int
         32-bit words per entry, 1 or 2, the low one first; entries are signed.
     writable : bool
-        Whether software may write it. What it may not write are results, which are not
-        readable during a run.
+        Whether software may write it; what it may not write are results.
     title, doc : str
         Short and long description.
     """

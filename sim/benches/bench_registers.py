@@ -1,0 +1,425 @@
+"""Bench of `RegisterFile`: AXI traffic by cocotbext-axi against a model of the map.
+
+Parameters: `spec` (JSON), `seed`, `operations` (how many, in the random tests).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge, RisingEdge, Timer
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+
+from thermokron.model import UnitSpec
+from thermokron.rtl.regmap import ADDRESS_BITS, Register, RegisterMap, register_map
+from thermokron.sim.simulators import bench_parameters
+
+PULSES = ("control_start", "control_abort", "control_clear")
+PERIOD_PS = 1000
+
+
+class GoldenMap:
+    """What the register file has to do, one access at a time, in plain Python."""
+
+    def __init__(self, regmap: RegisterMap) -> None:
+        self.map = regmap
+        self.config = {n: f.reset for n, f in regmap.fields.items() if f.access == "config"}
+        self.status = {n: 0 for n, f in regmap.fields.items() if f.access == "status"}
+        self.memory = {name: [0] * w.words for name, w in regmap.windows.items()}
+        self.locked = dict.fromkeys(regmap.windows, 0)
+        self.start_refused = 0
+        self.pulses: Counter[str] = Counter()
+
+    def write(self, address: int, data: int, strobe: int = 0xF) -> bool:
+        """Do the write; whether it is refused."""
+        busy = self.status["status_busy"]
+        if strobe != 0xF:
+            return True
+        for window in self.map.windows.values():
+            word = (address - window.address) // 4
+            if 0 <= word < window.words:
+                if not window.writable or self.locked[window.name]:
+                    return True
+                self.memory[window.name][word] = data
+                return False
+        register = self._at(address)
+        if register is None or not register.writable:
+            return True
+        values = register.unpack(data)
+        if register.name == "control":
+            wanted = [name for name in ("start", "abort", "clear") if values[name]]
+            if len(wanted) > 1 or (busy and wanted and wanted != ["abort"]):
+                return True
+            self.pulses.update(f"control_{name}" for name in wanted)
+            return wanted == ["start"] and bool(self.start_refused)
+        if busy:
+            return True
+        for name, field in register.fields.items():
+            self.config[field.port] = values[name]
+        return False
+
+    def read(self, address: int) -> int | None:
+        """The word at an address, or None if the read is refused."""
+        for window in self.map.windows.values():
+            word = (address - window.address) // 4
+            if 0 <= word < window.words:
+                busy = self.status["status_busy"]
+                return None if busy else self.memory[window.name][word]
+        register = self._at(address)
+        if register is None:
+            return None
+        content = 0
+        for field in register.fields.values():
+            value = {"constant": field.reset, "pulse": 0}.get(field.access)
+            if value is None:
+                value = {**self.config, **self.status}[field.port]
+            content |= value << field.lsb
+        return content >> (8 * (address - register.address)) & 0xFFFF_FFFF
+
+    def _at(self, address: int) -> Register | None:
+        for register in self.map.registers.values():
+            if register.address <= address < register.address + 4 * register.words:
+                return register
+        return None
+
+
+class Bench:
+    """The design, its clock, memories behind the windows, and monitors that are always on."""
+
+    def __init__(self, dut: Any, salt: int) -> None:
+        parameters = bench_parameters()
+        self.dut = dut
+        self.spec = UnitSpec.from_json(parameters["spec"])
+        self.map = register_map(self.spec)
+        self.golden = GoldenMap(self.map)
+        self.operations = int(parameters["operations"])
+        self.random = random.Random(1000 * parameters["seed"] + salt)
+        self.pulses: Counter[str] = Counter()
+        self.memory = {name: [0] * w.words for name, w in self.map.windows.items()}
+
+    async def start(self) -> None:
+        """Reset the design and start everything."""
+        cocotb.start_soon(Clock(self.dut.clk, PERIOD_PS, unit="ps").start())
+        for channel in ("aw", "w", "ar"):
+            getattr(self.dut, f"axi_{channel}valid").value = 0
+        for channel in ("b", "r"):
+            getattr(self.dut, f"axi_{channel}ready").value = 0
+        self.apply_inputs()
+        self.dut.rst.value = 1
+        for _ in range(3):
+            await RisingEdge(self.dut.clk)
+        self.dut.rst.value = 0
+        await RisingEdge(self.dut.clk)
+        for name in self.map.windows:
+            cocotb.start_soon(self._memory(name))
+        cocotb.start_soon(self._monitor())
+
+    def master(self, *, pauses: float) -> AxiLiteMaster:
+        """An AXI master, each of whose channels pauses in that fraction of the cycles."""
+        bus = AxiLiteBus.from_prefix(self.dut, "axi")
+        master = AxiLiteMaster(bus, self.dut.clk, self.dut.rst)
+        writes, reads = master.write_if, master.read_if
+        if pauses:
+            for channel in (writes.aw_channel, writes.w_channel, writes.b_channel,
+                            reads.ar_channel, reads.r_channel):  # fmt: skip
+                channel.set_pause_generator(self._pauses(pauses))
+        return master
+
+    def _pauses(self, fraction: float) -> Iterator[bool]:
+        while True:  # in bursts, so that queues fill up and run empty
+            yield from [self.random.random() < fraction] * self.random.randint(1, 6)
+
+    def apply_inputs(self) -> None:
+        """Drive what the golden model holds onto the design's inputs."""
+        golden = self.golden
+        for name, value in golden.status.items():
+            getattr(self.dut, name).value = value
+        for name, value in golden.locked.items():
+            getattr(self.dut, f"{name}_locked").value = value
+        self.dut.start_refused.value = golden.start_refused
+
+    def randomise_inputs(self) -> None:
+        golden, bits = self.golden, self.random.getrandbits
+        for name in golden.status:
+            golden.status[name] = bits(self.map.fields[name].width)
+        for name in golden.locked:
+            golden.locked[name] = bits(1)
+        golden.start_refused = bits(1)
+        self.apply_inputs()
+
+    async def _memory(self, name: str) -> None:
+        """A memory behind a window: two cycles of latency, and noise when it was not asked."""
+        pins = {
+            pin: getattr(self.dut, f"{name}_{pin}")
+            for pin in ("address", "write", "write_data", "read", "read_data")
+        }
+        words = self.memory[name]
+        on_its_way = None
+        while True:
+            await RisingEdge(self.dut.clk)
+            address = int(pins["address"].value)
+            noise = self.random.getrandbits(32)
+            pins["read_data"].value = noise if on_its_way is None else on_its_way
+            on_its_way = words[address] if pins["read"].value else None
+            if pins["write"].value:
+                assert not pins["read"].value, f"{name}: read and write in one cycle"
+                words[address] = int(pins["write_data"].value)
+
+    async def _monitor(self) -> None:
+        """Count pulses; hold responses to the rule that they stay until they are taken."""
+        pending: dict[str, tuple[int, ...]] = {}
+        payloads = {"b": ("bresp",), "r": ("rresp", "rdata")}
+        while True:
+            await RisingEdge(self.dut.clk)
+            for name in PULSES:
+                self.pulses[name] += int(getattr(self.dut, name).value)
+            if self.dut.rst.value:
+                pending.clear()
+                continue
+            for channel, names in payloads.items():
+                valid = getattr(self.dut, f"axi_{channel}valid").value
+                now = tuple(int(getattr(self.dut, f"axi_{n}").value) for n in names)
+                if channel in pending:
+                    assert valid, f"axi_{channel}valid fell before the response was taken"
+                    assert now == pending[channel], f"the response on {names} changed"
+                taken = getattr(self.dut, f"axi_{channel}ready").value
+                if valid and not taken:
+                    pending[channel] = now
+                else:
+                    pending.pop(channel, None)
+
+    def any_address(self) -> int:
+        """A word address: registers, windows and their edges, and the gaps between."""
+        pick = self.random.choice
+        kind = self.random.random()
+        if kind < 0.5:
+            register = pick(list(self.map.registers.values()))
+            return register.address + 4 * self.random.randrange(register.words)
+        if kind < 0.9:
+            window = pick(list(self.map.windows.values()))
+            last = window.words - 1
+            word = pick([0, 1, last, self.random.randint(0, last), last + 1])
+            return window.address + 4 * word
+        return 4 * self.random.getrandbits(ADDRESS_BITS - 2)
+
+    async def write(self, master: AxiLiteMaster, address: int, data: int) -> None:
+        """Write a word; response, pulses and settings must be the model's."""
+        refused = self.golden.write(address, data)
+        answer = await master.write(address, data.to_bytes(4, "little"))
+        self._expect(answer.resp, refused, f"write {address:#x} {data:#x}")
+        assert +self.pulses == self.golden.pulses, f"write {address:#x} {data:#x}: pulses"
+        self.expect_config()
+
+    async def read(self, master: AxiLiteMaster, address: int) -> None:
+        """Read a word; it must be the model's."""
+        expected = self.golden.read(address)
+        answer = await master.read(address, 4)
+        self._expect(answer.resp, expected is None, f"read {address:#x}")
+        got = int.from_bytes(answer.data, "little")
+        assert got == (expected or 0), f"read {address:#x}: {got:#x}, not {expected:#x}"
+
+    def _expect(self, response: AxiResp, refused: bool, what: str) -> None:
+        expected = AxiResp.SLVERR if refused else AxiResp.OKAY
+        assert response == expected, f"{what}: {response!r}, not {expected!r}"
+
+    def expect_config(self) -> None:
+        for name, value in self.golden.config.items():
+            got = int(getattr(self.dut, name).value)
+            assert got == value, f"{name} is {got:#x}, not {value:#x}"
+
+
+@cocotb.test()
+async def every_field(dut: Any) -> None:
+    """Constants state the spec, settings come back, every status bit is seen where it belongs."""
+    bench = Bench(dut, 1)
+    await bench.start()
+    master = bench.master(pauses=0)
+    bench.expect_config()
+    for register in bench.map.registers.values():
+        for word in range(register.words):
+            await bench.read(master, register.address + 4 * word)
+        if register.writable and register.name != "control":
+            for data in (0xFFFF_FFFF, 0x5555_5555, 0xAAAA_AAAA, 0):
+                await bench.write(master, register.address, data)
+                await bench.read(master, register.address)
+    for name in bench.golden.status:
+        field = bench.map.fields[name]
+        register = bench.map.registers[field.register]
+        for bit in range(field.width):
+            bench.golden.status[name] = 1 << bit
+            bench.apply_inputs()
+            for word in range(register.words):
+                await bench.read(master, register.address + 4 * word)
+        bench.golden.status[name] = 0
+
+
+@cocotb.test()
+async def random_traffic(dut: Any) -> None:
+    """Any access in any state, with pauses on every channel, one after the other."""
+    bench = Bench(dut, 2)
+    await bench.start()
+    master = bench.master(pauses=0.4)
+    control = bench.map.registers["control"].address
+    for _ in range(bench.operations):
+        if bench.random.random() < 0.3:
+            await RisingEdge(dut.clk)
+            bench.randomise_inputs()
+        address, data = bench.any_address(), bench.random.getrandbits(32)
+        kind = bench.random.random()
+        if kind < 0.1:  # some of the four bytes
+            offset = bench.random.randint(0, 3)
+            length = bench.random.randint(1, 4 - offset - (offset == 0))
+            answer = await master.write(address + offset, bytes(length))
+            assert answer.resp == AxiResp.SLVERR
+        elif kind < 0.3:
+            await bench.write(master, control, bench.random.randrange(8))
+        elif kind < 0.65:
+            await bench.write(master, address, data)
+        else:
+            await bench.read(master, address)
+    assert bench.memory == bench.golden.memory
+    assert all(bench.pulses[name] for name in PULSES), bench.pulses
+
+
+@cocotb.test()
+async def both_directions_at_once(dut: Any) -> None:
+    """Reads and writes side by side, into the same windows, in bursts that queue up."""
+    bench = Bench(dut, 3)
+    await bench.start()
+    master = bench.master(pauses=0.3)
+    windows = [w for w in bench.map.windows.values() if w.writable]
+    for window in windows:  # the lower half is read while the upper one is written
+        for word in range(window.words // 2):
+            bench.memory[window.name][word] = bench.random.getrandbits(32)
+    written = {w.name: list(bench.memory[w.name]) for w in windows}
+
+    async def write() -> None:
+        for _ in range(bench.operations // 4):
+            window = bench.random.choice(windows)
+            first = bench.random.randint(window.words // 2, window.words - 1)
+            count = bench.random.randint(1, min(8, window.words - first))
+            data = [bench.random.getrandbits(32) for _ in range(count)]
+            written[window.name][first : first + count] = data
+            flat = b"".join(d.to_bytes(4, "little") for d in data)
+            answer = await master.write(window.address + 4 * first, flat)
+            assert answer.resp == AxiResp.OKAY
+
+    async def read() -> None:
+        for _ in range(bench.operations // 4):
+            window = bench.random.choice(windows)
+            first = bench.random.randrange(window.words // 2)
+            count = bench.random.randint(1, min(8, window.words // 2 - first))
+            answer = await master.read(window.address + 4 * first, 4 * count)
+            assert answer.resp == AxiResp.OKAY
+            got = [int.from_bytes(answer.data[i : i + 4], "little") for i in range(0, 4 * count, 4)]
+            assert got == written[window.name][first : first + count]
+
+    writer = cocotb.start_soon(write())
+    await read()
+    await writer
+    for window in windows:
+        assert bench.memory[window.name] == written[window.name]
+
+
+@cocotb.test()
+async def reset_in_mid_flight(dut: Any) -> None:
+    """Whatever goes on, reset ends it: no response is left over, settings are cleared."""
+    bench = Bench(dut, 4)
+    await bench.start()
+    master = bench.master(pauses=0.5)
+    samples = bench.map.registers["samples"].address
+    for _ in range(12):
+        for _ in range(3):
+            master.init_write(samples, bench.random.randbytes(4))
+            master.init_read(bench.any_address(), 4)
+        for _ in range(bench.random.randint(1, 25)):
+            await RisingEdge(dut.clk)
+        dut.rst.value = 1
+        for _ in range(2):
+            await RisingEdge(dut.clk)
+        await FallingEdge(dut.clk)
+        assert not dut.axi_bvalid.value
+        assert not dut.axi_rvalid.value
+        bench.expect_config()
+        await RisingEdge(dut.clk)
+        dut.rst.value = 0
+        await RisingEdge(dut.clk)
+    await bench.write(master, samples, 1234)
+    await bench.read(master, samples)
+
+
+@cocotb.test()
+async def handshakes(dut: Any) -> None:
+    """Address and data in either order, full speed, back-pressure, no path through the bus."""
+    bench = Bench(dut, 5)
+    await bench.start()
+    address, samples = bench.map.registers["samples"].address, 7
+    dut.axi_awaddr.value, dut.axi_wdata.value, dut.axi_wstrb.value = address, samples, 0xF
+
+    async def cycles(count: int) -> None:
+        for _ in range(count):
+            await RisingEdge(dut.clk)
+        await Timer(1, "ps")
+
+    for first, second in (("aw", "w"), ("w", "aw")):
+        await cycles(1)
+        getattr(dut, f"axi_{first}valid").value = 1
+        await cycles(1)
+        getattr(dut, f"axi_{first}valid").value = 0
+        await cycles(5)
+        assert not dut.axi_bvalid.value, "a response to half a write"
+        assert not getattr(dut, f"axi_{first}ready").value, "half a write was overwritten"
+        getattr(dut, f"axi_{second}valid").value = 1
+        await cycles(1)
+        getattr(dut, f"axi_{second}valid").value = 0
+        await cycles(1)
+        assert dut.axi_bvalid.value
+        assert int(dut.samples.value) == samples
+        dut.axi_bready.value = 1
+        await cycles(1)
+        dut.axi_bready.value = 0
+        assert not dut.axi_bvalid.value
+        samples += 1
+        dut.axi_wdata.value = samples
+
+    # no ready may depend on a valid, no valid on a ready, within a cycle
+    outputs = ("awready", "wready", "arready", "bvalid", "rvalid")
+    before = [getattr(dut, f"axi_{name}").value for name in outputs]
+    for name in ("awvalid", "wvalid", "arvalid", "bready", "rready"):
+        getattr(dut, f"axi_{name}").value = 1
+        await Timer(1, "ps")
+        assert [getattr(dut, f"axi_{name}").value for name in outputs] == before, name
+        getattr(dut, f"axi_{name}").value = 0
+        await Timer(1, "ps")
+
+    # nobody takes the responses: one write is answered, one more waits, the third does not start
+    dut.axi_awvalid.value = dut.axi_wvalid.value = 1
+    await cycles(20)
+    assert dut.axi_bvalid.value
+    assert not dut.axi_awready.value
+    assert not dut.axi_wready.value
+    dut.axi_bready.value = 1
+    await cycles(4)
+
+    responses, length = 0, 200
+    for _ in range(length):
+        await RisingEdge(dut.clk)
+        responses += int(dut.axi_bvalid.value)
+    assert responses == length // 2, "one write every two cycles"
+    dut.axi_awvalid.value = dut.axi_wvalid.value = 0
+
+    # the two lowest address bits do not count
+    for low in range(4):
+        dut.axi_araddr.value, dut.axi_arvalid.value, dut.axi_rready.value = address + low, 1, 0
+        await cycles(1)
+        dut.axi_arvalid.value = 0
+        await cycles(1)
+        assert dut.axi_rvalid.value
+        assert int(dut.axi_rdata.value) == samples
+        dut.axi_rready.value = 1
+        await cycles(1)
