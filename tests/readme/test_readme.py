@@ -1,0 +1,78 @@
+"""Every snippet of README.md works when it is copied out alone, and prints what is shown.
+
+Python runs in a fresh interpreter, commands run in bash, both in an empty folder. Of commands
+that begin with `make` it is checked that the target exists (`make -n`): the tests do not run
+themselves, and the demo takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SNIPPET = re.compile(
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+SNIPPETS = [match for match in SNIPPET.finditer(README) if match["language"] != "text"]
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def _of(language: str) -> list[object]:
+    """The snippets of one language, named by their line in the file."""
+    return [
+        pytest.param(match, id=f"line {README.count(chr(10), 0, match.start()) + 1}")
+        for match in SNIPPETS
+        if match["language"] == language
+    ]
+
+
+def _run(command: list[str], folder: Path) -> str:
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def _assert_shown(printed: str, shown: str | None) -> None:
+    """The words are those shown; numbers agree within a factor of two, as other BLAS kernels
+    sample another realisation of the same noise."""
+    if shown is None:
+        return
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split()
+    for got, expected in zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True):
+        assert float(expected) / 2 <= float(got) <= float(expected) * 2, printed
+
+
+@pytest.mark.parametrize("snippet", _of("python"))
+def test_python(snippet: re.Match[str], tmp_path: Path) -> None:
+    _assert_shown(_run([sys.executable, "-c", snippet["code"]], tmp_path), snippet["output"])
+
+
+@pytest.mark.parametrize("snippet", _of("sh"))
+def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
+    lines = snippet["code"].splitlines()
+    for line in lines:
+        if line.startswith("make "):
+            _run(["bash", "-ec", line.replace("make ", "make -n ", 1)], ROOT)
+    rest = [line for line in lines if not line.startswith("make ")]
+    _assert_shown(_run(["bash", "-euc", "\n".join(rest)], tmp_path), snippet["output"])
+
+
+def test_every_snippet_is_of_a_language_that_is_run() -> None:
+    assert {match["language"] for match in SNIPPETS} == {"python", "sh"}
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", README)
+    local = [first or second for first, second in targets if "://" not in first + second]
+    assert local
+    assert not [target for target in local if not (ROOT / target).exists()]
