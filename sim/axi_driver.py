@@ -21,7 +21,7 @@ from typing import Any
 
 from cocotb.triggers import SimTimeoutError, with_timeout
 
-from thermokron.sim.pins import integer_reader, integer_writer
+from thermokron.sim.pins import integer_reader, integer_writer, settled
 
 __all__ = ["AxiLiteDriver", "BusError"]
 
@@ -103,11 +103,13 @@ class AxiLiteDriver:
             pins["awaddr"](address + 4 * i)
             pins["wdata"](word)
             await accepted
+            await settled()
             if i and bresp() != OKAY:
                 refused.append(i - 1)
         pins["awvalid"](0)
         pins["wvalid"](0)
         await self._bvalid.rising_edge
+        await settled()
         if bresp() != OKAY:
             refused.append(len(words) - 1)
         if refused:
@@ -128,6 +130,7 @@ class AxiLiteDriver:
             else:
                 pins["arvalid"](0)
             await answered
+            await settled()
             words.append(rdata())
             if rresp() != OKAY:
                 refused.append(address)

@@ -12,8 +12,19 @@ from collections.abc import Callable
 from typing import Any
 
 from cocotb.handle import _GPISetAction
+from cocotb.triggers import ReadWrite
 
-__all__ = ["integer_reader", "integer_writer"]
+__all__ = ["SETTLES_FIRST", "integer_reader", "integer_writer", "settled"]
+
+#: Whether a wake on a signal's edge finds all other signals settled, as in Verilator, which
+#: evaluates the design first. An event-driven simulator wakes in the midst of the time step.
+SETTLES_FIRST = os.environ.get("COCOTB_TRUST_INERTIAL_WRITES") == "1"
+
+
+async def settled() -> None:
+    """After a wake on a signal's edge: wait until what it changed has settled too."""
+    if not SETTLES_FIRST:
+        await ReadWrite()
 
 
 def integer_reader(handle: Any) -> Callable[[], int]:
@@ -34,7 +45,7 @@ def integer_reader(handle: Any) -> Callable[[], int]:
 def integer_writer(handle: Any) -> Callable[[int], None]:
     """A function that deposits an unsigned integer on a vector of any width."""
     width, deposit = _width(handle), _GPISetAction.DEPOSIT.value
-    if os.environ.get("COCOTB_TRUST_INERTIAL_WRITES") != "1":
+    if not SETTLES_FIRST:
 
         def scheduled(value: int) -> None:  # cocotb has to put writes off to the right phase
             handle.value = value

@@ -23,6 +23,7 @@ from thermokron.sim import protocol
 from thermokron.sim.axi_driver import AxiLiteDriver, BusError
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.frontend import FrontEnd
+from thermokron.sim.pins import settled
 from thermokron.sim.protocol import Channel, Kind
 from thermokron.sim.simulators import bench_parameters, clock_period
 
@@ -83,6 +84,7 @@ class Server:
 
     async def _wait(self, cycles: int) -> bool:
         irq = self._dut.irq
+        await settled()
         if not int(irq.value) and cycles:
             limit = Timer(cycles * self._period, "step")
             await First(irq.rising_edge, self._frontend.failed.wait(), limit)
