@@ -151,6 +151,21 @@ def test_every_seed_and_stream_has_its_own_samples(spd_codes):
     assert len(set(draws)) == len(keys)
 
 
+def test_conversion_noise_does_not_repeat_thermal_noise(chance):
+    """Draw for draw, in the order of each generator: with uncoupled cells a voltage is a draw."""
+    couplings = np.diag([1000, 2000, 3000, 4000, 5000])
+    arrays = [
+        NoiseArray(SPEC, physics, couplings, 900)
+        for physics in (ArrayPhysics.ideal(), ArrayPhysics(adc_noise=0.01))
+    ]
+    quiet, noisy = (codes_of(array, 4, interval_cycles=200_000) for array in arrays)
+    noise = (noisy - quiet).reshape(4, BLOCK, 5)
+    thermal = quiet.reshape(4, BLOCK, 5) - quiet.mean(axis=0)
+    for a, b in [(thermal, noise), (thermal.transpose(0, 2, 1), noise)]:
+        correlation = np.corrcoef(np.sign(a.ravel()), np.sign(b.ravel()))[0, 1]
+        assert abs(correlation) * np.sqrt(noise.size) < chance.sigmas
+
+
 SCRIPT = """
 import hashlib, sys
 from thermokron.model import ArrayPhysics, Job, NumericUnit, UnitSpec

@@ -161,12 +161,12 @@ def test_coupling_mismatch_inverts_another_matrix(spd_codes, chance):
     np.testing.assert_array_equal(nominal, SPEC.coupling_values(codes))
     np.testing.assert_allclose(actual, nominal * Device.draw(physics, 6).coupling_factors)
     temperature = SPEC.temperature_value(900)
-    _, covariance, _ = run(physics, codes, temperature=900)
+    _, covariance, _ = run(physics, codes, temperature=900, samples=10_000)
     # samples 2τ/λ apart correlate: 4 % more variance
-    assert misfit(covariance, temperature * np.linalg.inv(actual)) < 1.02 * chance.sigmas
-    assert misfit(covariance, temperature * np.linalg.inv(nominal)) > 2 * chance.sigmas
-    _, covariance, _ = run(None, codes, temperature=900)
-    assert misfit(covariance, temperature * np.linalg.inv(nominal)) < 1.02 * chance.sigmas
+    assert misfit(covariance, temperature * np.linalg.inv(actual), 10_000) < 1.02 * chance.sigmas
+    assert misfit(covariance, temperature * np.linalg.inv(nominal), 10_000) > 2 * chance.sigmas
+    _, covariance, _ = run(None, codes, temperature=900, samples=10_000)
+    assert misfit(covariance, temperature * np.linalg.inv(nominal), 10_000) < 1.02 * chance.sigmas
 
 
 def test_cell_offset_adds_to_the_bias(spd_codes):
