@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "Restore", "check_lambda_min", "floats", "symmetric_matrix"]
+__all__ = [
+    "Floats",
+    "Restore",
+    "check_lambda_min",
+    "floats",
+    "right_hand_sides",
+    "symmetric_matrix",
+]
 
 Floats = NDArray[np.float64]
 Restore = Callable[[Floats], Any]
@@ -122,3 +129,17 @@ def check_lambda_min(lambda_min: Any, diagonal: Floats) -> float | None:
             f"entry, {largest:g}, below which its smallest eigenvalue lies"
         )
     return min(value, largest)
+
+
+def right_hand_sides(value: Any, n: int) -> tuple[Floats, Restore]:
+    """B as float64 (n,) or (n, k), and what turns a result into B's kind.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit n, or an entry is not finite or not real.
+    """
+    array, restore, _ = floats("B", value)
+    if array.ndim not in (1, 2) or array.shape[0] != n or array.size == 0:
+        raise ValueError(f"B has shape {array.shape}; M, {(n, n)}, wants ({n},) or ({n}, k)")
+    return array, restore

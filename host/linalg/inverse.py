@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.arrays import Floats
-from thermokron.host.linalg.program import Forgive, Guard, Program, program
+from thermokron.host.linalg.program import Guard, Program, program
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.spectrum import largest_eigenvalue
 from thermokron.model import Job, Readout, Unit, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES, MAX_SETTLE_CYCLES
 
-__all__ = ["Options", "Persistent", "Sampled", "sample_inverse", "timing"]
+__all__ = ["Complements", "Options", "Persistent", "Sampled", "sample_inverse", "timing"]
 
 #: Standard deviations of the noisiest cell that fit under the ADC's rail.
 HEADROOM = 4.5
@@ -29,6 +30,10 @@ CLIPPED_PART = 1e-3
 MAX_ATTEMPTS = 6
 #: Samples of the run that finds the temperature for a coarse ADC.
 PILOT_SAMPLES = 128
+
+
+#: How elimination finds P⁻¹Q: see `eliminate`.
+Complements = Literal["auto", "covariance", "means"]
 
 
 class Persistent(ValueError):
@@ -47,11 +52,14 @@ class Options:
         Sampling interval in units of τ/λ_min.
     guard : str
         See `program`.
+    complements : str
+        See `eliminate`.
     """
 
     samples: int
     interval: float
     guard: Guard
+    complements: Complements = "auto"
 
 
 def timing(
@@ -134,7 +142,7 @@ def sample_inverse(
     options: Options,
     account: Account,
     *,
-    forgive: Forgive | None = None,
+    doubtful: bool = False,
 ) -> Sampled:
     """Sample the inverse of an SPD matrix with unit diagonal and at most `cells` rows.
 
@@ -153,7 +161,7 @@ def sample_inverse(
     enough = min(options.interval / fastest, 1.0)
 
     def plan_with(guard: Guard) -> Program:
-        return program(spec, matrix, bound, guard, account, enough=enough, forgive=forgive)
+        return program(spec, matrix, bound, guard, account, enough=enough, doubtful=doubtful)
 
     plan = plan_with(options.guard)
     for attempt in range(MAX_ATTEMPTS):

@@ -9,7 +9,6 @@ the bound does not decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,9 +27,6 @@ GUARDS: tuple[str, ...] = get_args(Guard)
 
 #: What must be left of λ_min after rounding; below this the couplings are shrunk.
 KEEP = 0.5
-
-#: Whether too little curvature of A along a vector is within what is known of A.
-Forgive = Callable[[Floats, float], bool]
 
 
 class Indefinite(ValueError):
@@ -75,7 +71,7 @@ def program(
     account: Account,
     *,
     enough: float = 0.0,
-    forgive: Forgive | None = None,
+    doubtful: bool = False,
 ) -> Program:
     """Choose the codes for one array-sized matrix.
 
@@ -95,10 +91,9 @@ def program(
     enough : float
         A λ_min beyond which nothing is gained by knowing it better (the sampling interval cannot
         become shorter); below it Lanczos is run for the sake of the hardware time.
-    forgive : callable, optional
-        For a matrix known with errors, which `bound` holds for in truth only: Lanczos looks at it
-        in any case. Called with (vector, curvature) when yᵀAy falls short of `bound`: whether that
-        is within the errors. Then couplings are shrunk where needed, rather than refused.
+    doubtful : bool
+        For a matrix known with errors, which `bound` may not hold for: Lanczos looks at it in any
+        case, and it is shrunk where needed rather than refused.
 
     Raises
     ------
@@ -112,7 +107,7 @@ def program(
     # |λ_min(A) - λ_min(A+E)| ≤ ‖E‖ ≤ error
     certain = bound is not None and error <= KEEP * bound
     ritz: Ritz | None = None
-    wanted = bound is None or bound < enough or forgive is not None
+    wanted = bound is None or bound < enough or doubtful
     if wanted or (guard == "lanczos" and not certain):
         ritz = _lanczos(matrix + rounding, account)
     least = bound  # what is certain of λ_min(A)
@@ -130,7 +125,7 @@ def program(
         account.flops(2 * n * n + 2 * n)
         curvature = float(ritz.vector @ matrix @ ritz.vector)
         if curvature < 0.99 * bound:
-            if forgive is None or not forgive(ritz.vector, curvature):
+            if not doubtful:
                 raise Indefinite(ritz.vector, curvature)
             least, certain = min(bound, ritz.lower - error), False
     assert least is not None

@@ -24,12 +24,18 @@ import numpy as np
 
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.inverse import Options, Sampled, sample_inverse
-from thermokron.host.linalg.program import KEEP, Indefinite
+from thermokron.host.linalg.means import MeanSolver, Solved, refined
+from thermokron.host.linalg.program import Indefinite
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.spectrum import norm_bound, smallest_eigenvalue
 from thermokron.model import Unit
 
-__all__ = ["Elimination", "Pivot", "eliminate"]
+__all__ = ["Elimination", "Pivot", "eliminate", "refined_solve"]
+
+#: Samples per column of a mean solve at least.
+LEAST_SHARE = 8
+#: Rounding of the couplings, relative to λ_min, that mean solves need not be refined for.
+FINE = 0.03
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Pivot:
         Q: what couples the block to its rest.
     reduced : (c, rest) float64
         W = P⁻¹Q.
+    solver : MeanSolver or None
+        What has solved for W, scaled like `sampled`; None if W is `inverse` times Q.
     """
 
     block: slice
@@ -58,6 +66,7 @@ class Pivot:
     inverse: Floats
     row: Floats
     reduced: Floats
+    solver: MeanSolver | None
 
 
 @dataclass(frozen=True)
@@ -81,17 +90,27 @@ class Elimination:
             account.flops(2 * c * r * r + 2 * c * c * r + 3 * c * c)
         return whole
 
-    def solve(self, right: Floats, account: Account) -> Floats:
-        """M⁻¹ right for (n, k) right-hand sides: 2n²k flops."""
-        state = right.copy()
+    def solve(self, right: Floats, samples: int, account: Account) -> tuple[Floats, Floats]:
+        """M⁻¹ right for (n, k) right-hand sides, and the variance of its entries.
+
+        Forward substitution and P⁻¹ of each block by the mean of the array, then back
+        substitution: about 4n²k flops. It needs the pivots' solvers.
+        """
+        state, variance = right.copy(), np.zeros_like(right)
         for pivot in self.pivots:
-            rest = slice(pivot.block.stop, None)
-            state[rest] -= pivot.reduced.T @ state[pivot.block]
+            assert pivot.solver is not None
+            block, rest = pivot.block, slice(pivot.block.stop, None)
+            state[rest] -= pivot.reduced.T @ state[block]
+            scale = pivot.scale[:, None]
+            solved = pivot.solver.solve(state[block] / scale, samples, 0, account)
+            state[block] = solved.value / scale
+            variance[block] = solved.variance / scale**2
         for pivot in reversed(self.pivots):
-            rest = slice(pivot.block.stop, None)
-            state[pivot.block] = pivot.inverse @ state[pivot.block] - pivot.reduced @ state[rest]
+            block, rest = pivot.block, slice(pivot.block.stop, None)
+            state[block] -= pivot.reduced @ state[rest]
+            variance[block] += pivot.reduced**2 @ variance[rest]
         account.flops(2 * right.size * self.size)
-        return state
+        return state, variance
 
     def influences(self, whole: Floats) -> list[Floats]:
         """F of each pivot, (c, n), given the inverse."""
@@ -99,9 +118,11 @@ class Elimination:
         for i, pivot in enumerate(self.pivots):
             block, rest = pivot.block, slice(pivot.block.stop, None)
             influence = np.zeros((len(pivot.inverse), self.size))
-            towards = pivot.row @ whole[rest, rest]
-            influence[:, block] = np.eye(len(pivot.inverse)) + towards @ pivot.reduced.T
-            influence[:, rest] = -towards
+            influence[:, block] = np.eye(len(pivot.inverse))
+            if pivot.solver is None:  # else W, and the complements, know nothing of the error
+                towards = pivot.row @ whole[rest, rest]
+                influence[:, block] += towards @ pivot.reduced.T
+                influence[:, rest] = -towards
             for earlier in reversed(self.pivots[:i]):
                 after = slice(earlier.block.stop, None)
                 influence[:, earlier.block] = -influence[:, after] @ earlier.reduced.T
@@ -122,9 +143,15 @@ class Elimination:
 
 
 def eliminate(
-    unit: Unit, matrix: Floats, bound: float | None, options: Options, account: Account
+    unit: Unit,
+    matrix: Floats,
+    bound: float | None,
+    options: Options,
+    account: Account,
+    *,
+    exactly: bool = False,
 ) -> Elimination:
-    """Factorise an (n, n) matrix of unit diagonal over blocks of at most `cells` rows.
+    """Factorise an (n, n) matrix of unit diagonal over blocks of at most `cells` rows each.
 
     Parameters
     ----------
@@ -135,7 +162,15 @@ def eliminate(
     bound : float or None
         Lower bound on its λ_min; without it Lanczos estimates one, O(n²) a step.
     options, account
-        As for `sample_inverse`.
+        As for `sample_inverse`. `options.complements` says how W = P⁻¹Q is found. "covariance":
+        P⁻¹ as sampled, times Q; its error, about √(c/N), is an error of S relative to QᵀW, and so
+        harmless only while that is below λ_min. "means": each column of W as a mean of the array,
+        with once refined residuals, in about twice the hardware time; what is sampled no longer
+        depends on it, and the error does not grow with the condition number. "auto": means where
+        λ_min < √(cells/samples).
+    exactly : bool
+        Whether means are refined in any case, not only where the couplings' rounding asks for it:
+        for factors that are used as such, rather than for the noisy inverse.
 
     Raises
     ------
@@ -144,66 +179,111 @@ def eliminate(
     """
     n, cells = len(matrix), unit.spec.cells
     given = bound is not None
-    if n > cells and bound is None:
+    if bound is None:
         ritz = smallest_eigenvalue(matrix)
         account.flops(ritz.flops)
         if ritz.value <= 0.0:
             raise Indefinite(ritz.vector, ritz.value)
         bound = max(ritz.lower, 0.25 * ritz.value)
-    remaining = matrix.copy() if n > cells else matrix
+    remaining = matrix.copy()
     pivots: list[Pivot] = []
-    # relative error of the pivots' inverses so far: sampling, three times its spectral norm's
-    # expectation, and rounding
-    doubt = 0.0
+    doubt = 0.0  # relative error of the pivots' inverses so far
     count = math.ceil(n / cells)
+    by_means = options.complements == "means" or (
+        options.complements == "auto" and bound < math.sqrt(cells / options.samples)
+    )
     edges = [i * n // count for i in range(count + 1)]
     for start, stop in itertools.pairwise(edges):
         block, rest, c = slice(start, stop), slice(stop, n), stop - start
         corner = remaining[block, block]
-        if n <= cells:
-            sampled = sample_inverse(unit, corner, bound, options, account)
-            scale = np.ones(c)
-            inverse = sampled.value
-        else:
-            assert bound is not None
-            diagonal = corner.diagonal()
-            scale = np.sqrt(np.maximum(diagonal, bound))
-            scaled = corner / (scale[:, None] * scale)
-            repaired = bool((diagonal < bound).any())
-            scaled.flat[:: c + 1] = 1.0
-            least = min(bound / float(scale.max()) ** 2, 1.0)
-            subtracted = (matrix[block, block] - corner) / (scale[:, None] * scale)
-            account.flops(4 * c * c)
-
-            def forgive(
-                vector: Floats,
-                curvature: float,
-                least: float = least,
-                subtracted: Floats = subtracted,
-                start: int = start,
-                doubt: float = min(doubt, 1.0),
-            ) -> bool:
-                nonlocal repaired
-                if start == 0:  # a block of the matrix itself: no excuse but a poor estimate
-                    return not given and curvature > 0.0
-                taken = float(vector @ subtracted @ vector)
-                repaired |= curvature < KEEP * least
-                return least - curvature <= doubt * taken
-
-            sampled = sample_inverse(unit, scaled, least, options, account, forgive=forgive)
-            account.repairs += repaired
-            inverse = sampled.value / (scale[:, None] * scale)
+        if start:
+            corner = _repaired(corner, matrix[block, block], bound, doubt, account)
+        elif not given:  # the estimate may be above what the first block shows
+            corner = _repaired(corner, corner, bound, 0.0, account)
+        least = min(bound / float(corner.diagonal().max()), 1.0)
+        scale = np.sqrt(corner.diagonal())
+        outer = scale[:, None] * scale
+        scaled = corner / outer
+        scaled.flat[:: c + 1] = 1.0
+        sampled = sample_inverse(unit, scaled, least, options, account, doubtful=start > 0)
+        inverse = sampled.value / outer
+        account.flops(3 * c * c)
+        # three times the spectral norm that sampling makes typical, and rounding's
         doubt = max(
             doubt,
             3.0 * ((1.0 + math.sqrt(c / sampled.samples)) ** 2 - 1.0)
             + min(norm_bound(sampled.program.rounding) / sampled.program.rate, 0.5),
         )
         row = remaining[block, rest].copy()
-        reduced = inverse @ row
+        solver = None
+        if by_means:
+            solver = MeanSolver(unit, scaled, sampled, options.interval)
+        if stop == n:
+            reduced = row
+        elif solver is None:
+            reduced = inverse @ row
+            account.flops(2 * c * row.size)
+        else:
+            # as much time on all columns together as on the inverse
+            share = max(math.ceil(options.samples / (n - stop)), LEAST_SHARE)
+            coarse = norm_bound(sampled.program.rounding) > FINE * sampled.program.rate
+            passes = int(coarse or exactly)
+            solved = solver.solve(row / scale[:, None], share, passes, account)
+            reduced = solved.value / scale[:, None]
         if stop < n:
             complement = remaining[rest, rest] - row.T @ reduced
             remaining[rest, rest] = 0.5 * (complement + complement.T)
             r = n - stop
-            account.flops(2 * c * c * r + 2 * c * r * r + 3 * r * r)
-        pivots.append(Pivot(block, sampled, scale, inverse, row, reduced))
+            account.flops(2 * c * r * r + 3 * r * r)
+        pivots.append(Pivot(block, sampled, scale, inverse, row, reduced, solver))
     return Elimination(tuple(pivots), n)
+
+
+def _repaired(
+    corner: Floats, original: Floats, bound: float, doubt: float, account: Account
+) -> Floats:
+    """The block of a complement, with what noise has pushed below `bound` lifted back to it.
+
+    λ_min of a complement is not below the matrix's, so a Ritz value θ < bound is an error; adding
+    (bound - θ) yyᵀ is the least change that mends it.
+
+    Raises
+    ------
+    Indefinite
+        If a deficit exceeds `doubt` times yᵀ(original - corner)y, what elimination took away.
+    """
+    ritz = smallest_eigenvalue(corner)
+    account.flops(ritz.flops)
+    low = int(np.count_nonzero(ritz.values < bound))
+    if not low:
+        return corner
+    vectors = ritz.weights[:, :low].T @ ritz.basis
+    deficits = bound - ritz.values[:low]
+    c = len(corner)
+    account.flops(2 * len(ritz.basis) * c * low + 4 * c * c * low)
+    worst = vectors[0]
+    if deficits[0] > bound + min(doubt, 1.0) * (worst @ original @ worst - ritz.values[0]):
+        raise Indefinite(worst, float(ritz.values[0]))
+    account.repairs += 1
+    lifted: Floats = corner + (vectors.T * deficits) @ vectors
+    return lifted
+
+
+def refined_solve(
+    elimination: Elimination,
+    matrix: Floats,
+    right: Floats,
+    samples: int,
+    refine: int,
+    account: Account,
+) -> Solved:
+    """Solve A x = b for (n, k) right-hand sides with `refine` refinements.
+
+    Errors of the factors shrink by the same factor from pass to pass; the last two steps show it,
+    and what it leaves of the last step is added to the variance.
+    """
+
+    def once(residual: Floats) -> tuple[Floats, Floats]:
+        return elimination.solve(residual, samples, account)
+
+    return refined(once, matrix, right, refine, account, observe=True)

@@ -21,20 +21,34 @@ class Ritz:
 
     Attributes
     ----------
-    value : float
-        Smallest Ritz value θ: never below λ_min, so a negative θ proves indefiniteness.
+    values : (k,) float64
+        Ritz values, ascending.
     residual : float
-        ‖A y - θ y‖: an eigenvalue lies this close to θ.
-    vector : (n,) float64
-        The Ritz vector y, of unit length.
+        ‖A y - θ y‖ of the first pair: an eigenvalue lies this close to θ.
+    weights : (k, k) float64
+        Ritz vectors in the Lanczos basis, one per column.
+    basis : (k, n) float64
+        The Lanczos basis, one orthonormal vector per row.
     flops : int
         What it cost.
     """
 
-    value: float
+    values: Floats
     residual: float
-    vector: Floats
+    weights: Floats
+    basis: Floats
     flops: int
+
+    @property
+    def value(self) -> float:
+        """Smallest Ritz value θ: never below λ_min, so a negative θ proves indefiniteness."""
+        return float(self.values[0])
+
+    @property
+    def vector(self) -> Floats:
+        """The Ritz vector y of θ, (n,), of unit length."""
+        vector: Floats = self.weights[:, 0] @ self.basis
+        return vector
 
     @property
     def lower(self) -> float:
@@ -62,7 +76,7 @@ def smallest_eigenvalue(matrix: Floats) -> Ritz:
     """
     n = len(matrix)
     steps = min(n, LANCZOS_STEPS)
-    basis = np.zeros((steps, n))
+    basis = np.empty((steps, n))
     alpha, beta = np.zeros(steps), np.zeros(steps)
     basis[0] = _start(n)
     for k in range(steps):
@@ -83,12 +97,7 @@ def smallest_eigenvalue(matrix: Floats) -> Ritz:
                 break
         basis[k + 1] = step / beta[k]
     k += 1
-    return Ritz(
-        value=float(values[0]),
-        residual=residual,
-        vector=vectors[:, 0] @ basis[:k],
-        flops=2 * n * n * k + 4 * n * k * k,
-    )
+    return Ritz(values, residual, vectors, basis[:k], 2 * n * n * k + 4 * n * k * k)
 
 
 def norm_bound(matrix: Floats) -> float:
