@@ -1,0 +1,14 @@
+"""Kronecker-factored curvature: a preconditioner whose matrix inverses can come from a unit."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "thermokron.host.kfac needs torch; install it with: pip install 'thermokron[train]'",
+        name=error.name,
+    ) from None
+
+from thermokron.host.kfac.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
+from thermokron.host.kfac.preconditioner import KFAC, StepMetrics
+
+__all__ = ["KFAC", "Inverse", "Inverter", "StepMetrics", "Thermodynamic", "diagonal", "exact"]

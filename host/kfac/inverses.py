@@ -1,0 +1,95 @@
+"""How K-FAC inverts a damped factor: exactly, by its diagonal alone, or on a thermodynamic unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from thermokron.host.linalg import inv
+from thermokron.model import Unit
+
+__all__ = ["Inverse", "Inverter", "Thermodynamic", "diagonal", "exact"]
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """An inverse and what it cost.
+
+    Attributes
+    ----------
+    value : (n, n) tensor
+        The inverse, of the matrix's dtype and on its device.
+    hardware_seconds : float
+        Time on the unit in seconds, 0 where none was used.
+    runs : int
+        Runs of the unit, 0 where none was used.
+    digital_flops : int
+        Floating-point operations that the host spent beside the unit, 0 where none was used.
+    repairs : int
+        Schur complements that noise had made indefinite and that were repaired.
+    """
+
+    value: torch.Tensor
+    hardware_seconds: float = 0.0
+    runs: int = 0
+    digital_flops: int = 0
+    repairs: int = 0
+
+
+class Inverter(Protocol):
+    """What `KFAC(inverse=...)` takes: any callable of this form."""
+
+    def __call__(self, matrix: torch.Tensor, lambda_min: float) -> Inverse:
+        """Invert a symmetric positive definite matrix.
+
+        Parameters
+        ----------
+        matrix : (n, n) float64 tensor
+            The damped factor.
+        lambda_min : float
+            A lower bound on its eigenvalues, known from the damping.
+        """
+        ...
+
+
+def exact(matrix: torch.Tensor, lambda_min: float) -> Inverse:
+    """The inverse by Cholesky factorisation, O(n³) on the host."""
+    return Inverse(torch.cholesky_inverse(torch.linalg.cholesky(matrix)))
+
+
+def diagonal(matrix: torch.Tensor, lambda_min: float) -> Inverse:
+    """The inverse of the matrix's diagonal: a control that knows nothing of correlations."""
+    return Inverse(torch.diag(1.0 / matrix.diagonal()))
+
+
+@dataclass(frozen=True)
+class Thermodynamic:
+    """Inverses as covariances sampled by a unit (`thermokron.host.linalg.inv`).
+
+    Attributes
+    ----------
+    unit : Unit
+        What runs the jobs, from `thermokron.host.open_unit` or `thermokron.model.NumericUnit`.
+    samples : int
+        Samples per run of the unit.
+    """
+
+    unit: Unit
+    samples: int = 1000
+
+    def __call__(self, matrix: torch.Tensor, lambda_min: float) -> Inverse:
+        """Invert on the unit; the error is statistical, about sqrt(n / samples)."""
+        result = inv(self.unit, matrix.cpu(), samples=self.samples, lambda_min=lambda_min)
+        value = torch.as_tensor(result.value, device=matrix.device, dtype=matrix.dtype)
+        return Inverse(
+            value, result.hardware_seconds, result.runs, result.digital_flops, result.repairs
+        )
+
+    def __str__(self) -> str:
+        spec = self.unit.spec
+        return (
+            f"thermodynamic({type(self.unit).__name__}, {spec.cells} cells, "
+            f"{spec.coupling_bits}-bit couplings, {self.samples} samples)"
+        )

@@ -1,0 +1,109 @@
+"""What training leaves behind: a record of each run, and the file that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from thermokron.model import ArrayPhysics, UnitSpec
+
+__all__ = ["RunResult", "write_result"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One training run: what it was, what came out, what it cost.
+
+    Attributes
+    ----------
+    optimizer : str
+        "kfac", "adam" or "sgd".
+    engine : str or None
+        What inverted K-FAC's factors; None for other optimisers.
+    seed : int
+        Seed of split, weights, order and noise.
+    initial_loss : float
+        Mean cross entropy in nats over all training images, before training.
+    train_loss : list of float
+        The same after each epoch.
+    test_accuracy : float
+        Fraction of test images recognised at the end.
+    wall_seconds, start_seconds : float
+        Seconds of training, and those it took to open the unit before.
+    inversions : int
+        Factors inverted.
+    hardware_seconds : float
+        Time on the unit in seconds: simulated, except where the unit is real.
+    unit_runs, digital_flops : int
+        Runs of the unit, and the host's floating-point operations beside it.
+    clipped_steps : int
+        Steps that the KL clip shortened.
+
+    The rest repeats the configuration; None where it does not apply.
+    """
+
+    optimizer: str
+    engine: str | None
+    seed: int
+    initial_loss: float
+    train_loss: list[float]
+    test_accuracy: float
+    wall_seconds: float
+    start_seconds: float
+    inversions: int
+    hardware_seconds: float
+    unit_runs: int
+    digital_flops: int
+    clipped_steps: int
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float | None
+    damping: float | None
+    samples: int | None
+    hidden: list[int]
+
+    @property
+    def label(self) -> str:
+        """Optimiser and engine, as plots and tables name them."""
+        names = {
+            None: {"adam": "Adam", "sgd": "SGD"}.get(self.optimizer, self.optimizer),
+            "cosim": "K-FAC, co-simulated unit",
+            "numeric": "K-FAC, numeric unit",
+            "exact": "K-FAC, exact inverses",
+            "diagonal": "K-FAC, diagonal only",
+        }
+        return names[self.engine]
+
+
+def write_result(
+    path: Path,
+    runs: Sequence[RunResult],
+    *,
+    spec: UnitSpec | None = None,
+    physics: ArrayPhysics | None = None,
+    **more: Any,
+) -> Path:
+    """Write `{"version", "spec", "physics", ..., "runs": [...]}` as JSON, and return the path.
+
+    `spec` and `physics` are null where no unit took part; `more` joins them at the top level.
+    Folders are made as needed.
+    """
+
+    def plain(value: UnitSpec | ArrayPhysics | None) -> Any:
+        return None if value is None else json.loads(value.to_json())
+
+    record: Mapping[str, Any] = {
+        "version": version("thermokron"),
+        "spec": plain(spec),
+        "physics": plain(physics),
+        **more,
+        "runs": [asdict(run) for run in runs],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return path
