@@ -39,6 +39,7 @@ _blas_limited = False
 
 @lru_cache(maxsize=1)
 def _blas() -> ThreadpoolController:
+    # NumPy's, which alone takes part in sampling, is loaded by now
     return ThreadpoolController().select(user_api="blas")
 
 

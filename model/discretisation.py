@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model.checks import check_real
@@ -70,6 +69,8 @@ def van_loan(
         raise ValueError("drift and diffusion must be finite")
     dt = check_real("dt", dt, 0.0, math.inf)
 
+    from scipy.linalg import expm  # would be two thirds of the time to import this package
+
     norm = float(np.abs(f).sum(axis=0).max()) * dt
     doublings = max(0, math.ceil(math.log2(norm))) if norm > 0.0 else 0
     h = math.ldexp(dt, -doublings)
@@ -77,7 +78,7 @@ def van_loan(
     block[:n, :n] = -f * h
     block[:n, n:] = d * h
     block[n:, n:] = f.T * h
-    exponential = scipy.linalg.expm(block)
+    exponential = expm(block)
     transition = exponential[n:, n:].T
     covariance = transition @ exponential[:n, n:]
     with np.errstate(over="ignore", invalid="ignore"):
