@@ -72,7 +72,7 @@ class ConverterPort(wiring.Component):
             self.timeout.eq(
                 self.convst & ~capture & (self.trigger | (elapsed == spec.adc_timeout_cycles - 1))
             ),
-            self.stuck.eq(self.trigger & ~self.convst & ready),
+            self.stuck.eq(self.trigger & ready & (capture | ~self.convst)),
             self.idle.eq(~self.convst & ~self.codes.valid),
         ]
         m.d.sync += elapsed.eq(Mux(self.convst, elapsed + 1, 0))
