@@ -218,7 +218,9 @@ class SimulatorLink:
             if channel is not None:
                 channel.close()
         if self.waveform is not None and self.waveform.exists():
-            self.save_file = write_save_file(self._spec, self.waveform, self._build.top)
+            verilog = (self._build.folder / "design.v").read_text()
+            top = self._build.top
+            self.save_file = write_save_file(self._spec, self.waveform, verilog, top)
 
     # ---- the one conversation ------------------------------------------------------------------
 

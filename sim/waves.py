@@ -19,13 +19,22 @@ __all__ = ["TRACED_SUFFIX", "traced_verilog", "write_save_file"]
 TRACED_SUFFIX = "_traced"
 #: Height of an analog trace in GTKWave, in rows.
 ANALOG_ROWS = 3
+#: What the save file shows besides the cells.
+GROUPS = {
+    "control": ("clk", "rst", "irq"),
+    "DACs": ("dac_valid", "dac_row", "dac_col", "dac_code", "bias_valid", "bias_cell", "bias_code"),
+    "array": ("temperature", "discharge"),
+    "converter port": ("convst", "drdy", "adc_data"),
+}
+#: Groups that are folded at first.
+CLOSED = ("DACs",)
 
 
 def traced_verilog(spec: UnitSpec, verilog: str, top: str) -> tuple[str, str]:
     """Verilog of a unit wrapped together with its cells' voltages, and its top's name."""
     ports = module_ports(verilog, top)
     declarations = ",\n".join(
-        f"  {direction} wire {range_} {name}".replace("  " * 2, "  ")
+        " ".join(filter(None, ("   ", direction, "wire", range_, name)))
         for direction, range_, name in ports
     )
     connections = ", ".join(f".{name}({name})" for _, _, name in ports)
@@ -45,32 +54,28 @@ endmodule
     return verilog + wrapper, name
 
 
-def write_save_file(spec: UnitSpec, waveform: Path, top: str) -> Path:
-    """Write a GTKWave save file beside a waveform of a traced unit, and return its path."""
+def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> Path:
+    """Write a GTKWave save file beside the waveform of a traced unit, and return its path.
+
+    The arguments after `waveform` are what `traced_verilog` returned.
+    """
     from vcd.gtkw import GTKWSave
 
+    ranges = {name: range_ for _, range_, name in module_ports(verilog, top)}
     path = waveform.with_suffix(".gtkw")
-    prefix = f"TOP.{top}" if _has_top_scope(waveform) else top
     with open(path, "w") as stream:
         save = GTKWSave(stream)
         save.dumpfile(str(waveform))
-        for group, names in (
-            ("control", ("clk", "rst", "irq")),
-            ("array", ("discharge", "temperature")),
-            ("converter port", ("convst", "drdy", "adc_data")),
-        ):
-            with save.group(group):
+        save.size(1400, 900)
+        save.sst_expanded(False)
+        for group, names in GROUPS.items():
+            with save.group(group, closed=group in CLOSED):
                 for name in names:
-                    save.trace(f"{prefix}.{name}")
+                    vector = name + ranges[name].replace(" ", "")
+                    save.trace(f"{top}.{vector}", datafmt="hex" if ranges[name] else "bin")
         with save.group("cell voltages, ADC full scales"):
             for i in range(spec.cells):
-                save.trace(f"{prefix}.cell_{i}", datafmt="real", extraflags=["analog_step"])
+                save.trace(f"{top}.cell_{i}", datafmt="real", extraflags=["analog_step"])
                 for _ in range(ANALOG_ROWS - 1):
                     save.blank(analog_extend=True)
     return path
-
-
-def _has_top_scope(waveform: Path) -> bool:
-    """Whether a VCD has Verilator's scope TOP around the design."""
-    with open(waveform, "rb") as stream:
-        return b" TOP " in stream.read(4096)
