@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from thermokron.model import UnitSpec
-from thermokron.model.spec import MAX_SAMPLES
+from thermokron.model.spec import ACCUMULATOR_LATENCY, MAX_SAMPLES
 from thermokron.rtl.converter import sample_layout
 from thermokron.rtl.layout import result_depth, span
 from thermokron.rtl.registers import MemoryPort
@@ -76,7 +76,8 @@ class MomentAccumulator(wiring.Component):
     diagonals the lane adds x·y to word f·D + d of its own memory, and y is rotated by one. So
     lane l meets cell i = lF + f beside cell (i + d) mod n, and every pair of cells meets at the
     shorter of its two cyclic distances; for even n the pairs at distance n/2 meet twice, and
-    either result may be read. One sample takes F·D cycles (F without second moments).
+    either result may be read. One sample takes F·D cycles (F without second moments), and at
+    least the three that a word needs before it can be added to again.
 
     No sum overflows: a code has magnitude at most 2^(B-1), there are at most 2^20 samples, so
     |Σx| ≤ 2^(B+19), attained only at the negative end, which a signed word of B+20 bits holds;
@@ -136,12 +137,15 @@ class MomentAccumulator(wiring.Component):
         fold, diagonal = Signal(span(folds)), Signal(range(diagonals))
         product_address, sum_address = Signal(span(product_depth)), Signal(span(sum_depth))
         diagonal_start, diagonal_end, sample_end = Signal(), Signal(), Signal()
+        recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
             diagonal_end.eq(~self.second_moments | (diagonal == diagonals - 1)),
             sample_end.eq(diagonal_end & (fold == folds - 1)),
-            self.samples.ready.eq(~active | sample_end),
+            # a sample may be shorter than a read-modify-write; the same word must not come again
+            self.samples.ready.eq((~active | sample_end) & ~recent.any()),
         ]
+        m.d.sync += recent.eq(Cat(self.samples.valid & self.samples.ready, recent))
         turned = Cat(*(x[(i + 1) % n] for i in range(n)))
         with m.If(active):
             m.d.sync += [
