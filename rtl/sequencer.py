@@ -126,7 +126,8 @@ class Sequencer(wiring.Component):
             m.d.comb += self.phase.eq(Phase.idle)
             with m.If(self.start):
                 m.d.sync += [
-                    self.done.eq(self.done & self.refused),  # the last run's results are still there
+                    # after a refusal the last run's results are still there
+                    self.done.eq(self.done & self.refused),
                     self.fault.eq(self.refused),
                     self.reason.eq(refusal),
                 ]
