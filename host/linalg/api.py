@@ -21,6 +21,7 @@ from thermokron.host.linalg.program import GUARDS, Guard, Indefinite
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.schur import eliminate, refined_solve
 from thermokron.model import Unit
+from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer, check_real
 
 __all__ = ["inv", "solve"]
@@ -75,6 +76,7 @@ def _refusal(error: Indefinite | Persistent, bound: float | None) -> ValueError:
     )
 
 
+@single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
 def inv(
     unit: Unit,
     M: Any,
@@ -161,6 +163,7 @@ def _divided(error: Any, outer: Floats) -> Floats:
     return result
 
 
+@single_threaded_blas()
 def solve(
     unit: Unit,
     M: Any,

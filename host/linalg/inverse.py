@@ -177,7 +177,7 @@ def sample_inverse(
         products, sums, clipped = _accumulate(unit, job, account)
         step = spec.adc_step**2 / spec.temperature_value(job.temperature)
         count = options.samples
-        centred = products[:n, :n] - np.outer(sums[:n], sums[:n] / count)
+        centred = products[:n, :n] - np.outer(sums[:n], sums[:n]) / count
         raw = centred * (step / (count - 1))
         account.flops(4 * n * n)
         worst = int(clipped[:n].max())

@@ -200,14 +200,16 @@ def _shrunk(
             rate = wanted
         elif guard == "norm":
             rate = least + shrinkage * (1.0 - least) - norm_bound(rounding)
-            step = max((wanted - rate) / (1.0 - wanted), step)
-            rate = rate if rate >= wanted else None
+            if rate < wanted:
+                step = max((wanted - rate) / (1.0 - rate), step)
+                rate = None
         elif guard == "cholesky":
             rate = _factorisable(whole, wanted, account)
             step *= 1.5
         else:
             rate = _lanczos(whole, account).lower
-            step = max((wanted - rate) / (1.0 - rate), 1.2 * step)
-            rate = rate if rate >= wanted else None
+            if rate < wanted:
+                step = max((wanted - rate) / (1.0 - rate), 1.2 * step)
+                rate = None
         if rate is not None:
             return codes, whole - matrix, rate, shrinkage

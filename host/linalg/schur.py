@@ -187,7 +187,7 @@ def eliminate(
         bound = max(ritz.lower, 0.25 * ritz.value)
     remaining = matrix.copy()
     pivots: list[Pivot] = []
-    doubt = 0.0  # relative error of the pivots' inverses so far
+    doubt = 0.0  # relative error of the last pivot's inverse
     count = math.ceil(n / cells)
     by_means = options.complements == "means" or (
         options.complements == "auto" and bound < math.sqrt(cells / options.samples)
@@ -196,10 +196,11 @@ def eliminate(
     for start, stop in itertools.pairwise(edges):
         block, rest, c = slice(start, stop), slice(stop, n), stop - start
         corner = remaining[block, block]
+        slowest = 1.0
         if start:
-            corner = _repaired(corner, matrix[block, block], bound, doubt, account)
+            corner, slowest = _repaired(corner, matrix[block, block], bound, doubt, account)
         elif not given:  # the estimate may be above what the first block shows
-            corner = _repaired(corner, corner, bound, 0.0, account)
+            corner, slowest = _repaired(corner, corner, bound, 0.0, account)
         least = min(bound / float(corner.diagonal().max()), 1.0)
         scale = np.sqrt(corner.diagonal())
         outer = scale[:, None] * scale
@@ -208,12 +209,7 @@ def eliminate(
         sampled = sample_inverse(unit, scaled, least, options, account, doubtful=start > 0)
         inverse = sampled.value / outer
         account.flops(3 * c * c)
-        # three times the spectral norm that sampling makes typical, and rounding's
-        doubt = max(
-            doubt,
-            3.0 * ((1.0 + math.sqrt(c / sampled.samples)) ** 2 - 1.0)
-            + min(norm_bound(sampled.program.rounding) / sampled.program.rate, 0.5),
-        )
+        doubt = _doubt(sampled) + doubt * (1.0 - float(corner.diagonal().min())) / slowest
         row = remaining[block, rest].copy()
         solver = None
         if by_means:
@@ -239,10 +235,22 @@ def eliminate(
     return Elimination(tuple(pivots), n)
 
 
+def _doubt(sampled: Sampled) -> float:
+    """Relative error of a pivot's inverse, generously.
+
+    Three times the spectral norm that sampling makes typical, and rounding's share.
+    """
+    sampling = (1.0 + math.sqrt(len(sampled.value) / sampled.samples)) ** 2 - 1.0
+    rounding = norm_bound(sampled.program.rounding) / sampled.program.rate
+    return 3.0 * sampling + min(rounding, 0.5)
+
+
 def _repaired(
     corner: Floats, original: Floats, bound: float, doubt: float, account: Account
-) -> Floats:
+) -> tuple[Floats, float]:
     """The block of a complement, with what noise has pushed below `bound` lifted back to it.
+
+    Also returns its smallest eigenvalue then.
 
     λ_min of a complement is not below the matrix's, so a Ritz value θ < bound is an error; adding
     (bound - θ) yyᵀ is the least change that mends it.
@@ -256,7 +264,7 @@ def _repaired(
     account.flops(ritz.flops)
     low = int(np.count_nonzero(ritz.values < bound))
     if not low:
-        return corner
+        return corner, max(ritz.lower, bound)
     vectors = ritz.weights[:, :low].T @ ritz.basis
     deficits = bound - ritz.values[:low]
     c = len(corner)
@@ -266,7 +274,7 @@ def _repaired(
         raise Indefinite(worst, float(ritz.values[0]))
     account.repairs += 1
     lifted: Floats = corner + (vectors.T * deficits) @ vectors
-    return lifted
+    return lifted, bound
 
 
 def refined_solve(

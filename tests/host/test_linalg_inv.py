@@ -1,0 +1,284 @@
+"""`inv`: what it returns, how far that is off, and whether it knows."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from thermokron.host.linalg import inv
+from thermokron.host.linalg import inverse as inverse_module
+from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
+
+
+def spd(n, kappa, seed=0):
+    """A random SPD matrix with eigenvalues from 1 down to 1/kappa, evenly in the logarithm."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    return (q * np.geomspace(1.0, 1.0 / kappa, n)) @ q.T
+
+
+def unit(seed=0, physics=None, **fields):
+    # 16 coupling bits, so that rounding, which no standard error knows, does not show
+    return NumericUnit(UnitSpec(**{"coupling_bits": 16} | fields), physics, seed=seed)
+
+
+def relative_error(result, M):
+    exact = np.linalg.inv(M)
+    return np.linalg.norm(result.value - exact) / np.linalg.norm(exact)
+
+
+def squared_z(result, M):
+    return float((((result.value - np.linalg.inv(M)) / result.standard_error) ** 2).mean())
+
+
+# ---- the value ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 16, 17, 64])
+def test_every_size_is_inverted_within_its_standard_error(n):
+    # 6.5 sigma: a false alarm in 64² entries has a probability below 1e-6
+    M = np.diag(np.linspace(0.01, 3.0, n)) ** 0.5
+    M = M @ spd(n, 8) @ M  # badly scaled too
+    result = inv(unit(seed=1), M)
+    assert result.value.shape == result.standard_error.shape == (n, n)
+    assert np.array_equal(result.value, result.value.T)
+    assert np.all(np.abs(result.value - np.linalg.inv(M)) < 6.5 * result.standard_error)
+
+
+def test_a_small_matrix_on_a_large_array_costs_one_run():
+    result = inv(unit(cells=32), spd(5, 10))
+    assert result.runs == 1
+    assert relative_error(result, spd(5, 10)) < 0.2
+
+
+def test_error_falls_as_one_over_the_root_of_samples():
+    M = spd(16, 20)
+    few, many = (
+        np.sqrt(
+            np.mean([relative_error(inv(unit(seed=s), M, samples=n), M) ** 2 for s in range(8)])
+        )
+        for n in (300, 4800)
+    )
+    assert few / many == pytest.approx(4.0, rel=0.2)
+
+
+def test_samples_beyond_one_job_are_merged():
+    result = inv(unit(cells=2), np.eye(2), samples=2**20 + 1000)
+    assert (result.runs, result.samples) == (2, 2**20 + 1000)
+    assert relative_error(result, np.eye(2)) < 0.01
+
+
+def test_schur_blocks_keep_their_accuracy_at_any_condition():
+    # full array: √((n+1)/N)·tr/‖·‖_F, 0.16 to 0.22; 16 cells by means: 0.11 at every condition
+    for kappa in (30, 100, 300):
+        errors = [
+            relative_error(inv(unit(seed=s), spd(64, kappa, s)), spd(64, kappa, s))
+            for s in range(3)
+        ]
+        assert np.median(errors) < 0.13
+    # by covariance the error of a complement grows with the condition number
+    for kappa, low, high in ((10, 0.15, 0.22), (30, 0.2, 0.4), (100, 0.4, np.inf)):
+        errors = [
+            relative_error(
+                inv(unit(seed=s), spd(64, kappa, s), complements="covariance"), spd(64, kappa, s)
+            )
+            for s in range(5)
+        ]
+        assert low < np.median(errors) < high
+
+
+def test_indefinite_complements_are_repaired_and_reported():
+    results = [
+        inv(unit(seed=s), spd(64, 1000, s), complements="covariance", lambda_min=0.9e-3)
+        for s in range(3)
+    ]
+    assert sum(r.repairs for r in results) > 0
+    assert all(np.isfinite(r.value).all() for r in results)
+
+
+# ---- its standard error -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "kappa", "options"),
+    [
+        (16, 20, {}),
+        (16, 20, {"interval": 0.25}),
+        (16, 100, {"samples": 100}),
+        (10, 5, {}),
+        (40, 5, {"complements": "covariance"}),
+        (40, 50, {"complements": "means"}),
+    ],
+)
+def test_standard_error_is_calibrated(n, kappa, options):
+    # z² over entries has mean 1; over 40 repetitions its mean is known to `spread`. 5 of these
+    # are a false alarm in 1e-6; 0.12 is for the bounds on correlation, and what is second order
+    M = spd(n, kappa, 3)
+    # τ so long that the interval, not the accumulator, sets the pace
+    z = np.array([squared_z(inv(unit(seed=s, tau_s=1e-6), M, **options), M) for s in range(40)])
+    spread = z.std() / np.sqrt(len(z))
+    assert spread < 0.1
+    assert abs(z.mean() - 1.0) < 0.12 + 5 * spread
+
+
+def test_quantisation_of_a_coarse_adc_is_corrected_and_known():
+    # 5 bits: q = 1/16, σ from 0.1 to 0.28 of full scale; without Sheppard's correction the
+    # smallest variances would be 3% too large
+    M = spd(16, 5, 2)
+    results = [inv(unit(seed=s, adc_bits=5), M, samples=20_000) for s in range(10)]
+    z = np.array([squared_z(r, M) for r in results])
+    assert z.mean() < 1.5
+    assert np.median([relative_error(r, M) for r in results]) < 0.04
+
+
+def test_offsets_do_no_harm():
+    physics = ArrayPhysics(cell_offset=0.05, adc_offset=0.05)
+    M = spd(16, 10)
+    errors = [relative_error(inv(unit(seed=s, physics=physics), M), M) for s in range(5)]
+    assert np.median(errors) < 0.15
+
+
+# ---- kinds, determinism, cost -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_torch_and_numpy_agree(n):
+    torch = pytest.importorskip("torch")
+    M = spd(n, 10).astype(np.float32)
+    array = inv(unit(), M)
+    tensor = inv(unit(), torch.tensor(M, requires_grad=True))
+    assert tensor.value.dtype == torch.float32
+    assert array.value.dtype == array.standard_error.dtype == np.float32
+    assert not tensor.value.requires_grad
+    assert np.array_equal(tensor.value.numpy(), array.value)
+    assert np.array_equal(tensor.standard_error.numpy(), array.standard_error)
+    half = inv(unit(), torch.tensor(M, dtype=torch.bfloat16))
+    assert half.value.dtype == torch.bfloat16
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    M = spd(40, 30)
+    first, again, other = (inv(unit(seed=s), M) for s in (5, 5, 6))
+    assert np.array_equal(first.value, again.value)
+    assert (first.runs, first.hardware_seconds) == (again.runs, again.hardware_seconds)
+    assert not np.array_equal(first.value, other.value)
+
+
+def test_the_account():
+    u = unit()
+    result = inv(u, spd(16, 3), lambda_min=0.3)
+    assert (result.runs, result.samples, result.reruns, result.repairs) == (1, 1000, 0, 0)
+    job_cycles = 1000 * u.spec.shortest_interval()
+    assert result.hardware_seconds == pytest.approx(job_cycles * u.spec.clock_s, rel=0.1)
+    # a bound that decides everything leaves O(n²): less than 30 n² here, below the n³ of a
+    # digital inverse from some tens of cells
+    assert 0 < result.digital_flops < 30 * 16**2
+    assert "1 runs of 1000 samples" in repr(result)
+    copy = pickle.loads(pickle.dumps(result))
+    assert np.array_equal(copy.standard_error, result.standard_error)
+
+
+def test_a_known_lambda_min_saves_flops_and_an_estimate_saves_hardware_time():
+    M = spd(16, 3)
+    assert inv(unit(), M, lambda_min=0.3).digital_flops < inv(unit(), M).digital_flops
+    slow = unit(tau_s=1e-6)
+    timid = inv(slow, M, lambda_min=1e-3)
+    assert timid.hardware_seconds < 1.5 * inv(slow, M).hardware_seconds
+
+
+# ---- reruns and guards --------------------------------------------------------------------
+
+
+def test_clipping_makes_it_run_again_colder(monkeypatch):
+    monkeypatch.setattr(inverse_module, "HEADROOM", 1.0)
+    M = spd(16, 10)
+    result = inv(unit(tau_s=1e-6), M)
+    assert 1 <= result.reruns <= 3
+    assert result.runs == 1 + result.reruns
+    assert relative_error(result, M) < 0.2
+
+
+def test_a_lambda_min_that_is_too_high_is_found_out():
+    # decided by the bound alone, so nothing but the run itself can show it
+    M = spd(16, 300)
+    bound = 0.8 * M.diagonal().min()
+    assert bound > 10 * np.linalg.eigvalsh(M)[0] / 2
+    result = inv(unit(), M, lambda_min=bound)
+    assert result.reruns > 0
+    assert relative_error(result, M) < 0.3
+
+
+def test_without_a_guard_an_indefinite_program_shows_by_clipping():
+    # 3 bits round 0.85 to 1: λ_min falls from 0.126 to -0.054
+    M = np.array([[1, -0.3, -0.85], [-0.3, 1, 0.1], [-0.85, 0.1, 1]])
+    assert np.linalg.eigvalsh(M)[0] > 0
+    spec = UnitSpec(coupling_bits=3)
+    assert np.linalg.eigvalsh(np.rint(M * 3) / 3)[0] < 0
+    trusting = inv(NumericUnit(spec, seed=0), M, guard="none")
+    assert trusting.reruns > 0
+    assert trusting.shrinkage > 0
+    guarded = inv(NumericUnit(spec, seed=0), M)
+    assert (guarded.runs, guarded.reruns) == (1, 0)
+    assert guarded.shrinkage > 0
+
+
+@pytest.mark.parametrize("guard", ["norm", "cholesky"])
+def test_other_guards_invert_too(guard):
+    M = spd(16, 10)
+    assert relative_error(inv(unit(coupling_bits=8), M, guard=guard), M) < 0.5
+
+
+# ---- wrong input --------------------------------------------------------------------------
+
+
+def tridiagonal(n, off):
+    return np.eye(n) + off * (np.eye(n, k=1) + np.eye(n, k=-1))
+
+
+@pytest.mark.parametrize(
+    ("M", "message"),
+    [
+        (np.ones((3, 4)), "M has shape (3, 4); it must be square"),
+        (np.ones(4), "M has shape (4,)"),
+        (np.ones((0, 0)), "M has shape (0, 0)"),
+        (np.array([[1, 0.5], [0.2, 1]]), "M is not symmetric: M[0, 1] = 0.5, M[1, 0] = 0.2"),
+        (np.diag([1.0, -1.0]), "M is not positive definite: M[1, 1] = -1"),
+        (np.diag([0.0, 1.0]), "M is not positive definite: M[0, 0] = 0"),
+        (np.array([[1, 3], [3, 4.0]]), "M is not positive definite: |M[0, 1]| = 3 is not below"),
+        (tridiagonal(16, 0.9), "M is not positive definite: scaled to unit diagonal"),
+        (tridiagonal(40, 0.9), "M is not positive definite: scaled to unit diagonal"),
+        (np.array([[1, np.nan], [np.nan, 1]]), "M holds NaN"),
+        (np.array([[1, np.inf], [np.inf, 1]]), "M holds inf"),
+        (np.eye(2) * 1j, "M has dtype complex128"),
+        (np.array([["a"]]), "M has dtype"),
+    ],
+)
+def test_wrong_matrices_are_named(M, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        inv(unit(), M)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"samples": 1}, ValueError, "samples = 1 is out of range"),
+        ({"samples": 10.0}, TypeError, "samples = 10.0 is not an integer"),
+        ({"interval": 0.0}, ValueError, "interval = 0.0 is out of range"),
+        ({"guard": "luck"}, ValueError, "guard = 'luck' is unknown; legal: lanczos"),
+        ({"complements": "x"}, ValueError, "complements = 'x' is unknown"),
+        ({"lambda_min": 0.0}, ValueError, "lambda_min = 0 is out of range"),
+        ({"lambda_min": np.nan}, ValueError, "lambda_min = nan is out of range"),
+        ({"lambda_min": 2.0}, ValueError, "lambda_min = 2 is out of range"),
+        ({"lambda_min": 0.09}, ValueError, "lambda_min is not a lower bound"),
+    ],
+)
+def test_wrong_options_are_named(options, error, message):
+    M = spd(16, 200, 1)
+    with pytest.raises(error, match=re.escape(message)):
+        inv(unit(coupling_bits=6), M, **options)
+
+
+@pytest.mark.parametrize("n", [16, 40])
+def test_an_indefinite_matrix_behind_a_wrong_bound_is_refused(n):
+    with pytest.raises(ValueError, match="not positive definite"):
+        inv(unit(), tridiagonal(n, 0.9), lambda_min=0.5)
