@@ -39,11 +39,11 @@ demo: $(INSTALLED) ## train on the co-simulated unit, beside exact K-FAC, Adam a
 
 .PHONY: test
 test: $(INSTALLED) ## run the tests
-	@OMP_NUM_THREADS=1 pytest -q -m "not slow" -n $(JOBS) $(ARGS)
+	@pytest -q -m "not slow" -n $(JOBS) $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the tests that take minutes each
-	@OMP_NUM_THREADS=1 pytest -q -m slow $(ARGS)
+	@pytest -q -m slow $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## check style, format and types
