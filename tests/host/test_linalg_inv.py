@@ -203,7 +203,7 @@ def test_a_lambda_min_that_is_too_high_is_found_out():
     M = spd(16, 300)
     bound = 0.8 * M.diagonal().min()
     assert bound > 10 * np.linalg.eigvalsh(M)[0] / 2
-    result = inv(unit(), M, lambda_min=bound)
+    result = inv(unit(), M, lambda_min=bound, interval=0.5)
     assert result.reruns > 0
     assert relative_error(result, M) < 0.3
 
