@@ -72,8 +72,9 @@ class RegisterFile(wiring.Component):
         A port per window.
 
     Writes and reads are refused (SLVERR) as `unit.rdl` says. `status_busy` locks registers and
-    the reading of windows, each port's `locked` the writing of its own. `status_busy` must follow an accepted `control_start` at
-    the next clock edge; the next write comes one cycle later at the earliest.
+    the reading of windows, each port's `locked` the writing of its own. `status_busy` must
+    follow an accepted `control_start` at the next clock edge; the next write comes one cycle
+    later at the earliest.
     """
 
     def __init__(self, spec: UnitSpec) -> None:

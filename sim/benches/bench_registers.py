@@ -13,7 +13,7 @@ from typing import Any
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge, Timer
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
 
 from thermokron.model import UnitSpec
 from thermokron.rtl.regmap import ADDRESS_BITS, Register, RegisterMap, register_map
@@ -104,7 +104,7 @@ class Bench:
 
     async def start(self) -> None:
         """Reset the design and start everything."""
-        cocotb.start_soon(Clock(self.dut.clk, PERIOD_PS, unit="ps").start())
+        Clock(self.dut.clk, PERIOD_PS, unit="ps").start()
         for channel in ("aw", "w", "ar"):
             getattr(self.dut, f"axi_{channel}valid").value = 0
         for channel in ("b", "r"):
@@ -233,7 +233,7 @@ class Bench:
             assert got == value, f"{name} is {got:#x}, not {value:#x}"
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def every_field(dut: Any) -> None:
     """Constants state the spec, settings come back, every status bit is seen where it belongs."""
     bench = Bench(dut, 1)
@@ -258,7 +258,7 @@ async def every_field(dut: Any) -> None:
         bench.golden.status[name] = 0
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def random_traffic(dut: Any) -> None:
     """Any access in any state, with pauses on every channel, one after the other."""
     bench = Bench(dut, 2)
@@ -286,7 +286,7 @@ async def random_traffic(dut: Any) -> None:
     assert all(bench.pulses[name] for name in PULSES), bench.pulses
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def both_directions_at_once(dut: Any) -> None:
     """Reads and writes side by side, into the same windows, in bursts that queue up."""
     bench = Bench(dut, 3)
@@ -326,7 +326,7 @@ async def both_directions_at_once(dut: Any) -> None:
         assert bench.memory[window.name] == written[window.name]
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def reset_in_mid_flight(dut: Any) -> None:
     """Whatever goes on, reset ends it: no response is left over, settings are cleared."""
     bench = Bench(dut, 4)
@@ -353,7 +353,7 @@ async def reset_in_mid_flight(dut: Any) -> None:
     await bench.read(master, samples)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def handshakes(dut: Any) -> None:
     """Address and data in either order, full speed, back-pressure, no path through the bus."""
     bench = Bench(dut, 5)
