@@ -1,4 +1,12 @@
-"""Thermodynamic linear algebra: inverses and linear systems, sampled from the array."""
+"""Thermodynamic linear algebra: inverses and linear systems, sampled from the array.
+
+    >>> unit = NumericUnit(UnitSpec(cells=16), seed=0)
+    >>> result = inv(unit, M, lambda_min=damping)
+    >>> result.value, result.standard_error, result.hardware_seconds
+
+`inv` reads a covariance: about ten percent at 1,000 samples. `solve` reads means, which the same
+time makes a hundred times more exact, and refines them.
+"""
 
 from thermokron.host.linalg.api import inv, solve
 from thermokron.host.linalg.result import Result

@@ -18,6 +18,9 @@ __all__ = [
     "symmetric_matrix",
 ]
 
+#: Asymmetry that is forgiven in any dtype: a double may have been computed in single precision.
+ROUNDING = 1e-5
+
 Floats = NDArray[np.float64]
 Restore = Callable[[Floats], Any]
 
@@ -82,7 +85,8 @@ def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     """M as (n, n) float64, exactly symmetric, and what turns a result into M's kind.
 
     Refuses what can be seen in O(n²) not to be symmetric positive definite. Asymmetry below the
-    square root of the dtype's precision, relative to √(M_ii M_jj), is taken for rounding.
+    square root of the dtype's precision, or `ROUNDING`, relative to √(M_ii M_jj), is taken for
+    rounding.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     scale = np.sqrt(diagonal)
     limit = scale[:, None] * scale
     skew = np.abs(matrix - matrix.T)
-    if (skew > np.sqrt(precision) * limit).any():
+    if (skew > max(np.sqrt(precision), ROUNDING) * limit).any():
         i, j = divmod(int(np.argmax(skew / limit)), len(matrix))
         raise ValueError(
             f"M is not symmetric: M[{i}, {j}] = {matrix[i, j]:g}, M[{j}, {i}] = {matrix[j, i]:g}"
