@@ -92,8 +92,8 @@ def inv(
     M is scaled to unit diagonal, A = D^-½ M D^-½, and programmed; at temperature T the array
     fluctuates with covariance T A⁻¹, and M⁻¹ = D^-½ (Σ̂/T) D^-½. The mean is subtracted, so offsets
     do no harm, and the ADC's q²/12 is taken off the diagonal. The relative error (Frobenius) is
-    at most about √((n+1)/N) for N samples. Larger matrices than the array are eliminated block by block
-    (`thermokron.host.linalg.schur`).
+    at most about √((n+1)/N) for N samples. Larger matrices than the array are eliminated block by
+    block (`thermokron.host.linalg.schur`).
 
     The value is an unbiased estimate for the matrix *as rounded to coupling codes*: the rounding's
     own error, M⁻¹ E M⁻¹ to first order, is not in the standard error.
