@@ -24,6 +24,8 @@ class Sampler(wiring.Component):
         Discharge ends with this cycle.
     cancel : In(1)
         No more triggers.
+    clear : In(1)
+        Another vector is on its way: `sampled` is 0 again. `start` does that too.
     settle, interval, samples : In
         The program, stable while `running`: clock cycles, clock cycles, count; each at least 1.
     running : Out(1)
@@ -31,7 +33,7 @@ class Sampler(wiring.Component):
     trigger : Out(1)
         Sample on the next clock edge.
     sampled : Out
-        Triggers given since `start`.
+        Triggers given since `start` or `clear`.
     """
 
     def __init__(self, spec: UnitSpec) -> None:
@@ -39,6 +41,7 @@ class Sampler(wiring.Component):
             {
                 "start": In(1),
                 "cancel": In(1),
+                "clear": In(1),
                 "settle": In(32),
                 "interval": In(24),
                 "samples": In(range(MAX_SAMPLES + 1)),
@@ -62,8 +65,10 @@ class Sampler(wiring.Component):
                 m.d.sync += self.running.eq(0)
         with m.Elif(self.running):
             m.d.sync += left.eq(left - 1)
+        with m.If(self.start | self.clear):
+            m.d.sync += self.sampled.eq(0)
         with m.If(self.start):
-            m.d.sync += [self.running.eq(1), left.eq(self.settle - 1), self.sampled.eq(0)]
+            m.d.sync += [self.running.eq(1), left.eq(self.settle - 1)]
         with m.If(self.cancel):
             m.d.sync += self.running.eq(0)
         return m

@@ -148,6 +148,7 @@ class ThermodynamicUnit(wiring.Component):
         m.d.comb += [
             sampler.start.eq(sequencer.sampler_start),
             sampler.cancel.eq(sequencer.cancel),
+            sampler.clear.eq(sequencer.couplings_start | sequencer.biases_start),
             sampler.settle.eq(registers.settle),
             sampler.interval.eq(registers.interval),
             sampler.samples.eq(registers.samples),
