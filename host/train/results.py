@@ -72,10 +72,10 @@ class RunResult:
         """Optimiser and engine, as plots and tables name them."""
         names = {
             None: {"adam": "Adam", "sgd": "SGD"}.get(self.optimizer, self.optimizer),
-            "cosim": "K-FAC, co-simulated unit",
-            "numeric": "K-FAC, numeric unit",
-            "exact": "K-FAC, exact inverses",
-            "diagonal": "K-FAC, diagonal only",
+            "cosim": "K-FAC, co-simulated",
+            "numeric": "K-FAC, numeric",
+            "exact": "K-FAC, exact",
+            "diagonal": "K-FAC, diagonal",
         }
         return names[self.engine]
 

@@ -39,7 +39,7 @@ INVERTERS = {"exact": exact, "diagonal": diagonal}
 ENGINES = (*UNIT_ENGINES, *INVERTERS)
 
 #: Learning rates that `make demo` found best on other seeds than it reports.
-DEFAULT_LR = {"kfac": 0.07, "adam": 0.04, "sgd": 0.3}
+DEFAULT_LR = {"kfac": 0.07, "adam": 0.04, "sgd": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class TrainConfig:
             check_integer("hidden", width, 1, 10**5)
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
-        check_real("lr", self.lr, 1e-12, 1e12)
+        check_real("lr", self.lr, 1e-30, 1e37)
 
     @property
     def label(self) -> str:
@@ -228,10 +228,11 @@ def _loop(
             if kfac is not None:
                 metrics.append(kfac.step())
             optimizer.step()
+            if batch + 1 == batches:
+                losses.append(training_loss())
             if progress is not None:
                 step = epoch * batches + batch + 1
                 progress(Progress(step, config.epochs * batches, losses[-1]))
-        losses.append(training_loss())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(
                 f"{config.label}: the training loss is {losses[-1]} after epoch {epoch + 1}; "
