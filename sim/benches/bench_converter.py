@@ -1,52 +1,25 @@
 """Bench of `ConverterPort` with an ADC that keeps no time: latency, timeouts, stalls, cancel.
 
-The ADC of this bench raises and lowers DRDY at any time between clock edges. The reference is
+The ADC (`support.Adc`) raises and lowers DRDY at any time between clock edges. The reference is
 the rule of the handshake, cycle by cycle (`Reference`), and exact numbers for single cases.
 """
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import cocotb
-from cocotb.triggers import FallingEdge, RisingEdge, Timer
+from cocotb.triggers import Timer
 
-from thermokron.sim.benches.support import PERIOD_PS, Bench, Block, settled, together, value
-
-
-class Adc:
-    """An ADC on the port's pins: its latency and release time are set in clock cycles.
-
-    Data is noise except from just before DRDY rises until CONVST has fallen. `answer` None
-    stands for an ADC that never answers.
-    """
-
-    def __init__(self, block: Block, rng: random.Random) -> None:
-        self.block, self.rng = block, rng
-        self.answer: float | None = 0.0
-        self.release = 0.0
-        self.bits = block.spec.cells * block.spec.adc_bits
-
-    async def run(self) -> None:
-        block = self.block
-        while True:
-            await RisingEdge(block.convst)
-            answer, release = self.answer, self.release
-            if answer is None:
-                await FallingEdge(block.convst)
-                continue
-            wait = Timer(max(1, round(answer * PERIOD_PS)), "ps")
-            fallen = FallingEdge(block.convst)
-            if answer and await cocotb.triggers.First(wait, fallen) is fallen:
-                continue  # cancelled before it answered
-            block.adc_data.value = self.rng.getrandbits(self.bits)
-            block.drdy.value = 1
-            await FallingEdge(block.convst)
-            block.adc_data.value = self.rng.getrandbits(self.bits)
-            if release:
-                await Timer(max(1, round(release * PERIOD_PS)), "ps")
-            block.drdy.value = 0
+from thermokron.sim.benches.support import (
+    PERIOD_PS,
+    Adc,
+    Bench,
+    Block,
+    settled,
+    together,
+    value,
+)
 
 
 class Reference:

@@ -33,6 +33,11 @@ async def run(bench: Bench, block: Block, program: tuple[int, int, int], until: 
         await bench.next_cycle()
     block.start.value = block.cancel.value = 0
     assert taken == sum(cycle <= until for cycle in grid)
+    if settle % 2:
+        block.clear.value = 1
+        await bench.next_cycle()
+        block.clear.value = 0
+        assert not value(block.sampled)
 
 
 @cocotb.test()

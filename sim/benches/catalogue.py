@@ -64,6 +64,12 @@ def _control_blocks() -> Mapping[str, Any]:
     return {"ConverterPort": ConverterPort, "Sampler": Sampler, "Sequencer": Sequencer}
 
 
+def _unit_blocks() -> Mapping[str, Any]:
+    from thermokron.rtl.unit import ThermodynamicUnit
+
+    return {"ThermodynamicUnit": ThermodynamicUnit}
+
+
 #: The benches by name.
 BENCHES: Mapping[str, BlockBench] = {
     "codes": BlockBench(
@@ -105,6 +111,22 @@ BENCHES: Mapping[str, BlockBench] = {
             "c": ("Sequencer", UnitSpec(rhs_depth=256, discharge_cycles=2, temperature_bits=16)),
         },
         rounds={"icarus": 15, "verilator": 30},
+    ),
+    "unit": BlockBench(
+        "thermokron.sim.benches.bench_unit",
+        _unit_blocks,
+        {
+            "a": (
+                "ThermodynamicUnit",
+                UnitSpec(cells=4, lanes=2, adc_bits=8, rhs_depth=3, discharge_cycles=2),
+            ),
+            "b": (
+                "ThermodynamicUnit",
+                UnitSpec(cells=5, lanes=1, adc_cycles=5, adc_timeout_cycles=25, rhs_depth=2),
+            ),
+            "c": ("ThermodynamicUnit", UnitSpec(cells=2, rhs_depth=1, discharge_cycles=1)),
+        },
+        rounds={"icarus": 8, "verilator": 16},
     ),
     "moments": BlockBench(
         "thermokron.sim.benches.bench_moments",

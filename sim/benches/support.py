@@ -17,12 +17,12 @@ from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
+from cocotb.triggers import FallingEdge, First, ReadOnly, RisingEdge, Timer
 
 from thermokron.model import UnitSpec
 from thermokron.sim.simulators import bench_parameters
 
-__all__ = ["PERIOD_PS", "Bench", "Block", "settled", "signed", "together", "value"]
+__all__ = ["PERIOD_PS", "Adc", "Bench", "Block", "settled", "signed", "together", "value"]
 
 PERIOD_PS = 1000
 
@@ -123,3 +123,51 @@ class Bench:
         await self.next_cycle()
         self._zero_inputs()
         await self.reset()
+
+
+class Adc:
+    """An ADC on a converter port's pins, which takes and releases DRDY off the clock edges.
+
+    Data is noise except while DRDY is high.
+
+    Attributes
+    ----------
+    answer : float or None
+        Clock cycles from CONVST to DRDY; None for an ADC that never answers.
+    release : float
+        Clock cycles from the fall of CONVST to that of DRDY.
+    """
+
+    def __init__(self, block: Block, rng: random.Random) -> None:
+        self.block, self.rng = block, rng
+        self.answer: float | None = 0.0
+        self.release = 0.0
+        self._bits = block.spec.cells * block.spec.adc_bits
+
+    def sample(self) -> int:
+        """The data of a conversion that begins now; `answer` and `release` may be set here."""
+        return self.noise()
+
+    def noise(self) -> int:
+        return self.rng.getrandbits(self._bits)
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        block = self.block
+        while True:
+            await RisingEdge(block.convst)
+            data, fallen = self.sample(), FallingEdge(block.convst)
+            if self.answer is None:
+                await fallen
+                continue
+            if self.answer:
+                wait = Timer(round(self.answer * PERIOD_PS), "ps")
+                if await First(wait, fallen) is fallen:
+                    continue  # cancelled before it answered
+            block.adc_data.value = data
+            block.drdy.value = 1
+            await fallen
+            block.adc_data.value = self.noise()
+            if self.release:
+                await Timer(round(self.release * PERIOD_PS), "ps")
+            block.drdy.value = 0

@@ -1,0 +1,389 @@
+"""Bench of the whole unit: programs over AXI, DACs that stall, an ADC that keeps no time.
+
+The AXI master is cocotbext-axi's. The array's voltages are random codes, for this bench is
+about the control plane; `Golden` is what one run has to do, in a few lines of NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cocotb
+import numpy as np
+from numpy.typing import NDArray
+
+from thermokron.model import PHASES, Job
+from thermokron.model.spec import MAX_SAMPLES
+from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.regmap import FaultReason, Phase
+from thermokron.sim.benches.support import Bench, Block, together, value
+from thermokron.sim.benches.unit_parts import ArrayAdc, Golden, Host, Pins
+
+
+class Station:
+    """One unit with host, pins and ADC, and the memory that the host believes it has."""
+
+    def __init__(self, bench: Bench, block: Block) -> None:
+        self.bench, self.block, self.spec = bench, block, block.spec
+        self.rng = bench.random(block)
+        self.numpy = np.random.default_rng(self.rng.getrandbits(32))
+        self.host = Host(bench, block, self.rng)
+        self.pins, self.adc = Pins(bench, block, self.rng), ArrayAdc(block, self.rng)
+        self.bank = 0
+        #: Matrices in the banks, as far as they are known.
+        self.matrices: list[NDArray[np.int64] | None] = [None, None]
+
+    async def start(self) -> None:
+        cocotb.start_soon(self.pins.run())
+        cocotb.start_soon(self.adc.run())
+        assert await self.host.set("irq_enable", done=1, fault=1)
+
+    # ---- programs ------------------------------------------------------------------------
+
+    def any_matrix(self) -> NDArray[np.int64]:
+        n, limit = self.spec.cells, self.spec.coupling_max
+        codes = self.numpy.integers(-limit, limit, (n, n), endpoint=True)
+        return np.triu(codes) + np.triu(codes, 1).T
+
+    def any_job(self, *, settle: int | None = None) -> Job:
+        spec, rng = self.spec, self.rng
+        second = rng.random() < 0.5
+        vectors = 1 if second else rng.randint(1, spec.rhs_depth)
+        shortest = spec.shortest_interval(second)
+        matrix = self.matrices[self.bank]
+        return Job(
+            couplings=self.any_matrix() if matrix is None else matrix,
+            biases=self.numpy.integers(-spec.bias_max, spec.bias_max, (vectors, spec.cells),
+                                       endpoint=True),
+            temperature=rng.randint(0, spec.temperature_max),
+            settle_cycles=settle or rng.choice([1, 2, rng.randint(3, 60)]),
+            interval_cycles=rng.choice([shortest, shortest + rng.randint(1, 9)]),
+            samples=rng.choice([1, 2, rng.randint(3, 9)]),
+            second_moments=second,
+        )  # fmt: skip
+
+    def triangle(self, matrix: NDArray[np.int64]) -> list[int]:
+        return [int(code) for code in matrix[np.triu_indices(self.spec.cells)]]
+
+    async def write_matrix(self, bank: int, matrix: NDArray[np.int64]) -> None:
+        window = self.host.map.windows[f"couplings{bank}"]
+        assert await self.host.write_words(window.address, self.triangle(matrix))
+        self.matrices[bank] = matrix
+
+    async def program(self, job: Job) -> None:
+        """Write a job, all of it."""
+        host, spec = self.host, self.spec
+        if self.matrices[self.bank] is None:
+            await self.write_matrix(self.bank, job.couplings)
+        stride = 1 << (spec.cells - 1).bit_length()
+        base = host.map.windows["biases_mem"].address
+        for k, row in enumerate(job.biases):
+            assert await host.write_words(base + 4 * k * stride, [int(code) for code in row])
+        assert await host.set("mode", second_moments=int(job.second_moments), bank=self.bank)
+        settings = {"biases": len(job.biases), "temperature": job.temperature,
+                    "settle": job.settle_cycles, "interval": job.interval_cycles,
+                    "samples": job.samples}  # fmt: skip
+        for register, setting in self.rng.sample(list(settings.items()), len(settings)):
+            assert await host.set(register, value=setting)
+
+    def begin(self, job: Job, mode: str) -> None:
+        """Set the converters' manners for a run."""
+        self.pins.forget()
+        self.pins.stall = self.rng.choice([0.0, 0.3, 0.8]) if mode != "prompt" else 0.0
+        self.adc.mode, self.adc.interval = mode, job.interval_cycles
+        self.adc.codes, self.adc.captures = [], []
+
+    async def until_interrupt(self, limit: int = 20_000) -> None:
+        for _ in range(limit):
+            if value(self.block.irq):
+                return
+            await self.bench.next_cycle()
+        raise AssertionError(f"{self.block.name}: no interrupt within {limit} cycles")
+
+    async def expect_status(self, *, done: int = 0, fault: int = 0) -> None:
+        """The status of a unit that is idle, and its fault's reason."""
+        status = await self.host.get("status")
+        assert status == {"busy": 0, "done": done, "fault": int(fault != 0), "phase": Phase.idle}
+        assert (await self.host.get("fault"))["reason"] == fault
+        assert value(self.block.discharge) == 1
+
+    # ---- runs ------------------------------------------------------------------------------
+
+    async def run(self, mode: str = "late", *, meddle: bool = False) -> None:
+        """One run, compared with the golden model in everything that can be seen of it."""
+        job = self.any_job(settle=self.rng.randint(300, 600) if meddle else None)
+        await self.program(job)
+        self.begin(job, mode)
+        assert await self.host.set("control", start=1)
+        if meddle:
+            await self.meddle()
+        elif self.rng.random() < 0.3:
+            while not value(self.block.irq):
+                await self.expect_progress()
+        await self.until_interrupt()
+        await self.compare(job)
+        if meddle:  # the bank that was filled during the run is next
+            self.bank ^= 1
+        elif self.rng.random() < 0.5:
+            self.matrices[self.bank] = None
+
+    async def compare(self, job: Job) -> None:
+        host, pins, golden = self.host, self.pins, Golden(self.spec, job)
+        await self.expect_status(done=1)
+        assert pins.couplings == golden.couplings
+        assert pins.biases == golden.biases
+        assert len(pins.released) == len(pins.held) == len(job.biases)
+        assert pins.strobes == golden.strobes(pins.released)
+        assert pins.temperatures == {job.temperature}
+        shape = (len(job.biases), job.samples, self.spec.cells)
+        moments = golden.moments(np.array(self.adc.codes, dtype=np.int64).reshape(shape))
+        index = sum_index(self.spec, len(job.biases))
+        assert np.array_equal(await host.entries("sums", index), moments["sums"])
+        assert np.array_equal(await host.entries("clipped", index), moments["clipped"])
+        if job.second_moments:
+            products = await host.entries("products", product_index(self.spec))
+            assert np.array_equal(products, moments["products"])
+        cycles = {phase: await host.value(f"cycles_{phase}") for phase in PHASES}
+        assert cycles == golden.cycles(pins.stalls, self.adc.captures)
+        if self.adc.mode == "prompt":
+            assert cycles == self.spec.phase_cycles(job)
+        assert await host.value("progress_vector") == len(job.biases) - 1
+        assert await host.value("progress_sample") == job.samples
+
+    async def expect_progress(self) -> None:
+        """The vector and the number of its samples, from what the pins have shown of them."""
+        pins = self.pins
+        vector, taken = len(pins.held), self._taken()
+        shown = await self.host.value("progress_vector")
+        progress = await self.host.value("progress_sample")
+        if len(pins.held) == vector and not value(self.block.irq):
+            assert shown == vector
+            assert taken <= progress <= self._taken()
+
+    def _taken(self) -> int:
+        """Samples of the vector at hand."""
+        begin = (0, *self.pins.held)[-1]
+        return sum(cycle > begin for cycle in self.pins.strobes)
+
+    async def meddle(self) -> None:
+        """During a run: what must be refused, and the other bank's next matrix."""
+        host, rng, windows = self.host, self.rng, self.host.map.windows
+        await self.write_matrix(self.bank ^ 1, self.any_matrix())
+        registers = ["mode", "biases", "temperature", "settle", "interval", "samples", "irq_enable"]
+        for _ in range(12):
+            name = rng.choice(registers)
+            address = host.map.registers[name].address
+            used = windows[f"couplings{self.bank}"]
+            window = rng.choice(list(windows.values()))
+            word = 4 * rng.randrange(window.words)
+            attempt = rng.randrange(6)
+            if attempt == 0:
+                accepted = await host.write_words(address, [rng.getrandbits(32)])
+            elif attempt == 1:
+                accepted = await host.write_words(used.address + word % (4 * used.words), [1])
+            elif attempt == 2:
+                accepted = await host.write_words(windows["biases_mem"].address, [1])
+            elif attempt == 3:
+                accepted = await host.read_words(window.address + word) is not None
+            elif attempt == 4:
+                accepted = await host.set("control", start=1) or await host.set("control", clear=1)
+            else:
+                await self.expect_progress()
+                accepted = not (await host.get("status"))["busy"]
+            assert not value(self.block.irq), "the run has ended too early for this test"
+            assert not accepted, f"attempt {attempt} ({name}) was accepted during a run"
+
+
+def stations(bench: Bench) -> list[Station]:
+    return [Station(bench, block) for block in bench.blocks]
+
+
+@cocotb.test()
+async def random_runs(dut: Any) -> None:
+    """Run after run, converters prompt or late, some with a host that cannot wait."""
+    bench = Bench(dut, "random_runs")
+    await bench.start()
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        for number in range(bench.rounds):
+            mode = station.rng.choice(["prompt", "late"])
+            await station.run(mode, meddle=number % 3 == 1)
+
+    await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def refused_starts(dut: Any) -> None:
+    """SLVERR, the reason in FAULT, and nothing runs; the results of the last run stay."""
+    bench = Bench(dut, "refused_starts")
+    await bench.start()
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        host, spec = station.host, station.spec
+        await station.run()
+        job = station.any_job()
+        await station.program(job)
+        assert await host.set("mode", second_moments=0)
+        shortest = spec.shortest_interval(False)
+        illegal = [
+            ("biases", spec.rhs_depth + 1, FaultReason.illegal_biases),
+            ("temperature", spec.temperature_max + 1, FaultReason.illegal_temperature),
+            ("settle", 0, FaultReason.illegal_settle),
+            ("interval", shortest - 1, FaultReason.illegal_interval),
+            ("samples", MAX_SAMPLES + 1, FaultReason.illegal_samples),
+        ]
+        station.pins.forget()
+        for name, setting, reason in illegal:
+            before = await host.value(name)
+            assert await host.set(name, value=setting)
+            assert not await host.set("control", start=1)
+            await station.expect_status(done=1, fault=reason)
+            assert await host.set(name, value=before)
+        if spec.rhs_depth > 1:
+            assert await host.set("biases", value=2)
+            assert await host.set("interval", value=spec.shortest_interval(True))
+            assert await host.set("mode", second_moments=1)
+            assert not await host.set("control", start=1)
+            await station.expect_status(done=1, fault=FaultReason.illegal_mode)
+        await bench.next_cycle(50)
+        assert not station.pins.couplings
+        assert not station.pins.released
+        assert await host.set("control", clear=1)
+        await station.expect_status()
+        await station.run()
+
+    await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def faults(dut: Any) -> None:
+    """A dead ADC, a stuck one, illegal codes, an abort at any time; a good run after each."""
+    bench = Bench(dut, "faults")
+    await bench.start()
+
+    async def faulty(station: Station, kind: str) -> None:
+        host, spec, rng, pins = station.host, station.spec, station.rng, station.pins
+        station.matrices[station.bank] = None
+        job = station.any_job(settle=rng.randint(20, 100))
+        if kind == "stuck" and job.samples == 1:
+            kind = "dead"
+        await station.program(job)
+        station.begin(job, kind if kind in ("dead", "stuck") else "late")
+        sent = None
+        if kind == "coupling":
+            where = rng.randrange(spec.coupling_count)
+            address = host.map.windows[f"couplings{station.bank}"].address + 4 * where
+            assert await host.write_words(address, [rng.choice([-1, 1]) * (spec.coupling_max + 1)])
+            sent = Golden(spec, job).couplings[:where]
+        if kind == "bias":
+            where = rng.randrange(spec.cells)
+            address = host.map.windows["biases_mem"].address + 4 * where
+            assert await host.write_words(address, [spec.bias_max + 1 + rng.getrandbits(20)])
+        assert await host.set("control", start=1)
+        if kind == "abort":
+            await bench.next_cycle(rng.randint(0, 150))
+            ended = value(station.block.irq)
+            assert await host.set("control", abort=1)
+            if ended:  # an abort after the end does nothing
+                await station.compare(job)
+                return
+        await station.until_interrupt()
+        reason = {
+            "dead": FaultReason.adc_timeout,
+            "stuck": FaultReason.adc_stuck,
+            "coupling": FaultReason.illegal_code,
+            "bias": FaultReason.illegal_code,
+            "abort": FaultReason.aborted,
+        }[kind]
+        if kind == "abort" and (await host.get("status"))["done"]:
+            await station.compare(job)  # it came just too late
+            return
+        await station.expect_status(fault=reason)
+        if sent is not None:
+            assert pins.couplings == sent
+        if kind == "bias":
+            assert pins.couplings == Golden(spec, job).couplings
+            assert pins.biases == Golden(spec, job).biases[:where]
+        if kind == "dead":
+            due = min(spec.adc_timeout_cycles, job.interval_cycles if job.samples > 1 else 10**9)
+            assert pins.held == [pins.strobes[0] + due]
+        if kind == "stuck":
+            assert pins.held == [pins.strobes[0] + job.interval_cycles]
+            while value(station.block.drdy):
+                await bench.next_cycle(100)
+            await bench.next_cycle(3)
+        assert len(pins.held) == len(pins.released), "the cells are not held"
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        kinds = ["dead", "stuck", "coupling", "bias", *["abort"] * (bench.rounds // 2)]
+        for kind in station.rng.sample(kinds, len(kinds)):
+            await faulty(station, kind)
+            station.matrices[station.bank] = None
+            await station.run()
+
+    await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def interrupts(dut: Any) -> None:
+    """The line is high while an enabled bit of STATUS is."""
+    bench = Bench(dut, "interrupts")
+    await bench.start()
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        host, block = station.host, station.block
+        for fault in (False, True):
+            job = station.any_job(settle=200)
+            await station.program(job)
+            station.begin(job, "prompt")
+            assert await host.set("irq_enable", done=0, fault=0)
+            assert await host.set("control", start=1)
+            if fault:
+                assert await host.set("control", abort=1)
+            while (await host.get("status"))["busy"]:
+                pass
+            for enable in (0, 1, 2, 3, 0, 2):
+                done, either = enable & 1, enable >> 1
+                assert await host.set("irq_enable", done=done, fault=either)
+                assert value(block.irq) == (either if fault else done)
+            assert await host.set("irq_enable", done=1, fault=1)
+            assert value(block.irq)
+            assert await host.set("control", clear=1)
+            assert not value(block.irq)
+            await station.expect_status()
+
+    await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def reset_in_mid_flight(dut: Any) -> None:
+    """Reset in the middle of runs and bus traffic; then a run as if nothing had been."""
+    bench = Bench(dut, "reset_in_mid_flight")
+    rng = bench.random()
+    await bench.start()
+    units = stations(bench)
+    await together(station.start() for station in units)
+
+    async def busy(station: Station) -> None:
+        while True:
+            await station.run(meddle=True)
+
+    for _ in range(3):
+        await bench.interrupted(map(busy, units), rng.randint(50, 1500))
+        for station in units:
+            assert value(station.block.discharge) == 1
+            assert not value(station.block.convst)
+            assert not value(station.block.dac_valid)
+            assert not value(station.block.bias_valid)
+            assert not value(station.block.irq)
+            station.matrices, station.bank = [None, None], 0
+        await bench.next_cycle(5)
+        for station in units:
+            await station.expect_status()
+            assert await station.host.value("samples") == 0
+            assert await station.host.set("irq_enable", done=1, fault=1)
+        await together(station.run() for station in units)

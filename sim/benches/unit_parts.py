@@ -1,0 +1,212 @@
+"""What the bench of the whole unit is made of: host, pins, ADC, and the model of one run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from thermokron.model import Job, UnitSpec
+from thermokron.rtl.regmap import register_map
+from thermokron.sim.benches.support import Adc, Bench, Block, settled, signed, value
+
+__all__ = ["ArrayAdc", "Golden", "Host", "Pins"]
+
+
+class Host:
+    """Registers and windows by name, over an AXI master that pauses on every channel."""
+
+    def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
+        self.map, self.rng = register_map(block.spec), rng
+        bus = AxiLiteBus.from_prefix(bench.dut, f"{block.name}_s_axi")
+        self.master = AxiLiteMaster(bus, bench.dut.clk, bench.dut.rst)
+        write, read = self.master.write_if, self.master.read_if
+        for half in (write, read):
+            half.log.setLevel("WARNING")
+        for channel in (write.aw_channel, write.w_channel, write.b_channel,
+                        read.ar_channel, read.r_channel):  # fmt: skip
+            channel.log.setLevel("WARNING")
+            channel.set_pause_generator(self._pauses())
+
+    def _pauses(self) -> Iterator[bool]:
+        while True:
+            yield from [self.rng.random() < 0.2] * self.rng.randint(1, 6)
+
+    async def write_words(self, address: int, words: Sequence[int]) -> bool:
+        """Write consecutive words; whether all were accepted."""
+        data = b"".join((w & 0xFFFF_FFFF).to_bytes(4, "little") for w in words)
+        answer = await self.master.write(address, data)
+        return bool(answer.resp == AxiResp.OKAY)
+
+    async def read_words(self, address: int, count: int = 1) -> list[int] | None:
+        """Read consecutive words; None if one was refused."""
+        answer = await self.master.read(address, 4 * count)
+        if answer.resp != AxiResp.OKAY:
+            return None
+        return [int.from_bytes(answer.data[i : i + 4], "little") for i in range(0, 4 * count, 4)]
+
+    async def set(self, register: str, **fields: int) -> bool:
+        """Write a register, other fields 0; whether it was accepted."""
+        found = self.map.registers[register]
+        return await self.write_words(found.address, [found.pack(**fields)])
+
+    async def get(self, register: str) -> dict[str, int]:
+        """Fields of a register."""
+        found = self.map.registers[register]
+        words = await self.read_words(found.address, found.words)
+        assert words is not None, f"{register} could not be read"
+        return found.unpack(sum(word << 32 * i for i, word in enumerate(words)))
+
+    async def value(self, register: str) -> int:
+        return (await self.get(register))["value"]
+
+    async def entries(self, window: str, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Entries of a result window, in the shape of `index`."""
+        found, got = self.map.windows[window], []
+        words: dict[int, list[int]] = {}
+        size = found.entry_words
+        wanted = sorted({int(i) for i in index.ravel()})
+        while wanted:  # a burst per range of consecutive entries
+            count = next((i for i, w in enumerate(wanted) if w != wanted[0] + i), len(wanted))
+            data = await self.read_words(found.address + 4 * size * wanted[0], size * count)
+            assert data is not None, f"{window} could not be read"
+            words |= {wanted[0] + i: data[size * i : size * (i + 1)] for i in range(count)}
+            wanted = wanted[count:]
+        for i in index.ravel():
+            word = sum(half << 32 * k for k, half in enumerate(words[int(i)]))
+            got.append(signed(word, 64) if size == 2 else word)
+        return np.array(got, dtype=np.int64).reshape(index.shape)
+
+
+class ArrayAdc(Adc):
+    """Random codes at random times, as late as the sampling interval allows; remembers both."""
+
+    def __init__(self, block: Block, rng: random.Random) -> None:
+        super().__init__(block, rng)
+        self.mode = "prompt"
+        self.interval = 0
+        self.codes: list[list[int]] = []
+        self.captures: list[int] = []  # cycles from CONVST to the capture
+
+    def sample(self) -> int:
+        spec, rng = self.block.spec, self.rng
+        low, high = spec.adc_min, spec.adc_max
+        codes = [rng.choice([low, high, rng.randint(low, high)]) for _ in range(spec.cells)]
+        # whole cycles of delay for which neither the next trigger nor the timeout is missed
+        slack = min(self.interval - 6, spec.adc_timeout_cycles - 3)
+        late = rng.randint(0, slack) if self.mode == "late" and slack > 0 else 0
+        self.answer = None if self.mode == "dead" else late + rng.uniform(0.05, 0.4)
+        self.release = 1e3 if self.mode == "stuck" else 0.2
+        if self.mode == "prompt":
+            self.answer = self.release = 0.0
+        self.codes.append(codes)
+        self.captures.append(max(spec.adc_cycles, late + 3))
+        mask = (1 << spec.adc_bits) - 1
+        return sum((code & mask) << (spec.adc_bits * i) for i, code in enumerate(codes))
+
+
+class Pins:
+    """What the array's side of the pins sees, cycle by cycle.
+
+    Attributes
+    ----------
+    couplings, biases : list of tuple
+        Transfers to the DACs: tags and code.
+    stalls : int
+        Cycles in which a DAC kept the unit waiting.
+    released : list of int
+        Cycles in which discharge fell.
+    held : list of int
+        Cycles in which it rose.
+    strobes : list of int
+        Cycles in which CONVST rose.
+    temperatures : set of int
+        Codes of the noise temperature since discharge was first released.
+    """
+
+    def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
+        self.bench, self.block, self.rng = bench, block, rng
+        self.stall = 0.0
+        self.now = 0
+        self._discharge, self._convst = 1, 0
+        self.forget()
+
+    def forget(self) -> None:
+        self.couplings: list[tuple[int, ...]] = []
+        self.biases: list[tuple[int, ...]] = []
+        self.stalls = 0
+        self.released: list[int] = []
+        self.held: list[int] = []
+        self.strobes: list[int] = []
+        self.temperatures: set[int] = set()
+
+    async def run(self) -> None:
+        block, spec = self.block, self.block.spec
+        while True:
+            block.dac_ready.value = coupling_ready = int(self.rng.random() >= self.stall)
+            block.bias_ready.value = bias_ready = int(self.rng.random() >= self.stall)
+            await settled()
+            self.now += 1
+            if value(block.dac_valid):
+                self.stalls += not coupling_ready
+                if coupling_ready:
+                    code = signed(value(block.dac_code), spec.coupling_bits)
+                    self.couplings.append((value(block.dac_row), value(block.dac_col), code))
+            if value(block.bias_valid):
+                self.stalls += not bias_ready
+                if bias_ready:
+                    code = signed(value(block.bias_code), spec.bias_bits)
+                    self.biases.append((value(block.bias_cell), code))
+            discharge, convst = value(block.discharge), value(block.convst)
+            if discharge != self._discharge:
+                (self.held if discharge else self.released).append(self.now)
+            if convst > self._convst:
+                assert not discharge, "CONVST rose while the cells were held"
+                self.strobes.append(self.now)
+            if not discharge:
+                self.temperatures.add(value(block.temperature))
+            self._discharge, self._convst = discharge, convst
+            await self.bench.next_cycle()
+
+
+class Golden:
+    """What one run does: transfers, times of the samples, moments, cycles."""
+
+    def __init__(self, spec: UnitSpec, job: Job) -> None:
+        self.spec, self.job = spec, job
+        n = spec.cells
+        self.couplings = [(i, j, int(job.couplings[i, j])) for i in range(n) for j in range(i, n)]
+        self.biases = [(i, int(code)) for row in job.biases for i, code in enumerate(row)]
+
+    def strobes(self, released: list[int]) -> list[int]:
+        """Cycles in which CONVST rises, from those in which discharge falls."""
+        job = self.job
+        return [
+            begin + job.settle_cycles + j * job.interval_cycles
+            for begin in released
+            for j in range(job.samples)
+        ]
+
+    def moments(self, codes: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Sums, clip counts and products of codes (K, samples, n)."""
+        rails = (codes == self.spec.adc_min) | (codes == self.spec.adc_max)
+        products = np.einsum("kji,kjl->il", codes, codes)
+        return {"sums": codes.sum(1), "clipped": rails.sum(1), "products": products}
+
+    def cycles(self, stalls: int, captures: list[int]) -> dict[str, int]:
+        """The nominal cycles, and those that slow converters add."""
+        spec, job = self.spec, self.job
+        cycles = spec.phase_cycles(job)
+        cycles["load"] += stalls
+        occupied = max(3, spec.accumulate_cycles(job.second_moments))
+        for vector in range(len(job.biases)):
+            free = 0  # when the accumulator can take the next sample
+            for j in range(job.samples):
+                strobe = j * job.interval_cycles
+                taken = max(strobe + captures[vector * job.samples + j], free)
+                free = taken + occupied
+            cycles["sample"] += taken - (strobe + spec.adc_cycles)
+        return cycles
