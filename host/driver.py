@@ -77,7 +77,6 @@ class RegisterUnit(BaseUnit):
         ]
         if differing:
             raise ValueError(f"the unit is another one: it has {'; '.join(differing)}")
-        self._write({"irq_enable": {"done": 1, "fault": 1}})
         self._upper = np.triu_indices(spec.cells)
         # what each coupling bank holds, as bytes, and which one the last run used
         self._banks: list[bytes | None] = [None, None]
@@ -129,6 +128,7 @@ class RegisterUnit(BaseUnit):
         self._load_biases(job)
         self._write(
             {
+                "irq_enable": {"done": 1, "fault": 1},
                 "mode": {"second_moments": int(job.second_moments), "bank": bank},
                 "biases": {"value": len(job.biases)},
                 "temperature": {"value": job.temperature},

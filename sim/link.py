@@ -12,6 +12,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from thermokron.sim.waves import traced_verilog, write_save_file
 __all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink", "unit_build",
            "unit_verilog"]  # fmt: skip
 
+#: When this module was imported, in seconds since the epoch.
+IMPORTED = time.time()
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 
@@ -48,13 +51,13 @@ class SimulatorDied(SimulationError, ConnectionError):
 
 def unit_verilog(spec: UnitSpec) -> str:
     """Verilog of a unit, generated or from the cache, which a change of the sources outdates."""
-    import amaranth
-
-    sources = []
-    for package in (generate_verilog.__module__, UnitSpec.__module__):
-        folder = Path(str(sys.modules[package].__file__)).parent
+    sources: list[Path] = []
+    for name in (generate_verilog.__module__, UnitSpec.__module__):
+        folder = Path(str(sys.modules[name].__file__)).parent
         sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
-    key = digest(spec.to_json(), amaranth.__version__, [path.read_text() for path in sources])
+    if max(path.stat().st_mtime for path in sources) > IMPORTED:
+        return generate_verilog(spec)  # by code that may be older than what the key would say
+    key = digest(spec.to_json(), version("amaranth"), [path.read_text() for path in sources])
 
     def fill(folder: Path) -> None:
         (folder / "unit.v").write_text(generate_verilog(spec))
@@ -227,7 +230,7 @@ class SimulatorLink:
     def _request(self, kind: Kind, payload: bytes = b"") -> bytes:
         if not self._finalizer.alive or self._channel is None:
             raise SimulationError("the simulation is closed")
-        if self._waiting:
+        if self._waiting and self.process.poll() is None:
             raise SimulationError("an earlier request was interrupted; close the unit")
         self._waiting = True
         try:

@@ -59,7 +59,7 @@ def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> P
 
     The arguments after `waveform` are what `traced_verilog` returned.
     """
-    from vcd.gtkw import GTKWSave
+    from vcd.gtkw import GTKWFlag, GTKWSave
 
     ranges = {name: range_ for _, range_, name in module_ports(verilog, top)}
     path = waveform.with_suffix(".gtkw")
@@ -75,7 +75,7 @@ def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> P
                     save.trace(f"{top}.{vector}", datafmt="hex" if ranges[name] else "bin")
         with save.group("cell voltages, ADC full scales"):
             for i in range(spec.cells):
-                save.trace(f"{top}.cell_{i}", datafmt="real", extraflags=["analog_step"])
+                save.trace(f"{top}.cell_{i}", datafmt="real", extraflags=GTKWFlag.analog_step)
                 for _ in range(ANALOG_ROWS - 1):
                     save.blank(analog_extend=True)
     return path
