@@ -45,6 +45,9 @@ examples:
   thermokron train digits --coupling-bits 4 --samples 200 -o runs/coarse
                                               a cheaper unit, to see what it costs
   thermokron train digits --cells 32 --lanes 8 --hidden 64 32 --seed 3
+  thermokron train digits --physics flaws.json
+                                              a flawed array: {"coupling_mismatch": 0.01, ...},
+                                              every field of ArrayPhysics, null for ideal
 """
 
 DEMO = """\
@@ -81,13 +84,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=raw,
     )
     add = digits.add_argument
-    add("--optimizer", choices=("kfac", "adam", "sgd"), default="kfac", help="[kfac]")
+    add("--optimizer", choices=("kfac", "adam", "sgd"), default="kfac", help="what trains [kfac]")
     add(
         "--engine",
         choices=("numeric", "cosim", "exact", "diagonal"),
         help="what inverts K-FAC's factors [numeric]",
     )
-    add("--simulator", choices=("verilator", "icarus"), default="verilator", help="[verilator]")
+    add(
+        "--simulator",
+        choices=("verilator", "icarus"),
+        default="verilator",
+        help="what runs the Verilog, for --engine cosim [verilator]",
+    )
     add("--epochs", type=int, default=10, metavar="N", help="passes over the images [10]")
     add("--batch-size", type=int, default=144, metavar="N", help="images per step [144]")
     add("--lr", type=float, metavar="X", help="learning rate [one that suits the optimizer]")
@@ -97,7 +105,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--hidden", type=int, nargs="+", default=[32], metavar="N", help="widths of layers [32]")
     add("--seed", type=int, default=0, metavar="N", help="of data, weights and noise [0]")
     add("--physics", type=Path, metavar="FILE", help="ArrayPhysics as JSON [ideal]")
-    add("-o", "--output", type=Path, default=Path("runs/digits"), metavar="DIR", help="%(default)s")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("runs/digits"),
+        metavar="DIR",
+        help="where results go [%(default)s]",
+    )
     add_spec_options(digits)
 
     demo = kinds.add_parser(
@@ -111,7 +126,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--engine", choices=("cosim", "numeric"), default="cosim", help="of the unit [cosim]"
     )
     demo.add_argument(
-        "-o", "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="%(default)s"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="where results go [%(default)s]",
     )
 
 
@@ -138,6 +158,8 @@ def _digits(args: argparse.Namespace) -> int:
     spec = spec_from_args(args) if on_unit else None
     physics = None
     if args.physics is not None:
+        if not on_unit:
+            raise ValueError(f"physics = {args.physics} has no effect: {config.label} uses no unit")
         physics = ArrayPhysics.from_json(args.physics.read_text())
     elif on_unit:
         physics = ArrayPhysics.ideal()

@@ -13,7 +13,7 @@ from thermokron.host.cli import main
 from thermokron.host.train import Digits, RunResult, TrainConfig, train, write_result
 from thermokron.host.train.demo import DemoPlan, run_demo
 from thermokron.host.train.plots import LABEL_DISTANCE, _spread, plot_losses
-from thermokron.model import UnitSpec
+from thermokron.model import ArrayPhysics, UnitSpec
 
 QUICK = {"epochs": 1, "batch_size": 479, "samples": 200}  # three steps
 
@@ -111,6 +111,15 @@ def test_one_epoch_from_the_command_line(tmp_path, capsys) -> None:
     assert "result.json" in printed.replace("\n", "")
 
 
+def test_flaws_of_the_array_come_from_a_file_and_are_recorded(tmp_path) -> None:
+    flaws = ArrayPhysics(cell_offset=0.01)
+    (tmp_path / "flaws.json").write_text(flaws.to_json())
+    command = ["train", "digits", "--epochs", "1", "--batch-size", "1437", "--samples", "50"]
+    main([*command, "--physics", str(tmp_path / "flaws.json"), "-o", str(tmp_path)])
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["physics"] == json.loads(flaws.to_json())
+
+
 def test_adam_needs_no_unit_and_has_none_in_its_record(tmp_path) -> None:
     command = ["train", "digits", "--optimizer", "adam", "--epochs", "1", "-o", str(tmp_path)]
     assert main(command) == 0
@@ -126,6 +135,7 @@ def test_adam_needs_no_unit_and_has_none_in_its_record(tmp_path) -> None:
         (["--cells", "1"], "cells = 1 is out of range"),
         (["--epochs", "0"], "epochs = 0 is out of range"),
         (["--physics", "nowhere.json"], "nowhere.json"),
+        (["--engine", "exact", "--physics", "p.json"], "physics = p.json has no effect"),
         (["--optimizer", "sgd", "--lr", "1e37", "--epochs", "2"], "lower lr = 1e+37"),
     ],
 )
