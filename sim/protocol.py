@@ -130,6 +130,15 @@ class Channel:
         del buffer[:count]
         return taken
 
+    def ended(self) -> bool:
+        """Whether the other end has closed the connection; does not wait."""
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self._socket.close()

@@ -7,10 +7,7 @@ simulator stands still, so host time costs no simulated time.
 
 from __future__ import annotations
 
-import os
-import select
 import socket
-import threading
 from typing import Any
 
 import cocotb
@@ -28,6 +25,8 @@ from thermokron.sim.protocol import Channel, Kind
 from thermokron.sim.simulators import bench_parameters, clock_period
 
 RESET_CYCLES = 2
+#: While a run goes on, the host is looked for every so many clock cycles.
+HOST_CHECK_CYCLES = 2000
 
 
 class Server:
@@ -36,12 +35,16 @@ class Server:
     Parameters
     ----------
     dut : cocotb handle
+    channel : Channel
+        To the host.
     spec, physics, seed
         As for `FrontEnd`.
     """
 
-    def __init__(self, dut: Any, spec: UnitSpec, physics: ArrayPhysics, seed: int) -> None:
-        self._dut = dut
+    def __init__(
+        self, dut: Any, channel: Channel, spec: UnitSpec, physics: ArrayPhysics, seed: int
+    ) -> None:
+        self._dut, self._channel = dut, channel
         self._period = clock_period(spec)
         self._frontend = FrontEnd(dut, spec, physics, seed=seed, period=self._period)
         self._bus = AxiLiteDriver(dut, self._period)
@@ -85,9 +88,13 @@ class Server:
     async def _wait(self, cycles: int) -> bool:
         irq = self._dut.irq
         await settled()
-        if not int(irq.value) and cycles:
-            limit = Timer(cycles * self._period, "step")
+        while not int(irq.value) and cycles and self._frontend.error is None:
+            span = min(cycles, HOST_CHECK_CYCLES)
+            cycles -= span
+            limit = Timer(span * self._period, "step")
             await First(irq.rising_edge, self._frontend.failed.wait(), limit)
+            if self._channel.ended():
+                raise EOFError("the host is gone")
         return bool(int(irq.value))
 
     async def _checked(self, action: Any) -> Any:
@@ -111,10 +118,8 @@ async def serve(dut: Any) -> None:
     physics = ArrayPhysics.from_json(parameters["physics"])
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(parameters["socket"])
-    served = threading.Event()
-    _exit_with_host(connection, served)
     channel = Channel(connection)
-    server = Server(dut, spec, physics, parameters["seed"])
+    server = Server(dut, channel, spec, physics, parameters["seed"])
     await server.reset()
     channel.send(Kind.DONE)  # ready
     while True:
@@ -123,11 +128,12 @@ async def serve(dut: Any) -> None:
         except (EOFError, ConnectionError):
             return  # without a host there is nothing to serve
         if kind is Kind.CLOSE:
-            served.set()
             channel.send(Kind.DONE)
             return  # the simulator ends, and completes its waveform
         try:
             answer = await server.execute(kind, payload)
+        except EOFError:
+            return
         except Exception as error:
             if not isinstance(error, BusError):
                 cocotb.log.exception("%s failed", kind.name)
@@ -135,16 +141,3 @@ async def serve(dut: Any) -> None:
             channel.send(Kind.FAILED, protocol.pack_json(report))
         else:
             channel.send(Kind.DONE, answer)
-
-
-def _exit_with_host(connection: socket.socket, served: threading.Event) -> None:
-    """End the process when the host is gone, even in the middle of a long run."""
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(connection, select.POLLRDHUP)
-        poll.poll()
-        if not served.is_set():
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -184,13 +184,15 @@ def test_a_simulator_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> Non
         open_unit("cosim", SPEC)
 
 
-def test_a_simulator_whose_host_is_gone() -> None:
-    with opened("verilator") as unit:
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_a_simulator_whose_host_is_gone(simulator: str) -> None:
+    with opened(simulator) as unit:
         unit._start(LONG, 0)
         # the host asks for something long, and vanishes before the answer
         channel = unit.link._channel
         assert channel is not None
         channel.send(Kind.WAIT, pack_numbers(2**31))
+        time.sleep(0.2)
         channel.close()
         assert unit.link.process.wait(5) is not None
 
