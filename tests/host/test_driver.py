@@ -1,0 +1,232 @@
+"""The driver against a unit made of Python: registers in a dictionary, the numeric engine behind.
+
+What the gateware does with the same accesses is for `tests/sim` to show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, NDArray
+
+from thermokron.host import RegisterUnit
+from thermokron.model import PHASES, Job, NumericUnit, Readout, UnitFault, UnitSpec
+from thermokron.rtl import register_map
+from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.regmap import FaultReason
+
+SPEC = UnitSpec(cells=5, lanes=1, rhs_depth=3)
+
+
+class PythonUnit:
+    """A unit as a link shows it, without time: a run is over when it has been started."""
+
+    def __init__(self, spec: UnitSpec, seed: int = 0) -> None:
+        self.spec, self.map = spec, register_map(spec)
+        self.numeric = NumericUnit(spec, seed=seed)
+        self.words: dict[int, int] = {}
+        for field in self.map.fields.values():
+            if field.access == "constant":
+                register = self.map.registers[field.register]
+                for word in range(register.words):
+                    bits = field.insert(field.reset) >> (32 * word) & 0xFFFFFFFF
+                    address = register.address + 4 * word
+                    self.words[address] = self.words.get(address, 0) | bits
+        self.traffic: list[tuple[str, int, int]] = []  # what, address, count
+        self.fault = FaultReason.none
+        self.hangs = False
+        self.closed = False
+
+    def address(self, name: str) -> int:
+        known = self.map.registers if name in self.map.registers else self.map.windows
+        return known[name].address
+
+    def write(self, address: int, words: ArrayLike) -> None:
+        values = np.asarray(words).astype(np.int64)
+        self.traffic.append(("write", address, len(values)))
+        for i, word in enumerate(values.tolist()):
+            self.words[address + 4 * i] = word & 0xFFFFFFFF
+        if address == self.address("control") and values[0] == 1:
+            if self.fault == FaultReason.illegal_settle:
+                raise UnitFault("refused")
+            self._run()
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+        self.traffic += [("read", a, n) for a, n in ranges]
+        words = [self.words[a + 4 * i] for a, n in ranges for i in range(n)]
+        return np.array(words, np.uint32)
+
+    def wait_interrupt(self, cycles: int) -> bool:
+        enabled = self.words[self.address("irq_enable")]
+        return not self.hangs and enabled == 3
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _signed(self, address: int) -> int:
+        word = self.words[address]
+        return word - (word >> 31 << 32)
+
+    def _run(self) -> None:
+        n, word = self.spec.cells, self.words
+        mode = self.map.registers["mode"].unpack(word[self.address("mode")])
+        bank = self.address(f"couplings{mode['bank']}")
+        couplings = np.zeros((n, n), np.int64)
+        for i, (row, col) in enumerate(zip(*np.triu_indices(n), strict=True)):
+            couplings[row, col] = couplings[col, row] = self._signed(bank + 4 * i)
+        vectors, stride = word[self.address("biases")], 1 << (n - 1).bit_length()
+        base = self.address("biases_mem")
+        job = Job(
+            couplings=couplings,
+            biases=np.array(
+                [[self._signed(base + 4 * (k * stride + i)) for i in range(n)]
+                 for k in range(vectors)]
+            ),
+            temperature=word[self.address("temperature")],
+            settle_cycles=word[self.address("settle")],
+            interval_cycles=word[self.address("interval")],
+            samples=word[self.address("samples")],
+            second_moments=bool(mode["second_moments"]),
+        )  # fmt: skip
+        word[self.address("status")] = 4 if self.fault else 2
+        word[self.address("fault")] = int(self.fault)
+        readout = self.numeric.run(job)
+        for phase in PHASES:
+            self._put(self.address(f"cycles_{phase}"), readout.cycles[phase], 2)
+        results = [("clipped", readout.clipped, sum_index(self.spec, vectors))]
+        results += [("sums", readout.sums, sum_index(self.spec, vectors))]
+        if readout.products is not None:
+            results += [("products", readout.products, product_index(self.spec))]
+        for name, values, index in results:
+            width = self.map.windows[name].entry_words
+            for entry, value in zip(index.ravel(), values.ravel(), strict=True):
+                self._put(self.address(name) + 4 * width * int(entry), int(value), width)
+
+    def _put(self, address: int, value: int, width: int) -> None:
+        for i in range(width):
+            self.words[address + 4 * i] = value >> (32 * i) & 0xFFFFFFFF
+
+
+def jobs(count: int = 4) -> list[Job]:
+    rng = np.random.default_rng(2)
+    made = []
+    for i in range(count):
+        matrix = np.eye(5) + 0.1 * (lambda a: a + a.T)(rng.uniform(-1, 1, (5, 5)))
+        second_moments = i % 2 == 0
+        vectors = 1 if second_moments else 3
+        made.append(
+            Job(
+                couplings=SPEC.coupling_codes(matrix / np.abs(matrix).max()),
+                biases=rng.integers(-SPEC.bias_max, SPEC.bias_max + 1, (vectors, 5)),
+                temperature=SPEC.temperature_max,
+                settle_cycles=100,
+                interval_cycles=SPEC.shortest_interval(),
+                samples=300,
+                second_moments=second_moments,
+            )
+        )
+    return made
+
+
+def opened(seed: int = 6) -> tuple[RegisterUnit, PythonUnit]:
+    link = PythonUnit(SPEC, seed)
+    return RegisterUnit(link, SPEC, seed), link
+
+
+def test_jobs_go_in_and_readouts_come_out() -> None:
+    unit, _ = opened()
+    numeric = NumericUnit(SPEC, seed=6)
+    expected = [numeric.run(job) for job in jobs()]
+    assert any((r.sums < 0).any() for r in expected)  # the sign survives its 64 bits
+    assert [unit.run(job) for job in jobs()] == expected
+    assert unit.stream == numeric.stream
+
+
+def test_run_many_loads_the_next_couplings_before_it_waits() -> None:
+    unit, link = opened()
+    sent = link.traffic
+
+    def observed() -> Iterator[Job]:
+        for i, job in enumerate(jobs()):
+            sent.append(("job", i, 0))
+            yield job
+
+    numeric = NumericUnit(SPEC, seed=6)
+    assert list(unit.run_many(observed())) == [numeric.run(job) for job in jobs()]
+    control, banks = link.address("control"), {link.address(f"couplings{b}"): b for b in (0, 1)}
+    story = [
+        "start" if address == control else f"bank {banks[address]}" if address in banks else "job"
+        for what, address, _ in sent
+        if what == "job" or (what == "write" and (address == control or address in banks))
+    ]
+    assert story == ["job", "bank 1", "start", "job", "bank 0", "start", "job", "bank 1",
+                     "start", "job", "bank 0", "start"]  # fmt: skip
+
+
+def test_couplings_that_a_bank_holds_are_not_sent_again() -> None:
+    unit, link = opened()
+    first, second, *_ = jobs()
+    for job in (first, second, first, second, second):
+        unit.run(job)
+    banks = [link.address("couplings0"), link.address("couplings1")]
+    assert sum(address in banks for what, address, _ in link.traffic if what == "write") == 2
+
+
+def test_a_bad_job_is_raised_after_the_readout_before_it() -> None:
+    unit, _ = opened()
+    good = jobs()[0]
+    bad = dataclasses.replace(good, samples=2**20 + 1)
+    results = unit.run_many([good, bad])
+    assert isinstance(next(results), Readout)
+    with pytest.raises(ValueError, match="samples = 1048577 is out of range"):
+        next(results)
+
+    def broken() -> Iterator[Job]:
+        yield good
+        raise KeyError("no more")
+
+    results = unit.run_many(broken())
+    assert isinstance(next(results), Readout)
+    with pytest.raises(KeyError, match="no more"):
+        next(results)
+
+
+@pytest.mark.parametrize("reason", [r for r in FaultReason if r != FaultReason.none])
+def test_every_fault_has_its_name_and_its_text(reason: FaultReason) -> None:
+    unit, link = opened()
+    link.fault = reason
+    link.words[link.address("fault")] = int(reason)
+    with pytest.raises(UnitFault) as caught:
+        unit.run(jobs()[0])
+    assert str(caught.value) == f"{reason.name}: {reason.doc}"
+    assert unit.stream == 0
+    link.fault = FaultReason.none
+    assert isinstance(unit.run(jobs()[0]), Readout)
+
+
+def test_a_unit_that_is_never_done_is_aborted() -> None:
+    unit, link = opened()
+    link.hangs = True
+    with pytest.raises(UnitFault, match="not done after"):
+        unit.run(jobs()[0])
+    assert link.traffic[-1][:2] == ("write", link.address("control"))
+    assert link.words[link.address("control")] == 2  # abort
+
+
+def test_what_answers_has_to_be_the_unit_that_is_expected() -> None:
+    link = PythonUnit(SPEC)
+    link.words[link.address("id")] = 0xFFFFFFFF
+    with pytest.raises(ValueError, match="not a Thermokron unit"):
+        RegisterUnit(link, SPEC)
+    with pytest.raises(ValueError, match="another one: it has lanes = 1, not 5; rhs_depth = 3"):
+        RegisterUnit(PythonUnit(SPEC), dataclasses.replace(SPEC, lanes=5, rhs_depth=7))
+
+
+def test_closing_the_unit_closes_its_link() -> None:
+    unit, link = opened()
+    with unit:
+        pass
+    assert link.closed
