@@ -90,8 +90,10 @@ class SimulatorLink:
 
     Attributes
     ----------
-    log, waveform, save_file : Path or None
-        The simulator's log while it runs; the waveform and, once closed, its save file.
+    log : Path
+        The simulator's log: beside the waveform, or in a folder that goes with the simulator.
+    waveform, save_file : Path or None
+        The waveform and, once the simulation is closed, its save file for GTKWave.
     process : subprocess.Popen
         The simulator.
 
@@ -120,7 +122,7 @@ class SimulatorLink:
             self.waveform.parent.mkdir(parents=True, exist_ok=True)
         # a short path: a Unix socket's name has to fit 108 bytes
         self._folder = Path(tempfile.mkdtemp(prefix="thermokron-"))
-        self.log = self._folder / "simulation.log"
+        self.log = (self.waveform or self._folder / "simulation").with_suffix(".log")
         self._waiting = False
         self._channel: Channel | None = None
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -70,7 +70,7 @@ LOG_TAIL_LINES = 40
 PARAMETERS = "THERMOKRON_BENCHPARAMETERS"
 
 
-class SimulatorMissing(RuntimeError):
+class SimulatorMissing(ModuleNotFoundError):
     """A simulator is not installed; the message says what to install."""
 
 
