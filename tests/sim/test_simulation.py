@@ -146,6 +146,13 @@ def test_a_reset_in_the_midst_of_a_run(unit: CosimUnit) -> None:
     assert_usable(unit)
 
 
+def test_a_run_that_nobody_announced_is_an_error() -> None:
+    with opened("verilator") as unit:
+        unit.link.expect = lambda *_: None  # type: ignore[method-assign]
+        with pytest.raises(SimulationError, match=r"discharge was released, but no run"):
+            unit.run(JOB)
+
+
 def test_a_link_to_another_unit_is_noticed() -> None:
     if reason := missing("verilator"):
         pytest.skip(reason)
