@@ -256,7 +256,8 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
     files.sidecar.write_text(json.dumps(_sidecar(spec), indent=2) + "\n", encoding="utf-8")
     files.rdl.write_text(bound_rdl(spec), encoding="utf-8")
     root = elaborate_rdl(spec)
-    CHeaderExporter().export(root, str(files.header))
+    # without typedefs of its own: their names would carry this unit's parameters
+    CHeaderExporter().export(root, str(files.header), reuse_typedefs=False)
     # the page's time stamp would differ from one run to the next; the fingerprint does its job
     stamp = {"build_ts": spec.fingerprint}
     HTMLExporter(generate_source_links=False, user_context=stamp).export(root, str(files.html))
