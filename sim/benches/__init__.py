@@ -1,0 +1,1 @@
+"""The benches of the control plane: cocotb tests, one module per block."""
