@@ -26,9 +26,9 @@ K-FAC updates that train a neural network.
 EPILOG = """\
 examples:
   thermokron train digits                     train on handwritten digits, on the numeric model
-  thermokron verilog --cells 16 -o build/unit.v
-                                              write the control plane and its register map
-  thermokron cosim --sim icarus --waves       run the benches and keep a waveform
+  thermokron train demo                       the same on the Verilog, beside Adam and SGD
+  thermokron verilog --cells 64 --lanes 8     write the control plane and its register map
+  thermokron cosim --bench array --waves      run the Verilog with the array at its pins
 
 Every command explains itself: thermokron COMMAND --help
 """
