@@ -25,7 +25,7 @@ from thermokron.sim import protocol
 from thermokron.sim.cache import cached, digest
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.protocol import Channel, Kind, ProtocolError
-from thermokron.sim.simulators import PARAMETERS, Build, build, tail
+from thermokron.sim.simulators import PARAMETERS, Build, build, clock_period, tail
 from thermokron.sim.waves import traced_verilog, write_save_file
 
 __all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink", "unit_build",
@@ -73,7 +73,7 @@ def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> B
     verilog, top = unit_verilog(spec), UNIT_NAME
     if waves:
         verilog, top = traced_verilog(spec, verilog, top)
-    return build(verilog, top, simulator, waves=waves, internals=False)
+    return build(verilog, top, simulator, waves=waves, internals=False, drive_clock=True)
 
 
 class SimulatorLink:
@@ -135,6 +135,7 @@ class SimulatorLink:
                 "physics": physics.to_json(),
                 "seed": seed,
                 "socket": str(address),
+                "drive_clock": not self._build.drives_clock,
             }
             self.process = self._start(parameters)
             self._finalizer = weakref.finalize(self, _abandon, self.process, self._folder)
@@ -150,7 +151,7 @@ class SimulatorLink:
         environment[PARAMETERS] = json.dumps(parameters)
         with open(self.log, "wb") as log:
             return subprocess.Popen(
-                self._build.command(self.waveform),
+                self._build.command(self.waveform, clock_period(self._spec)),
                 cwd=self._folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
