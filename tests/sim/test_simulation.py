@@ -230,7 +230,7 @@ def test_time_stands_still_while_the_host_thinks() -> None:
         time.sleep(0.2)
         after = unit.info()
         assert before == after
-        assert after["seconds"] == pytest.approx(after["cycles"] / SPEC.clock_hz)
+        assert after["cycles"] == int(after["seconds"] * SPEC.clock_hz)
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
