@@ -39,6 +39,12 @@ void settle() {
     }
 }
 
+// Whether anything waits for something to happen: cocotb does until its tests have ended.
+bool awaited() {
+    return VerilatedVpi::cbNextDeadline() != ~QData{0} || VerilatedVpi::hasCbs(cbValueChange) ||
+           VerilatedVpi::hasCbs(cbNextSimTime);
+}
+
 // Everything that happens without time passing.
 void run_time_step(Vtop& top) {
     do {
@@ -95,6 +101,7 @@ int main(int argc, char** argv) {
 #if VM_TRACE
         if (trace) trace->dump(context.time());
 #endif
+        if (!awaited()) break;
         context.time(std::min<uint64_t>(next_edge, VerilatedVpi::cbNextDeadline()));
         VerilatedVpi::callCbs(cbNextSimTime);
         VerilatedVpi::callTimedCbs();
