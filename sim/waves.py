@@ -9,10 +9,11 @@ drawn as analog traces; in Surfer, choose Format › Analog for them.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from thermokron.model import UnitSpec
-from thermokron.sim.simulators import module_ports
+from thermokron.sim.simulators import clock_period, module_ports
 
 __all__ = ["TRACED_SUFFIX", "traced_verilog", "write_save_file"]
 
@@ -68,6 +69,8 @@ def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> P
         save.dumpfile(str(waveform))
         save.size(1400, 900)
         save.sst_expanded(False)
+        # a screen of some 600 clock cycles; GTKWave counts pixels in powers of two
+        save.zoom_markers(-15.0 - math.log2(clock_period(spec) / 287))
         for group, names in GROUPS.items():
             with save.group(group, closed=group in CLOSED):
                 for name in names:
