@@ -8,7 +8,18 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
+from thermokron.host.kfac.damping import LevenbergMarquardt
 from thermokron.host.kfac.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
-from thermokron.host.kfac.preconditioner import KFAC, StepMetrics
+from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.preconditioner import KFAC
 
-__all__ = ["KFAC", "Inverse", "Inverter", "StepMetrics", "Thermodynamic", "diagonal", "exact"]
+__all__ = [
+    "KFAC",
+    "Inverse",
+    "Inverter",
+    "LevenbergMarquardt",
+    "StepMetrics",
+    "Thermodynamic",
+    "diagonal",
+    "exact",
+]

@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 
-from thermokron.host.kfac.inverses import Inverse, Inverter, Thermodynamic, exact
-from thermokron.host.kfac.layers import LAYERS, LinearLayer
+from thermokron.host.kfac.damping import LevenbergMarquardt, Snapshot
+from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
+from thermokron.host.kfac.inverses import Inverter, Thermodynamic, exact
+from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
+from thermokron.host.kfac.layers.coverage import COVERED
+from thermokron.host.kfac.losses import KINDS, curvature_of
+from thermokron.host.kfac.methods import EIGEN, METHODS, Cost, prepare
+from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.refresh import Blocks
+from thermokron.host.kfac.state import load_state, save_state
+from thermokron.host.kfac.step_control import shortening
+from thermokron.host.kfac.watch import Watcher
 from thermokron.model import Unit
 
-__all__ = ["KFAC", "StepMetrics"]
+__all__ = ["KFAC"]
 
-REDUCTIONS = ("mean", "sum")
-TINY = 1e-12  # the least lr, damping and clip; there for the message, nobody wants less
+CHOICES = {
+    "fisher": ("empirical", "mc", "ggn"),
+    "sharing": ("expand", "reduce"),
+    "damping_mode": ("factored", "exact"),
+    "method": METHODS,
+    "loss_reduction": ("mean", "sum"),
+}
 
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What one `KFAC.step` did.
-
-    Attributes
-    ----------
-    step : int
-        Index of the step, from 0.
-    inversions : int
-        Factors inverted.
-    hardware_seconds : float
-        Time on the unit in seconds.
-    runs : int
-        Runs of the unit.
-    digital_flops : int
-        Floating-point operations that the host spent beside the unit.
-    repairs : int
-        Schur complements that noise had made indefinite and that were repaired.
-    nu : float
-        Factor by which the KL clip shortened the update, 1 where it did not.
-    clipped : bool
-        Whether the KL clip shortened the update.
-    """
-
-    step: int
-    inversions: int
-    hardware_seconds: float
-    runs: int
-    digital_flops: int
-    repairs: int
-    nu: float
-    clipped: bool
+Schedule = float | Callable[[int], float]
+Interval = int | Callable[[int], int]
+Optional = float | Callable[[int], float | None] | None
 
 
 class KFAC:
@@ -62,33 +43,59 @@ class KFAC:
 
     Call it between the backward pass and the optimiser, which may be any:
 
-        kfac = KFAC(model, unit, lr=0.05, damping=0.03)
+        criterion = torch.nn.CrossEntropyLoss()
+        kfac = KFAC(model, unit, lr=0.05, damping=0.03, criterion=criterion)
+
+        loss = criterion(model(inputs), targets)
         loss.backward()
         kfac.step()
         optimizer.step()
 
-    Every `torch.nn.Linear` with a trainable weight has its gradient V replaced by
-    ν G⁻¹ V A⁻¹. A = E[a aᵀ] is the second moment of its inputs, with the bias as a homogeneous
-    coordinate, and G = E[g gᵀ] that of the gradients of each example's loss with respect to its
-    outputs, at the labels of the training data: the *empirical* Fisher of the mean loss
-    (Martens & Grosse 2015, arXiv 1503.05671, with the data's labels instead of sampled ones).
-    One row of a layer's output counts as one example. Averages are exponential and
-    bias-corrected; damping is factored Tikhonov. Passes under `torch.no_grad` and those of
-    modules in eval mode leave no trace.
+    The gradient V of every covered layer becomes ν G⁻¹ V A⁻¹. A = E[a aᵀ] is the second moment of
+    its inputs, with the bias as a homogeneous coordinate, and G = E[g gᵀ] that of the gradients of
+    loss terms with respect to its outputs, so that A ⊗ G approximates its block of the curvature
+    of the *mean* loss, whatever the batch size, the number of positions at which the layer is
+    used, and of loss terms per example (Martens & Grosse 2015, arXiv 1503.05671; Eschenhagen et
+    al. 2023, arXiv 2311.00636). Averages are exponential and bias-corrected. Momentum, weight
+    decay and learning-rate schedules stay with the optimiser.
 
-    Parameters that it does not cover keep their plain gradient, and a warning names them. So do
-    layers that no data has reached, and those without a gradient stay without.
+    Covered are `torch.nn.Linear`, `Conv1d` to `Conv3d`, `Embedding`, `MultiheadAttention` with its
+    projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `GroupNorm`
+    and `BatchNorm1d` to `BatchNorm3d`. Other parameters keep their plain gradient, and a warning
+    names them. So do layers that no data has reached; those without a gradient stay without.
+    Passes under `torch.no_grad` and those of modules in eval mode leave no trace.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network; forward hooks are placed in it, and removed by `close`.
+        The network; hooks are placed in it, and removed by `close`.
     unit : Unit or None
-        Thermodynamic unit that inverts the factors; None inverts exactly on the host.
+        Thermodynamic unit that inverts the factors; None works exactly on the host.
     lr : float
-        The optimiser's learning rate η; it enters only through the KL clip.
-    damping : float
-        Tikhonov damping λ of the curvature, in units of the loss.
+        The optimiser's learning rate η; it enters only through KL clip and norm constraint.
+    damping : float or LevenbergMarquardt
+        Tikhonov damping λ of the curvature, in units of the loss. A `LevenbergMarquardt` adapts
+        itself; call `adapt` after the optimiser's step.
+    criterion : torch.nn.Module, optional
+        The loss module that the training loop calls, as `criterion(outputs, targets)`: a hook on
+        it tells K-FAC outputs, targets and reduction. Needed for `fisher` "mc" and "ggn". Without
+        it, the empirical Fisher takes the model's output to have one loss term per row (all
+        dimensions but the last), and the loss to be backpropagated undivided.
+    fisher : "empirical", "mc" or "ggn"
+        Which gradients g are: those at the training labels; those at labels drawn from the
+        model's own predictions, one more backward pass per sample; or the exact square root of
+        the loss's Hessian, one more backward pass per output, for `CrossEntropyLoss`, `MSELoss`
+        and `BCEWithLogitsLoss`. The further passes begin at the outputs, inside the loss module's
+        forward, and leave parameter gradients alone.
+    mc_samples, seed : int
+        Samples per loss term for "mc", and the seed of their generator.
+    sharing : "expand" or "reduce"
+        How positions that share a weight are combined, see `KroneckerLayer`.
+    damping_mode : "factored" or "exact"
+        Damping of both factors, see `damp_factored`, or of their product, from their
+        eigendecompositions, O(n³) on the host.
+    method : "inverse" or "solve"
+        How blocks are applied, see `thermokron.host.kfac.methods`.
     inverse : Inverter, optional
         Another way to invert, such as `diagonal`; excludes `unit`.
     samples : int
@@ -97,13 +104,28 @@ class KFAC:
         β of the factors' moving average, in [0, 1).
     factor_interval, inverse_interval : int
         Steps between updates of the factors, and of their inverses.
-    kl_clip : float or None
-        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), a bound on the change of the predictions in one
-        step (Ba, Grosse & Martens 2017); None switches it off.
+    refresh_threshold : float or None
+        Renews a layer's inverses between intervals too, when either of its factors has moved by
+        more than this part of its Frobenius norm since they were made.
+    kl_clip, norm_constraint : float or None
+        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off.
     loss_reduction : "mean" or "sum"
-        How the loss combines examples; for "mean" the 1/B is taken out of g.
+        How the loss combines its terms, where there is no `criterion` to ask. For a sum the
+        curvature is still that of the mean loss, so that damping means the same.
 
-    `lr`, `damping`, `decay`, the intervals and `kl_clip` may be functions of the step index.
+    `lr`, `damping`, `decay`, the intervals, `refresh_threshold`, `kl_clip` and `norm_constraint`
+    may be functions of the step index.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        What is covered.
+    uncovered : list of str
+        What is not, and trained all the same.
+    steps : int
+        Steps taken.
+    metrics : StepMetrics or None
+        Of the last step.
 
     Raises
     ------
@@ -117,94 +139,121 @@ class KFAC:
         model: torch.nn.Module,
         unit: Unit | None = None,
         *,
-        lr: float | Callable[[int], float],
-        damping: float | Callable[[int], float],
+        lr: Schedule,
+        damping: Schedule | LevenbergMarquardt,
+        criterion: torch.nn.Module | None = None,
+        fisher: str = "empirical",
+        mc_samples: int = 1,
+        seed: int = 0,
+        sharing: str = "expand",
+        damping_mode: str = "factored",
+        method: str = "inverse",
         inverse: Inverter | None = None,
         samples: int = 1000,
-        decay: float | Callable[[int], float] = 0.95,
-        factor_interval: int | Callable[[int], int] = 1,
-        inverse_interval: int | Callable[[int], int] = 1,
-        kl_clip: float | Callable[[int], float | None] | None = 1e-2,
-        loss_reduction: str = "mean",
+        decay: Schedule = 0.95,
+        factor_interval: Interval = 1,
+        inverse_interval: Interval = 1,
+        refresh_threshold: Optional = None,
+        kl_clip: Optional = 1e-2,
+        norm_constraint: Optional = None,
+        loss_reduction: str | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
-        if unit is not None and inverse is not None:
+        self.unit = unit
+        self.samples = check_count("samples", samples)
+        reduction = _reduction(criterion, loss_reduction)
+        self.choices = {
+            "fisher": fisher,
+            "sharing": sharing,
+            "damping_mode": damping_mode,
+            "method": method,
+            "loss_reduction": reduction,
+        }
+        for name, choice in self.choices.items():
+            if choice not in CHOICES[name]:
+                raise ValueError(f"{name} = {choice!r} is unknown; legal: {CHOICES[name]}")
+        self.inverse = self._inverter(inverse)
+        curvature = None if criterion is None else curvature_of(criterion)
+        if fisher != "empirical" and curvature is None:
+            known = ", ".join(kind.__name__ for kind in KINDS)
+            raise ValueError(
+                f"fisher = {fisher!r} needs criterion, the loss module that is called in training, "
+                f"to be one of {known}; it is {criterion!r}"
+            )
+        self.marquardt = damping if isinstance(damping, LevenbergMarquardt) else None
+        self.hyperparameters = Hyperparameters(
+            lr=lr,
+            damping=damping if self.marquardt is None else self._adapted,
+            decay=decay,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+            refresh_threshold=refresh_threshold,
+            kl_clip=kl_clip,
+            norm_constraint=norm_constraint,
+        )
+        self.steps = 0
+        self.metrics: StepMetrics | None = None
+        for name in self.hyperparameters:
+            self._now(name)
+        coverage = find_layers(model)
+        self.layers: list[Layer] = coverage.layers
+        self.uncovered = coverage.uncovered
+        if not self.layers:
+            raise ValueError(f"model holds nothing trainable that K-FAC covers: {COVERED}")
+        if self.uncovered:
+            warnings.warn(
+                f"K-FAC does not cover {', '.join(self.uncovered)}: plain gradients there",
+                stacklevel=2,
+            )
+        self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
+        self.blocks = Blocks()
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._snapshot: Snapshot | None = None
+        self._watcher = Watcher(
+            model,
+            coverage,
+            criterion=criterion,
+            curvature=curvature,
+            fisher=fisher,
+            reduce=sharing == "reduce",
+            mean=reduction == "mean",
+            mc_samples=check_count("mc_samples", mc_samples),
+            generator=self.generator,
+            due=lambda: self.steps % self._now("factor_interval") == 0,
+        )
+
+    def _inverter(self, inverse: Inverter | None) -> Inverter:
+        mode, method = self.choices["damping_mode"], self.choices["method"]
+        if self.unit is not None and inverse is not None:
             raise ValueError("inverse and unit exclude each other: give one of them")
         if inverse is not None and not callable(inverse):
             raise TypeError(f"inverse = {inverse!r} is not callable; legal: see Inverter")
-        if loss_reduction not in REDUCTIONS:
-            raise ValueError(f"loss_reduction = {loss_reduction!r} is unknown; legal: {REDUCTIONS}")
-        self.samples = _integer("samples", samples)
-        if inverse is None:
-            inverse = exact if unit is None else Thermodynamic(unit, self.samples)
-        self.inverse: Inverter = inverse
-        self.loss_reduction = loss_reduction
-        self._schedules: dict[str, Any] = {
-            "lr": lr,
-            "damping": damping,
-            "decay": decay,
-            "factor_interval": factor_interval,
-            "inverse_interval": inverse_interval,
-            "kl_clip": kl_clip,
-        }
-        self.steps = 0
-        self.metrics: StepMetrics | None = None
-        for name in self._schedules:
-            self._now(name)
-        self.layers, uncovered = _find_layers(model)
-        if not self.layers:
-            raise ValueError("model holds no trainable torch.nn.Linear, all that K-FAC covers")
-        if uncovered:
-            warnings.warn(
-                f"K-FAC does not cover {', '.join(uncovered)}: plain gradients there", stacklevel=2
+        if mode == "exact" and (self.unit is not None or inverse not in (None, exact)):
+            raise ValueError(
+                "damping_mode = 'exact' needs eigendecompositions, which only the host makes; "
+                "legal: without unit and inverse"
             )
-        self._handles = [
-            layer.module.register_forward_hook(partial(self._watch, layer)) for layer in self.layers
-        ]
-
-    # ---- hyperparameters ------------------------------------------------------------------
+        if mode == "exact" and method == "solve":
+            raise ValueError("method = 'solve' needs damping_mode = 'factored'")
+        if method == "solve" and not (
+            inverse in (None, exact) or isinstance(inverse, Thermodynamic)
+        ):
+            raise ValueError(
+                f"method = 'solve' cannot use inverse = {inverse!r}, which only inverts"
+            )
+        if inverse is None:
+            inverse = exact if self.unit is None else Thermodynamic(self.unit, self.samples)
+        if isinstance(inverse, Thermodynamic):
+            self.unit = inverse.unit
+        return inverse
 
     def _now(self, name: str) -> Any:
-        """The value of a hyperparameter at this step, checked."""
-        given = self._schedules[name]
-        value = given(self.steps) if callable(given) else given
-        if name.endswith("interval"):
-            return _integer(name, value)
-        if name == "kl_clip" and value is None:
-            return None
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if name == "decay":
-            legal, fine = "0 to below 1", real and 0.0 <= value < 1.0
-        else:
-            legal, fine = f"{TINY:g} or more", real and TINY <= value < math.inf
-        if not fine:
-            error = ValueError if real else TypeError
-            raise error(f"{name} = {value!r} is out of range; legal: {legal}")
-        return float(value)
+        return self.hyperparameters.at(name, self.steps)
 
-    # ---- gathering ------------------------------------------------------------------------
-
-    def _watch(
-        self,
-        layer: LinearLayer,
-        module: torch.nn.Module,
-        args: tuple[torch.Tensor, ...],
-        output: torch.Tensor,
-    ) -> None:
-        # in eval mode the statistics would not be those of training
-        if not (module.training and torch.is_grad_enabled() and output.requires_grad):
-            return
-        if self.steps % self._now("factor_interval"):
-            return
-        inputs = args[0].detach()
-
-        def collect(gradient: torch.Tensor) -> None:
-            examples = gradient.numel() // gradient.shape[-1]
-            scale = examples if self.loss_reduction == "mean" else 1
-            layer.record(inputs, gradient.detach(), scale)
-
-        output.register_hook(collect)  # type: ignore[no-untyped-call]
+    def _adapted(self, step: int) -> float:
+        assert self.marquardt is not None
+        return self.marquardt.value
 
     # ---- stepping -------------------------------------------------------------------------
 
@@ -221,77 +270,150 @@ class KFAC:
         UnitFault
             If the unit failed; gradients are then as they were.
         """
-        if not self._handles:
+        if self._watcher.closed:
             raise RuntimeError("this KFAC is closed")
-        for layer in self.layers:
-            layer.update_factors(self._now("decay"))
+        loss = self._watcher.loss
+        self._watcher.forget()
+        moved = {layer for layer in self.layers if layer.update_factors(self._now("decay"))}
         ready = [layer for layer in self.layers if layer.has_factors]
         if not ready:
-            raise RuntimeError(
-                "no layer has seen a backward pass in training mode; call step() after "
+            before = (
                 "loss.backward()"
+                if self.choices["fisher"] == "empirical"
+                else "loss = criterion(model(inputs), targets), with the criterion given to KFAC"
             )
-        done: list[Inverse] = []
+            raise RuntimeError(
+                f"no layer has seen a backward pass in training mode; call step() after {before}"
+            )
+        damping, cost = self._now("damping"), Cost()
         due = self.steps % self._now("inverse_interval") == 0
-        for layer in ready:
-            if not due and layer.input_inverse is not None:
-                continue
-            pair = [self.inverse(m, low) for m, low in layer.damped_factors(self._now("damping"))]
-            dtype = layer.module.weight.dtype
-            layer.input_inverse, layer.output_inverse = (
-                inverse.value.to(dtype) for inverse in pair
-            )
-            done += pair
-        gradients = [(layer, g) for layer in ready if (g := layer.gradient()) is not None]
-        updates = [layer.precondition(g) for layer, g in gradients]
-        nu = self._clip([g for _, g in gradients], updates)
-        for (layer, _), update in zip(gradients, updates, strict=True):
-            layer.set_gradient(nu * update)
+        kronecker = [layer for layer in ready if isinstance(layer, KroneckerLayer)]
+        exactly = self.choices["damping_mode"] == "exact"
+        for layer in kronecker:
+            if self.blocks.stale(layer, due, layer in moved, self._now("refresh_threshold")):
+                block = prepare(
+                    layer,
+                    damping,
+                    method=EIGEN if exactly else self.choices["method"],
+                    inverse=self.inverse,
+                    cost=cost,
+                )
+                self.blocks.renew(layer, block, keep=self._now("refresh_threshold") is not None)
+        found = [(layer, layer.gradient()) for layer in ready]
+        present = [(layer, g) for layer, g in found if g is not None]
+        updates = [self._update(layer, g, damping, cost) for layer, g in present]
+        nu = shortening(
+            [g for _, g in present],
+            updates,
+            lr=self._now("lr"),
+            kl_clip=self._now("kl_clip"),
+            norm_constraint=self._now("norm_constraint"),
+        )
+        lm = self.marquardt
+        if lm is not None and self.steps % lm.interval == 0:
+            self._snapshot = Snapshot(self._parameters)
+        for (owner, _), update in zip(present, updates, strict=True):
+            owner.set_gradient(nu * update)
         self.metrics = StepMetrics(
             step=self.steps,
-            inversions=len(done),
-            hardware_seconds=sum(inverse.hardware_seconds for inverse in done),
-            runs=sum(inverse.runs for inverse in done),
-            digital_flops=sum(inverse.digital_flops for inverse in done),
-            repairs=sum(inverse.repairs for inverse in done),
+            inversions=cost.inversions,
+            hardware_seconds=cost.hardware_seconds,
+            runs=cost.runs,
+            digital_flops=cost.digital_flops,
+            repairs=cost.repairs,
             nu=nu,
             clipped=nu < 1.0,
+            damping=damping,
+            kappa=self.blocks.kappa,
+            clipped_samples=cost.clipped,
+            loss=None if loss is None or loss.numel() > 1 else loss.item(),
         )
         self.steps += 1
         return self.metrics
 
-    def _clip(self, gradients: Sequence[torch.Tensor], updates: Sequence[torch.Tensor]) -> float:
-        """ν of the KL clip."""
-        kappa, lr = self._now("kl_clip"), self._now("lr")
-        if kappa is None:
-            return 1.0
-        product = sum((g * v).sum().item() for g, v in zip(gradients, updates, strict=True))
-        change = lr**2 * abs(product)
-        return 1.0 if change <= kappa else math.sqrt(kappa / change)
+    def _update(
+        self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost
+    ) -> torch.Tensor:
+        if isinstance(layer, KroneckerLayer):
+            return self.blocks[layer].apply(gradient, cost)
+        assert isinstance(layer, NormLayer)
+        return layer.precondition(gradient, damping)
+
+    def adapt(
+        self,
+        closure: Callable[[], torch.Tensor],
+        loss: torch.Tensor | float | None = None,
+    ) -> float | None:
+        """Adapt a `LevenbergMarquardt` damping; call it after the optimiser's step.
+
+            optimizer.step()
+            kfac.adapt(lambda: criterion(model(inputs), targets))
+
+        Parameters
+        ----------
+        closure : callable
+            The loss on this step's batch with the new parameters; called without gradients, and
+            only at every `interval`-th step. Dropout draws another mask there, and batch
+            normalisation counts the batch twice.
+        loss : tensor or float, optional
+            The loss before the step; not needed where `criterion` was given, and the batch was
+            not accumulated from several.
+
+        Returns
+        -------
+        float or None
+            The reduction ratio, or None where it was not this step's turn, or the model did not
+            foretell a reduction, as momentum may have it; `metrics` is extended by it.
+
+        Raises
+        ------
+        RuntimeError
+            If damping does not adapt, or the loss before the step is not known.
+        """
+        if self.marquardt is None:
+            raise RuntimeError("adapt() needs damping=LevenbergMarquardt(...)")
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is None:
+            return None
+        assert self.metrics is not None
+        before = self.metrics.loss if loss is None else float(loss)
+        if before is None:
+            raise RuntimeError("the loss before the step is not known: give loss or criterion")
+        with torch.no_grad():
+            change = float(closure()) - before
+            predicted = snapshot.predicted(self.layers, self.metrics.damping)
+        ratio = None
+        if predicted < 0.0:
+            ratio = change / predicted
+            self.marquardt.adapt(ratio)
+        self.metrics = replace(self.metrics, loss_reduction=-change, reduction_ratio=ratio)
+        return ratio
 
     # ---- state ----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count, factors and inverses by layer; hyperparameters stay with the constructor."""
-        return {
-            "steps": self.steps,
-            "layers": {layer.name: layer.state_dict() for layer in self.layers},
-        }
+        """Everything that the coming steps depend on; hyperparameters stay with the constructor.
+
+        Steps, factors, inverses, adapted damping, the generator of "mc", and the unit's seed and
+        stream count: saved after a step and loaded into a fresh KFAC with a unit of the same seed,
+        training goes on exactly as if it had not been interrupted. `torch.load` reads it with
+        `weights_only=True`.
+        """
+        return save_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; `ValueError` if the layers are others."""
-        names = [layer.name for layer in self.layers]
-        if set(state["layers"]) != set(names):
-            raise ValueError(f"state holds the layers {sorted(state['layers'])}, not {names}")
-        self.steps = _integer("steps", state["steps"], low=0)
-        for layer in self.layers:
-            layer.load_state_dict(state["layers"][layer.name])
+        """Continue from what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If layers, method or unit are others than those that were saved.
+        """
+        load_state(self, state)
 
     def close(self) -> None:
-        """Remove the hooks from the model; a second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Remove the hooks from model and criterion; a second call does nothing."""
+        self._watcher.close()
 
     def __enter__(self) -> Self:
         return self
@@ -302,37 +424,20 @@ class KFAC:
     def __repr__(self) -> str:
         inverse = getattr(self.inverse, "__name__", None) or str(self.inverse)
         lines = [f"inverse={inverse}"]
-        lines += [f"{name}={value!r}" for name, value in self._schedules.items()]
-        lines += [f"loss_reduction={self.loss_reduction!r}"]
-        lines += [
-            f"layer {layer.name or '(model)'}: A {layer.module.in_features + layer.has_bias}, "
-            f"G {layer.module.out_features}"
-            for layer in self.layers
-        ]
+        given = dict(self.hyperparameters.given)
+        if self.marquardt is not None:
+            given["damping"] = self.marquardt
+        lines += [f"{name}={value!r}" for name, value in (given | self.choices).items()]
+        lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
+        lines += [f"plain gradient: {label}" for label in self.uncovered]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
 
 
-def _integer(name: str, value: Any, low: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} = {value!r} is not an integer; legal: {low} or more")
-    if value < low:
-        raise ValueError(f"{name} = {value} is out of range; legal: {low} or more")
-    return int(value)
-
-
-def _find_layers(model: torch.nn.Module) -> tuple[list[LinearLayer], list[str]]:
-    """The layers that K-FAC covers, and what else in the model is trained."""
-    modules = list(model.named_modules())
-    owners = Counter(id(p) for _, m in modules for p in m._parameters.values() if p is not None)
-    layers, uncovered = [], []
-    for name, module in modules:
-        trained = [p for p in module._parameters.values() if p is not None and p.requires_grad]
-        # a gradient shared between modules is the sum of theirs, and belongs to no single block
-        shared = any(owners[id(p)] > 1 for p in trained)
-        kind = next((k for k in LAYERS if k.covers(module)), None)
-        if kind is not None and not shared:
-            layers.append(kind(name, module))
-        elif trained:
-            label = f"{name or '(model)'} ({type(module).__name__}"
-            uncovered.append(label + (", shared parameters)" if shared else ")"))
-    return layers, uncovered
+def _reduction(criterion: torch.nn.Module | None, given: str | None) -> str:
+    """How the loss combines its terms."""
+    if criterion is not None and not isinstance(criterion, torch.nn.Module):
+        raise TypeError(f"criterion = {criterion!r} is not a torch.nn.Module, such as MSELoss()")
+    known = getattr(criterion, "reduction", None)
+    if known is not None and given is not None and known != given:
+        raise ValueError(f"loss_reduction = {given!r}, but criterion's reduction is {known!r}")
+    return str(known or given or "mean")

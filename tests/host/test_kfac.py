@@ -271,7 +271,7 @@ def test_the_diagonal_control_ignores_correlations() -> None:
 class Mixed(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = torch.nn.Conv1d(1, 1, 3, padding=1)
+        self.conv = torch.nn.ConvTranspose1d(1, 1, 3, padding=1)
         self.head = torch.nn.Linear(6, 2)
         self.unused = torch.nn.Linear(4, 4)
 
@@ -282,7 +282,7 @@ class Mixed(torch.nn.Module):
 def test_one_warning_names_what_is_not_covered_and_it_keeps_its_plain_gradient() -> None:
     torch.manual_seed(0)
     model = Mixed()
-    with pytest.warns(UserWarning, match=r"does not cover conv \(Conv1d\)") as record:
+    with pytest.warns(UserWarning, match=r"does not cover conv \(ConvTranspose1d\)") as record:
         kfac = KFAC(model, lr=0.1, damping=0.01)
     assert len(record) == 1
     model(torch.randn(8, 6)).square().mean().backward()
@@ -349,8 +349,9 @@ def test_in_place_activations_and_a_layer_called_twice() -> None:
 def test_close_removes_the_hooks() -> None:
     model = linear(5, 3)
     with KFAC(model, lr=0.1, damping=0.01) as kfac:
-        assert len(model._forward_hooks) == 1
-    assert len(model._forward_hooks) == 0
+        assert model._forward_hooks
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
     kfac.close()
     backward(model, *batch())
     with pytest.raises(RuntimeError, match="closed"):
@@ -384,7 +385,7 @@ def test_wrong_hyperparameters_are_named(changed, error, message) -> None:
 def test_wrong_models_are_named() -> None:
     with pytest.raises(TypeError, match=r"model = 3 is not a torch\.nn\.Module"):
         KFAC(3, lr=0.1, damping=0.01)
-    with pytest.raises(ValueError, match=r"no trainable torch\.nn\.Linear"):
+    with pytest.raises(ValueError, match="nothing trainable that K-FAC covers: Linear, Conv"):
         KFAC(torch.nn.Tanh(), lr=0.1, damping=0.01)
 
 

@@ -1,0 +1,126 @@
+"""Kronecker factors: running averages of second moments, and factored damping."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+__all__ = ["Factor", "MovingAverage", "damp_factored", "symmetric"]
+
+
+class MovingAverage:
+    """Exponential moving average without the bias towards its start.
+
+    m ← β m + (1-β) C and w ← β w + (1-β), both from 0; the average is m / w. With a constant β
+    that is Adam's correction (Kingma & Ba 2015, arXiv 1412.6980, section 3), and it stays exact
+    when β follows a schedule.
+
+    Attributes
+    ----------
+    moment : tensor or None
+        m; None before the first update.
+    weight : float
+        w.
+    """
+
+    def __init__(self) -> None:
+        self.moment: torch.Tensor | None = None
+        self.weight = 0.0
+
+    def update(self, value: torch.Tensor, decay: float) -> None:
+        """Move towards `value`; β = `decay`."""
+        old = torch.zeros_like(value) if self.moment is None else self.moment
+        self.moment = decay * old + (1.0 - decay) * value
+        self.weight = decay * self.weight + (1.0 - decay)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The average; there must have been an update."""
+        assert self.moment is not None
+        return self.moment / self.weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both attributes."""
+        return {"moment": self.moment, "weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.moment, self.weight = state["moment"], float(state["weight"])
+
+
+class Factor(MovingAverage):
+    """A running average of second moments E[x xᵀ], gathered backward pass by backward pass.
+
+    Dense factors have the shape (n, n), or (blocks, n, n) where a layer has several independent
+    blocks of one size, such as the groups of a convolution. A diagonal one has the shape (n,):
+    the inputs of an embedding are one-hot, and no two entries of such a vector are ever nonzero.
+    """
+
+    def __init__(self, *, diagonal: bool = False) -> None:
+        super().__init__()
+        self.diagonal = diagonal
+        self._total: torch.Tensor | None = None
+        self._count = 0.0
+
+    def add(self, total: torch.Tensor, count: float) -> None:
+        """Enter a sum of second moments, and by how many examples it is to be divided."""
+        self._total = total if self._total is None else self._total + total
+        self._count += count
+
+    def discard(self) -> None:
+        """Forget what was entered since the last update."""
+        self._total = None
+        self._count = 0.0
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything was entered since the last update."""
+        return self._total is not None and self._count > 0.0
+
+    def mean(self) -> torch.Tensor:
+        """What was entered, divided by its count."""
+        assert self._total is not None
+        return self._total / self._count
+
+    def damped(self, amount: torch.Tensor | float) -> torch.Tensor:
+        """The average plus `amount` times the identity, in float64."""
+        value = self.value.double()
+        if self.diagonal:
+            return value + amount
+        eye = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
+        scale = amount[..., None, None] if isinstance(amount, torch.Tensor) else amount
+        return symmetric(value) + scale * eye
+
+    def mean_diagonal(self) -> torch.Tensor:
+        """Mean of the diagonal, a scalar or one number per block, in float64."""
+        value = self.value.double()
+        diagonal = value if self.diagonal else value.diagonal(dim1=-2, dim2=-1)
+        return diagonal.mean(dim=-1)
+
+
+def symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """(M + Mᵀ)/2: a product from BLAS is symmetric only up to rounding."""
+    return (matrix + matrix.mT) / 2
+
+
+def damp_factored(
+    a: Factor, g: Factor, damping: float
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), in float64.
+
+    Factored Tikhonov damping with π² = mean(diag A) / mean(diag G), so that the damping's share
+    in both factors is alike (Martens & Grosse 2015, arXiv 1503.05671, section 6.3). It adds
+    π√λ I ⊗ G + √λ/π A ⊗ I + λ I to A ⊗ G: more than λ, and by the same share where A or G is
+    large, which keeps the factors' condition numbers low. The second member of each pair is a
+    lower bound on the factor's eigenvalues, one number per block.
+    """
+    mean_a, mean_g = a.mean_diagonal(), g.mean_diagonal()
+    # a factor that is zero, such as G behind dead units, has no scale to balance
+    usable = (mean_a > 0.0) & (mean_g > 0.0)
+    one = torch.ones_like(mean_a + mean_g)
+    pi = torch.where(usable, torch.sqrt(mean_a / torch.where(usable, mean_g, one)), one)
+    root = math.sqrt(damping)
+    low_a, low_g = pi * root, root / pi
+    return (a.damped(low_a), low_a), (g.damped(low_g), low_g)

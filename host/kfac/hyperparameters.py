@@ -1,0 +1,56 @@
+"""Hyperparameters that are a number, or a function of the step."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+__all__ = ["Hyperparameters", "check_count"]
+
+TINY = 1e-12  # the least lr, damping and clip; there for the message, nobody wants less
+#: May be None, which switches them off.
+OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold")
+
+
+class Hyperparameters:
+    """Values by name, each a number or a callable of the step index, checked when they are used."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    def at(self, name: str, step: int) -> Any:
+        """The value of a hyperparameter at a step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it is illegal; the message names it, its value and the legal range.
+        """
+        given = self.given[name]
+        value = given(step) if callable(given) else given
+        if name.endswith("interval"):
+            return check_count(name, value)
+        if value is None and name in OPTIONAL:
+            return None
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if name == "decay":
+            legal, fine = "0 to below 1", real and 0.0 <= value < 1.0
+        else:
+            legal, fine = f"{TINY:g} or more", real and TINY <= value < math.inf
+        if not fine:
+            error = ValueError if real else TypeError
+            raise error(f"{name} = {value!r} is out of range; legal: {legal}")
+        return float(value)
+
+    def __iter__(self) -> Any:
+        return iter(self.given)
+
+
+def check_count(name: str, value: Any, low: int = 1) -> int:
+    """An integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} = {value!r} is not an integer; legal: {low} or more")
+    if value < low:
+        raise ValueError(f"{name} = {value} is out of range; legal: {low} or more")
+    return int(value)

@@ -1,0 +1,315 @@
+"""What every kind of layer offers K-FAC, and what layers with Kronecker factors have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from thermokron.host.kfac.factors import Factor, damp_factored
+
+__all__ = ["KroneckerLayer", "Layer", "with_ones"]
+
+
+class Layer(ABC):
+    """The curvature of one layer's parameters.
+
+    Attributes
+    ----------
+    name : str
+        The module's name in the model.
+    modules : tuple of torch.nn.Module
+        Where its parameters are used; several where modules share them.
+    """
+
+    def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
+        self.name = name
+        self.modules = tuple(modules)
+        self._passes = 0
+
+    @classmethod
+    @abstractmethod
+    def covers(cls, module: torch.nn.Module) -> bool:
+        """Whether this class knows the module, and it has something to train."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The first of `modules`."""
+        return self.modules[0]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters whose gradients this layer preconditions."""
+
+    # ---- gathering ----------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """What `record` needs of a forward pass; called inside it, so it should copy nothing."""
+
+    @abstractmethod
+    def record(
+        self,
+        prepared: torch.Tensor,
+        gradients: Sequence[torch.Tensor],
+        terms: float,
+        *,
+        reduce: bool,
+    ) -> None:
+        """Add one use of the layer in one pass.
+
+        Parameters
+        ----------
+        prepared : tensor
+            From `prepare`.
+        gradients : sequence of tensors
+            Gradients with respect to what the layer returned, of that shape, scaled so that
+            each is the gradient of a sum of loss terms, not of their mean. Several where the
+            curvature of the loss has several columns.
+        terms : float
+            Loss terms that this adds to the average's count: those of the pass at the layer's
+            first use in it, 0 at further uses.
+        reduce : bool
+            Weight sharing: False for "expand", True for "reduce".
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget what was recorded since the last update."""
+
+    @abstractmethod
+    def update_factors(self, decay: float) -> bool:
+        """Move the averages towards what was recorded; whether there was anything.
+
+        Raises
+        ------
+        FloatingPointError
+            If an activation or a gradient was NaN or inf; the averages are left as they were.
+        """
+
+    @property
+    @abstractmethod
+    def has_factors(self) -> bool:
+        """Whether any data has reached this layer."""
+
+    # ---- the gradient --------------------------------------------------------------------
+
+    @abstractmethod
+    def gradient(self) -> torch.Tensor | None:
+        """All of the layer's gradient in one tensor; None while any of it is missing."""
+
+    @abstractmethod
+    def set_gradient(self, value: torch.Tensor) -> None:
+        """Write back what `gradient` returned, preconditioned."""
+
+    @abstractmethod
+    def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Tensors of the shapes of `parameters`, in the layout of `gradient`."""
+
+    @abstractmethod
+    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
+        """The undamped block times a tensor in the layout of `gradient`."""
+
+    # ---- state ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, to be saved."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Sizes of its curvature, for `repr`."""
+
+
+class KroneckerLayer(Layer):
+    """A layer that multiplies by a weight matrix: its block of the curvature is A ⊗ G.
+
+    With a the input row, extended by a 1 if there is a bias, and g the gradient of the loss with
+    respect to the output row, A = E[a aᵀ] and G = E[g gᵀ] (Martens & Grosse 2015, arXiv
+    1503.05671, section 3). A layer that uses its weight at S positions of every example, as
+    convolutions and token-wise layers do, is approximated in one of two ways (Eschenhagen et al.
+    2023, arXiv 2311.00636, section 3), with N examples, R loss terms in all, ā the mean and ĝ the
+    sum over positions:
+
+        expand   A = 1/(NS) Σ_ns a aᵀ     G = 1/R Σ_ns g gᵀ
+        reduce   A = 1/N Σ_n ā āᵀ         G = 1/R Σ_n ĝ ĝᵀ
+
+    where g belongs to the *sum* of the R loss terms. Expand is exact for deep linear networks
+    with a loss term per position, reduce for those that average positions.
+
+    A subclass says how a module's input and output become rows, in `input_rows`, `output_rows`.
+
+    Attributes
+    ----------
+    input_factor, output_factor : Factor
+        Running averages of A and G.
+    has_bias : bool
+        Whether there is a bias, and it is trained.
+    """
+
+    #: independent blocks of equal size, or None where there is one; sets the layout of `gradient`
+    blocks: int | None = None
+
+    def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__(name, modules)
+        bias = getattr(self.module, "bias", None)
+        self.has_bias = isinstance(bias, torch.Tensor) and bias.requires_grad
+        self.input_factor = Factor()
+        self.output_factor = Factor()
+
+    # ---- what a subclass says ------------------------------------------------------------
+
+    @abstractmethod
+    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as (..., N, S, n): examples, positions, entries, without the 1 of the bias."""
+
+    @abstractmethod
+    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Gradients with respect to outputs as (..., N, S, m)."""
+
+    @property
+    def weight(self) -> torch.nn.Parameter:
+        """The weight, of shape (out, ...)."""
+        weight = self.module.weight
+        assert isinstance(weight, torch.nn.Parameter)
+        return weight
+
+    @property
+    def bias(self) -> torch.nn.Parameter | None:
+        """The bias, of shape (out,), if it is trained."""
+        return self.module.bias if self.has_bias else None  # type: ignore[return-value]
+
+    @property
+    def rows(self) -> slice:
+        """The rows of weight and bias that are this layer's."""
+        return slice(None)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    # ---- gathering ----------------------------------------------------------------------
+
+    def prepare(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.detach()
+
+    def record(
+        self,
+        prepared: torch.Tensor,
+        gradients: Sequence[torch.Tensor],
+        terms: float,
+        *,
+        reduce: bool,
+    ) -> None:
+        a = _as_examples(self.input_rows(_full_precision(prepared)), reduce, mean=True)
+        if self.has_bias:
+            a = with_ones(a)
+        self.input_factor.add(a.mT @ a, a.shape[-2])
+        for gradient in gradients:
+            g = _as_examples(self.output_rows(_full_precision(gradient)), reduce, mean=False)
+            self.output_factor.add(g.mT @ g, terms / len(gradients))
+
+    def discard(self) -> None:
+        self.input_factor.discard()
+        self.output_factor.discard()
+
+    def update_factors(self, decay: float) -> bool:
+        if not (self.input_factor.pending and self.output_factor.pending):
+            self.discard()
+            return False
+        a, g = self.input_factor.mean(), self.output_factor.mean()
+        self.discard()
+        for what, factor in (("activations", a), ("gradients", g)):
+            if not torch.isfinite(factor).all():
+                raise FloatingPointError(
+                    f"{what} of layer {self.name!r} hold NaN or inf; training has diverged "
+                    "(lower lr, or raise damping)"
+                )
+        self.input_factor.update(a, decay)
+        self.output_factor.update(g, decay)
+        return True
+
+    @property
+    def has_factors(self) -> bool:
+        return self.input_factor.moment is not None
+
+    def damped_factors(
+        self, damping: float
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """`thermokron.host.kfac.factors.damp_factored` of this layer's factors."""
+        return damp_factored(self.input_factor, self.output_factor, damping)
+
+    # ---- the gradient --------------------------------------------------------------------
+
+    def gradient(self) -> torch.Tensor | None:
+        """[∂W, ∂b], shape (out, in) or (out, in + 1), with blocks in front if there are any."""
+        gradients = [p.grad for p in self.parameters]
+        present = [g for g in gradients if g is not None]
+        return self.stacked(present) if len(present) == len(gradients) else None
+
+    def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        columns = []
+        for tensor in tensors:
+            own = tensor[self.rows]
+            matrix = own.reshape(len(own), -1)
+            if self.blocks is not None:
+                matrix = matrix.reshape(self.blocks, -1, matrix.shape[-1])
+            columns.append(matrix)
+        return torch.cat(columns, dim=-1)
+
+    def set_gradient(self, value: torch.Tensor) -> None:
+        inputs = value.shape[-1] - self.has_bias
+        parts = (value[..., :inputs], value[..., inputs:])
+        for parameter, part in zip(self.parameters, parts, strict=False):
+            assert parameter.grad is not None
+            target = parameter.grad[self.rows]
+            target.copy_(part.reshape(target.shape))
+
+    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
+        a, g = self.input_factor, self.output_factor
+        right = value * a.value if a.diagonal else value @ a.value
+        return g.value @ right
+
+    # ---- state ---------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "input_factor": self.input_factor.state_dict(),
+            "output_factor": self.output_factor.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.input_factor.load_state_dict(state["input_factor"])
+        self.output_factor.load_state_dict(state["output_factor"])
+        self.discard()
+
+    def describe(self) -> str:
+        own = self.weight[self.rows]
+        blocks = self.blocks or 1
+        inputs = own[0].numel() + self.has_bias
+        kind = f"{blocks} x " if blocks > 1 else ""
+        return f"{kind}A {inputs}, {kind}G {len(own) // blocks}"
+
+
+def with_ones(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (..., n) extended by a 1, the homogeneous coordinate of the bias."""
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1)
+
+
+def _as_examples(rows: torch.Tensor, reduce: bool, *, mean: bool) -> torch.Tensor:
+    """(..., N, S, n) as (..., rows, n), positions spread out or taken together."""
+    if not reduce:
+        return rows.flatten(-3, -2)
+    return rows.mean(dim=-2) if mean else rows.sum(dim=-2)
+
+
+def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Sums of products overflow in half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,73 @@
+"""`torch.nn.Embedding`: a linear layer whose inputs are one-hot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from thermokron.host.kfac.factors import Factor
+from thermokron.host.kfac.layers.base import KroneckerLayer
+
+__all__ = ["EmbeddingLayer"]
+
+
+class EmbeddingLayer(KroneckerLayer):
+    """The factors of a `torch.nn.Embedding`.
+
+    A is exactly diagonal, with the relative frequencies of the indices, so that its inverse needs
+    neither a unit nor O(n³). Positions are always spread out ("expand"): the mean of one-hot
+    vectors would fill A. Indices that equal `padding_idx` are examples of input zero.
+    """
+
+    def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__(name, modules)
+        self.input_factor = Factor(diagonal=True)
+
+    @classmethod
+    def covers(cls, module: torch.nn.Module) -> bool:
+        # sparse gradients cannot be preconditioned in place; the other two options make the
+        # gradient another one than that of a product with a one-hot vector
+        return (
+            isinstance(module, torch.nn.Embedding)
+            and type(module).forward is torch.nn.Embedding.forward
+            and "weight" in module._parameters
+            and bool(module.weight.requires_grad)
+            and not (module.sparse or module.scale_grad_by_freq or module.max_norm)
+        )
+
+    def record(
+        self,
+        prepared: torch.Tensor,
+        gradients: Sequence[torch.Tensor],
+        terms: float,
+        *,
+        reduce: bool,
+    ) -> None:
+        assert isinstance(self.module, torch.nn.Embedding)
+        indices = prepared.reshape(-1)
+        counts = torch.bincount(indices, minlength=self.module.num_embeddings)
+        counts = counts.to(self.weight.dtype)
+        if self.module.padding_idx is not None:
+            counts[self.module.padding_idx] = 0.0
+        self.input_factor.add(counts, len(indices))
+        for gradient in gradients:
+            g = self.output_rows(gradient).flatten(0, 1)
+            self.output_factor.add(g.mT @ g, terms / len(gradients))
+
+    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("one-hot rows are never made")
+
+    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.reshape(1, -1, gradient.shape[-1])
+
+    def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The weight has the inputs in front: transposed, so that A stands to the right."""
+        return tensors[0].T
+
+    def set_gradient(self, value: torch.Tensor) -> None:
+        assert self.weight.grad is not None
+        self.weight.grad.copy_(value.T)
+
+    def describe(self) -> str:
+        return f"A {len(self.weight)} (diagonal), G {self.weight.shape[1]}"

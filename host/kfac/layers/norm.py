@@ -1,0 +1,140 @@
+"""Scales and shifts of normalisation layers: diagonal curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from thermokron.host.kfac.factors import Factor
+from thermokron.host.kfac.layers.base import Layer
+
+__all__ = ["NormLayer"]
+
+F = torch.nn.functional
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+KINDS = (torch.nn.LayerNorm, torch.nn.GroupNorm, *BATCH_NORMS)
+
+
+class NormLayer(Layer):
+    """The diagonal curvature of y = w·x̂ + b, with x̂ the normalised input.
+
+    Every parameter gets its own entry of the Fisher's diagonal, from each example's own gradient
+    d_n with respect to it, over R loss terms: h = 1/R Σ_n d_n². For w, d_n = Σ_s g x̂ over the
+    positions s of the example that share it, for b, d_n = Σ_s g. The update is v/(h + λ).
+
+    Attributes
+    ----------
+    curvature : Factor
+        Running average of h, (2, parameters) for w and b, fewer rows where one is missing.
+    """
+
+    def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__(name, modules)
+        self.curvature = Factor(diagonal=True)
+        self._trained = [
+            key
+            for key in ("weight", "bias")
+            if (p := self.module._parameters.get(key)) is not None and p.requires_grad
+        ]
+
+    @classmethod
+    def covers(cls, module: torch.nn.Module) -> bool:
+        return any(type(module).forward is kind.forward for kind in KINDS) and any(
+            p is not None and p.requires_grad for p in module._parameters.values()
+        )
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.module._parameters[key] for key in self._trained]  # type: ignore[misc]
+
+    # ---- gathering ----------------------------------------------------------------------
+
+    def prepare(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """x̂, worked out again: y does not give it back where w is 0."""
+        x = inputs.detach()
+        if isinstance(module, torch.nn.LayerNorm):
+            return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+        if isinstance(module, torch.nn.GroupNorm):
+            return F.group_norm(x, module.num_groups, eps=module.eps)
+        assert isinstance(module, BATCH_NORMS)
+        return F.batch_norm(x, None, None, training=True, eps=module.eps)
+
+    def record(
+        self,
+        prepared: torch.Tensor,
+        gradients: Sequence[torch.Tensor],
+        terms: float,
+        *,
+        reduce: bool,
+    ) -> None:
+        for gradient in gradients:
+            products = {"weight": gradient * prepared, "bias": gradient}
+            each = torch.stack([self._by_example(products[key]) for key in self._trained], dim=1)
+            self.curvature.add((each**2).sum(dim=0), terms / len(gradients))
+
+    def _by_example(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums over the positions of every example: (N, parameters)."""
+        if isinstance(self.module, torch.nn.LayerNorm):
+            size = len(self.module.normalized_shape)
+            flat = values.flatten(values.ndim - size)
+            examples = flat[None] if flat.ndim == 1 else flat
+            return examples.reshape(len(examples), -1, examples.shape[-1]).sum(dim=1)
+        return values.reshape(*values.shape[:2], -1).sum(dim=2)
+
+    def discard(self) -> None:
+        self.curvature.discard()
+
+    def update_factors(self, decay: float) -> bool:
+        if not self.curvature.pending:
+            self.discard()
+            return False
+        mean = self.curvature.mean()
+        self.discard()
+        if not torch.isfinite(mean).all():
+            raise FloatingPointError(
+                f"gradients of layer {self.name!r} hold NaN or inf; training has diverged "
+                "(lower lr, or raise damping)"
+            )
+        self.curvature.update(mean, decay)
+        return True
+
+    @property
+    def has_factors(self) -> bool:
+        return self.curvature.moment is not None
+
+    # ---- the gradient --------------------------------------------------------------------
+
+    def gradient(self) -> torch.Tensor | None:
+        """(2, parameters): of w and of b; fewer rows where one is missing."""
+        gradients = [p.grad for p in self.parameters]
+        present = [g for g in gradients if g is not None]
+        return self.stacked(present) if len(present) == len(gradients) else None
+
+    def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([t.reshape(-1) for t in tensors])
+
+    def set_gradient(self, value: torch.Tensor) -> None:
+        for parameter, row in zip(self.parameters, value, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(row.reshape(parameter.shape))
+
+    def precondition(self, gradient: torch.Tensor, damping: float) -> torch.Tensor:
+        """v/(h + λ)."""
+        return gradient / (self.curvature.value + damping)
+
+    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
+        return self.curvature.value * value
+
+    # ---- state ---------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curvature": self.curvature.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curvature.load_state_dict(state["curvature"])
+        self.discard()
+
+    def describe(self) -> str:
+        return f"diagonal {sum(p.numel() for p in self.parameters)}"

@@ -1,0 +1,60 @@
+"""The prepared block of every layer, and when it is to be renewed."""
+
+from __future__ import annotations
+
+import torch
+
+from thermokron.host.kfac.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.methods import Prepared
+
+__all__ = ["Blocks"]
+
+
+class Blocks:
+    """Prepared blocks by layer.
+
+    Attributes
+    ----------
+    prepared : dict of Layer to Prepared
+        As `thermokron.host.kfac.methods.prepare` made them.
+    made_of : dict of Layer to (tensor, tensor)
+        The undamped A and G that they were made of, kept where a threshold asks for it.
+    """
+
+    def __init__(self) -> None:
+        self.prepared: dict[Layer, Prepared] = {}
+        self.made_of: dict[Layer, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __getitem__(self, layer: Layer) -> Prepared:
+        return self.prepared[layer]
+
+    @property
+    def kappa(self) -> float:
+        """The worst condition number of all."""
+        return max((block.kappa for block in self.prepared.values()), default=1.0)
+
+    def stale(
+        self, layer: KroneckerLayer, due: bool, updated: bool, threshold: float | None
+    ) -> bool:
+        """Whether a block is to be renewed.
+
+        It is where there is none, where its interval has passed, and where a factor has moved by
+        more than `threshold` of its Frobenius norm since the block was made.
+        """
+        if due or layer not in self.prepared:
+            return True
+        if threshold is None or not updated:
+            return False
+        then = self.made_of.get(layer)
+        return then is None or any(
+            torch.linalg.vector_norm(new - old) > threshold * torch.linalg.vector_norm(old)
+            for new, old in zip(
+                (layer.input_factor.value, layer.output_factor.value), then, strict=True
+            )
+        )
+
+    def renew(self, layer: KroneckerLayer, block: Prepared, *, keep: bool) -> None:
+        """Take over a new block; `keep` what it was made of."""
+        self.prepared[layer] = block
+        if keep:
+            self.made_of[layer] = (layer.input_factor.value, layer.output_factor.value)

@@ -1,0 +1,252 @@
+"""Watches a model's passes, and hands every layer what its curvature is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from thermokron.host.kfac.layers import Attention, Coverage, Layer
+from thermokron.host.kfac.losses import LossCurvature
+
+__all__ = ["Watcher"]
+
+
+class _Pass:
+    """One forward pass of the model.
+
+    Attributes
+    ----------
+    terms : float or None
+        Loss terms that the mean is taken over; None until the model, or the loss, returned.
+    scale : float
+        Derivative of what is backpropagated with respect to the loss: 1, unless the loss is
+        divided over accumulated batches, or scaled for half precision.
+    seen : set of Layer
+        Layers that have recorded a use in this pass.
+    whole : bool
+        Whether it is a pass of the model, and not of a submodule that was called alone.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
+        self.whole = whole
+        self.terms: float | None = None
+        self.scale = 1.0
+        self.seen: set[Layer] = set()
+
+
+class Watcher:
+    """Hooks on a model, and on its loss, until `close`.
+
+    Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace; nor does a
+    forward pass that is never followed by a backward pass.
+
+    For the empirical Fisher, layers record in the backward pass itself. For "mc" and "ggn" the
+    loss module's forward is when vectors are sent back, from its first argument to the outputs of
+    the layers, without touching any parameter's gradient.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    coverage : Coverage
+        Its layers.
+    criterion : torch.nn.Module or None
+        The loss module.
+    curvature : LossCurvature or None
+        What is known of it.
+    fisher : "empirical", "mc" or "ggn"
+        Which gradients are recorded.
+    reduce : bool
+        Weight sharing.
+    mean : bool
+        Whether the loss is a mean over its terms.
+    mc_samples : int
+        Vectors per pass for "mc".
+    generator : torch.Generator
+        Draws them.
+    due : callable
+        Whether passes are to be recorded now.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        coverage: Coverage,
+        *,
+        criterion: torch.nn.Module | None,
+        curvature: LossCurvature | None,
+        fisher: str,
+        reduce: bool,
+        mean: bool,
+        mc_samples: int,
+        generator: torch.Generator,
+        due: Callable[[], bool],
+    ) -> None:
+        self.curvature, self.fisher, self.reduce, self.mean = curvature, fisher, reduce, mean
+        self.mc_samples, self.generator, self.due = mc_samples, generator, due
+        self.loss: torch.Tensor | None = None
+        self._pass = _Pass(whole=False)
+        self._tape: list[tuple[Layer, torch.Tensor, Any, _Pass]] = []
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._finish),
+        ]
+        watched = {layer for _, parts in coverage.attentions for layer in parts.values()}
+        for layer in coverage.layers:
+            if layer not in watched:
+                self._handles += [
+                    module.register_forward_hook(partial(self._used, layer), with_kwargs=True)
+                    for module in layer.modules
+                ]
+        self._attentions = [
+            Attention(module, partial(self._projected, parts))
+            for module, parts in coverage.attentions
+        ]
+        if criterion is not None:
+            self._handles.append(criterion.register_forward_hook(self._judged, with_kwargs=True))
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._handles
+
+    def close(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        for attention in self._attentions:
+            attention.close()
+        self._handles, self._attentions = [], []
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of passes that were not recorded, and of their graphs."""
+        self._tape = []
+        self.loss = None
+
+    # ---- the model's forward pass ----------------------------------------------------------
+
+    def _begin(self, module: torch.nn.Module, args: Any) -> None:
+        self._pass = _Pass(whole=True)
+
+    def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        # the loss module knows better, and may have been called inside the model
+        if self._pass.terms is None:
+            self._pass.terms = _rows(output)
+
+    def _used(
+        self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
+    ) -> None:
+        if module.training:
+            inputs = args[0] if args else kwargs["input"]
+            self._enter(layer, module, inputs, output)
+
+    def _projected(
+        self, parts: Mapping[str, Layer], part: str, inputs: torch.Tensor, output: torch.Tensor
+    ) -> None:
+        layer = parts.get(part)
+        if layer is not None:
+            self._enter(layer, layer.module, inputs, output)
+
+    def _enter(
+        self, layer: Layer, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor
+    ) -> None:
+        if not (torch.is_grad_enabled() and output.requires_grad and self.due()):
+            return
+        prepared, here = layer.prepare(module, inputs), self._pass
+        if self.fisher == "empirical":
+            output.register_hook(partial(self._collect, layer, prepared, here))  # type: ignore[no-untyped-call]
+        else:
+            # the edge, as an in-place activation will make the tensor another one's
+            edge = torch.autograd.graph.get_gradient_edge(output)
+            self._tape.append((layer, prepared, edge, here))
+
+    # ---- gradients -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _collect(
+        self, layer: Layer, prepared: torch.Tensor, here: _Pass, gradient: torch.Tensor
+    ) -> None:
+        terms = here.terms if here.terms is not None else float(len(gradient))
+        scale = (terms if self.mean else 1.0) / here.scale
+        self._record(layer, prepared, [gradient.detach() * scale], terms, here)
+
+    def _record(
+        self,
+        layer: Layer,
+        prepared: torch.Tensor,
+        gradients: Sequence[torch.Tensor],
+        terms: float,
+        here: _Pass,
+    ) -> None:
+        first = not here.whole or layer not in here.seen
+        here.seen.add(layer)
+        layer.record(prepared, gradients, terms if first else 0.0, reduce=self.reduce)
+
+    # ---- the loss --------------------------------------------------------------------------
+
+    def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
+        """The loss module's forward hook."""
+        if not (torch.is_grad_enabled() and loss.requires_grad):
+            return
+        here, self.loss = self._pass, loss.detach()
+        given = (*args, *kwargs.values())
+        outputs, target = given[0], given[1]
+        if self.curvature is not None:
+            here.terms = self.curvature.total(outputs.detach(), target)
+        if self.fisher == "empirical":
+            loss.register_hook(partial(_take_scale, here))  # type: ignore[no-untyped-call]
+        elif self._tape:
+            self._send_back(outputs, target, here)
+
+    def _send_back(self, outputs: torch.Tensor, target: torch.Tensor, here: _Pass) -> None:
+        assert self.curvature is not None
+        assert here.terms is not None
+        fixed = outputs.detach()
+        with torch.no_grad():
+            if self.fisher == "ggn":
+                vectors = list(self.curvature.columns(fixed, target))
+                repeats = 1
+            else:
+                repeats = self.mc_samples
+                vectors = [
+                    self.curvature.sample(fixed, target, self.generator) for _ in range(repeats)
+                ]
+        edges = [edge for _, _, edge, _ in self._tape]
+        found: list[list[torch.Tensor]] = [[] for _ in edges]
+        for vector in vectors:
+            gradients = torch.autograd.grad(
+                outputs, edges, vector, retain_graph=True, allow_unused=True
+            )
+            for held, gradient in zip(found, gradients, strict=True):
+                if gradient is not None:
+                    held.append(gradient / repeats**0.5)
+        left = []
+        with torch.no_grad():
+            for entry, held in zip(self._tape, found, strict=True):
+                layer, prepared, _, own = entry
+                if held:
+                    self._record(layer, prepared, held, here.terms, own)
+                else:  # of another pass, whose loss is still to come
+                    left.append(entry)
+        self._tape = left
+
+
+def _take_scale(here: _Pass, gradient: torch.Tensor) -> None:
+    scale = float(gradient)
+    here.scale = scale if scale else 1.0
+
+
+def _rows(output: Any) -> float | None:
+    """Rows of the first tensor with rows that a model returned, if there is any."""
+    if isinstance(output, torch.Tensor):
+        if output.ndim == 0:  # a loss, perhaps
+            return None
+        return float(output.shape[:-1].numel() if output.ndim > 1 else len(output))
+    values = output.values() if isinstance(output, dict) else output
+    if not isinstance(output, dict | list | tuple):
+        return None
+    return next((rows for v in values if (rows := _rows(v)) is not None), None)
