@@ -2,15 +2,8 @@
 
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.link import AccessRefused, SimulationError, SimulatorDied, SimulatorLink
-from thermokron.sim.simulators import (
-    SIMULATORS,
-    BenchFailure,
-    BenchResult,
-    BuildFailure,
-    SimulatorMissing,
-    missing,
-    run_bench,
-)
+from thermokron.sim.runner import BenchFailure, BenchResult, run_bench
+from thermokron.sim.simulators import SIMULATORS, BuildFailure, SimulatorMissing, missing
 
 __all__ = [
     "SIMULATORS",

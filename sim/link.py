@@ -25,7 +25,8 @@ from thermokron.sim import protocol
 from thermokron.sim.cache import cached, digest
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.protocol import Channel, Kind, ProtocolError
-from thermokron.sim.simulators import PARAMETERS, Build, build, clock_period, tail
+from thermokron.sim.runner import PARAMETERS
+from thermokron.sim.simulators import Build, build, clock_period, tail
 from thermokron.sim.waves import traced_verilog, write_save_file
 
 __all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink", "unit_build",

@@ -23,7 +23,8 @@ from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.frontend import FrontEnd
 from thermokron.sim.pins import settled
 from thermokron.sim.protocol import Channel, Kind
-from thermokron.sim.simulators import bench_parameters, clock_period
+from thermokron.sim.runner import bench_parameters
+from thermokron.sim.simulators import clock_period
 
 RESET_CYCLES = 2
 #: While a run goes on, the host is looked for every so many clock cycles.

@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the benches, and say how they ended and where their logs and waveforms are."""
     from rich.console import Console
 
-    from thermokron.sim.simulators import BenchFailure, BuildFailure, require
+    from thermokron.sim.runner import BenchFailure
+    from thermokron.sim.simulators import BuildFailure, require
 
     benches = _benches(args)
     if args.list:
@@ -146,7 +147,7 @@ def _shown(path: Path) -> Path:
 def _benches(args: argparse.Namespace) -> dict[str, Bench]:
     """The benches by name."""
     from thermokron.sim.benches.catalogue import BENCHES, run_block_bench
-    from thermokron.sim.simulators import BenchResult, run_bench
+    from thermokron.sim.runner import BenchResult, run_bench
 
     def outcome(result: BenchResult) -> Outcome:
         paths = tuple(path for path in (result.log, result.waveform) if path is not None)
@@ -190,7 +191,7 @@ def _run_array(
     spec: UnitSpec, simulator: str, seed: int, folder: Path, waves: str | None
 ) -> Outcome:
     """Jobs of both modes on the unit; every integer must be the numeric engine's."""
-    from thermokron.sim.simulators import BenchFailure
+    from thermokron.sim.runner import BenchFailure
 
     waveform = folder / f"unit.{waves}" if waves else None
     numeric = NumericUnit(spec, seed=seed)

@@ -18,7 +18,7 @@ from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[imp
 from thermokron.model import UnitSpec
 from thermokron.rtl.regmap import ADDRESS_BITS, register_map
 from thermokron.sim.benches.golden_map import GoldenMap
-from thermokron.sim.simulators import bench_parameters
+from thermokron.sim.runner import bench_parameters
 
 PULSES = ("control_start", "control_abort", "control_clear")
 PERIOD_PS = 1000

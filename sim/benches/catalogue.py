@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermokron.model import UnitSpec
-from thermokron.sim.simulators import BenchResult, run_bench
+from thermokron.sim.runner import BenchResult, run_bench
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component

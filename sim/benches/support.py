@@ -20,7 +20,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, First, ReadOnly, RisingEdge, Timer
 
 from thermokron.model import UnitSpec
-from thermokron.sim.simulators import bench_parameters
+from thermokron.sim.runner import bench_parameters
 
 __all__ = ["PERIOD_PS", "Adc", "Bench", "Block", "settled", "signed", "together", "value"]
 

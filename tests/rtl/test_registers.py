@@ -9,7 +9,7 @@ import pytest
 from thermokron.model import UnitSpec
 from thermokron.rtl import generate_verilog
 from thermokron.rtl.registers import RegisterFile
-from thermokron.sim.simulators import run_bench
+from thermokron.sim import run_bench
 
 SPECS = {
     "2 cells": UnitSpec(cells=2, rhs_depth=1),

@@ -35,7 +35,7 @@ import os
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
-from thermokron.sim.simulators import bench_parameters
+from thermokron.sim.runner import bench_parameters
 
 
 async def start(dut):

@@ -1,0 +1,165 @@
+"""Runs benches: modules of `@cocotb.test()` functions, on a design in a simulator.
+
+From a pytest test or from the command line:
+
+    from thermokron.sim import missing, run_bench
+
+    if reason := missing("icarus"):
+        pytest.skip(reason)
+    result = run_bench("thermokron.sim.benches.bench_sampler", verilog, "sampler", "icarus",
+                       parameters={"seed": 3})          # JSON-able; read in the bench with
+                                                        # `bench_parameters()`
+    print(result.output)
+
+`run_bench` builds (or takes from the cache) a simulator for the Verilog text, runs every test
+of the module and raises `BenchFailure` with the tail of the log if one fails. All signals of
+the design can be read and written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thermokron.sim.simulators import build, tail
+
+__all__ = ["PARAMETERS", "BenchFailure", "BenchResult", "bench_parameters", "run_bench"]
+
+#: The environment variable that carries a bench's parameters into the simulation.
+PARAMETERS = "THERMOKRON_BENCH_PARAMETERS"
+
+
+class BenchFailure(AssertionError):
+    """A bench failed; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A bench that passed.
+
+    Attributes
+    ----------
+    tests : tuple of str
+        Names of the tests that ran.
+    output : str
+        What the simulation printed.
+    log, waveform : Path or None
+        Where that and the waveform were left, if anywhere.
+    seconds : float
+        Wall time of the simulation, without the build.
+    """
+
+    tests: tuple[str, ...]
+    output: str
+    log: Path | None
+    waveform: Path | None
+    seconds: float
+
+
+def run_bench(
+    module: str,
+    verilog: str,
+    top: str,
+    simulator: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    tests: str | None = None,
+    waves: str | None = None,
+    folder: Path | None = None,
+    internals: bool = True,
+    timeout_s: float = 600.0,
+) -> BenchResult:
+    """Build a design, run the cocotb tests of a module on it, and raise if one fails.
+
+    Parameters
+    ----------
+    module : str
+        Importable name of the bench.
+    verilog, top, simulator, waves, internals
+        As for `build`.
+    parameters : mapping, optional
+        JSON-able values that the bench reads with `bench_parameters()`.
+    tests : str, optional
+        Regular expression; only tests whose names it finds are run.
+    folder : Path, optional
+        Where log, results and waveform go; a new temporary folder if not given, which is
+        removed when the bench passes without waves.
+    timeout_s : float
+        Wall time after which the simulation is stopped, which is a failure.
+
+    Raises
+    ------
+    BenchFailure
+        With the tail of the log; also if no test ran, or time was up.
+    SimulatorMissing, BuildFailure
+        As `build` does.
+    """
+    design = build(verilog, top, simulator, waves=waves, internals=internals)
+    temporary = folder is None
+    folder = Path(tempfile.mkdtemp(prefix=f"thermokron-{top}-")) if folder is None else folder
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    log, results = folder / "simulation.log", folder / "results.xml"
+    waveform = folder / f"{top}.{waves}" if waves else None
+    results.unlink(missing_ok=True)
+    environment = design.environment(module, results)
+    environment[PARAMETERS] = json.dumps(dict(parameters or {}))
+    if tests is not None:
+        environment["COCOTB_TEST_FILTER"] = tests
+    begin = time.perf_counter()
+    with open(log, "w") as stream:
+        try:
+            subprocess.run(
+                design.command(waveform),
+                cwd=folder,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchFailure(
+                f"{module} on {simulator}: stopped after {timeout_s:g} s\n{tail(log)}"
+            ) from None
+    seconds = time.perf_counter() - begin
+    names, failed = _read_results(results)
+    if failed or not names:
+        what = f"failed: {', '.join(failed)}" if failed else "no test ran"
+        raise BenchFailure(f"{module} on {simulator}: {what}; log: {log}\n{tail(log)}")
+    output = log.read_text(errors="replace")
+    if temporary and waveform is None:
+        shutil.rmtree(folder)
+        return BenchResult(tuple(names), output, None, None, seconds)
+    return BenchResult(tuple(names), output, log, waveform, seconds)
+
+
+def _read_results(results: Path) -> tuple[list[str], list[str]]:
+    try:
+        cases = ElementTree.parse(results).getroot().iter("testcase")
+    except (OSError, ElementTree.ParseError):
+        return [], []
+    names, failed = [], []
+    for case in cases:
+        if case.find("skipped") is not None:
+            continue
+        names.append(case.get("name", "?"))
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(names[-1])
+    return names, failed
+
+
+def bench_parameters() -> dict[str, Any]:
+    """In a bench: the `parameters` that `run_bench` was given."""
+    values: dict[str, Any] = json.loads(os.environ.get(PARAMETERS, "{}"))
+    return values
