@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -137,31 +138,30 @@ def test_a_build_is_made_once(simulator: str) -> None:
     assert build(COUNTER + "// another", "counter", simulator).folder != first.folder
 
 
-def _fill_slowly(name: str, marks: str) -> None:
-    def fill(folder: Path) -> None:
-        with open(marks, "a") as stream:
-            stream.write("filled\n")
-        (folder / "half").write_text("1")
-        time.sleep(0.5)
-        (folder / "whole").write_text("2")
+FILL_SLOWLY = """
+import sys, time
+from thermokron.sim.cache import cached
 
-    folder = cached("test", name, fill)
-    assert (folder / "whole").read_text() == "2"
+def fill(folder):
+    with open(sys.argv[1], "a") as stream:
+        stream.write("filled\\n")
+    (folder / "half").write_text("1")
+    time.sleep(0.5)
+    (folder / "whole").write_text("2")
+
+assert (cached("test", "x", fill) / "whole").read_text() == "2"
+"""
 
 
 def test_processes_that_want_the_same_entry_wait_for_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THERMOKRON_CACHE", str(tmp_path / "cache"))
-    context = multiprocessing.get_context("fork")
-    marks = str(tmp_path / "marks")
-    processes = [context.Process(target=_fill_slowly, args=("x", marks)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert Path(marks).read_text() == "filled\n"
+    marks = tmp_path / "marks"
+    command = [sys.executable, "-c", FILL_SLOWLY, str(marks)]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert marks.read_text() == "filled\n"
 
 
 def test_a_failure_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
