@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,13 +10,18 @@ from typing import Any, Self
 
 import torch
 
+from thermokron.host.kfac.choices import (
+    check_choices,
+    choose_inverter,
+    loss_curvature,
+    loss_reduction_of,
+)
 from thermokron.host.kfac.damping import LevenbergMarquardt, Snapshot
 from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
-from thermokron.host.kfac.inverses import Inverter, Thermodynamic, exact
+from thermokron.host.kfac.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
 from thermokron.host.kfac.layers.coverage import COVERED
-from thermokron.host.kfac.losses import KINDS, curvature_of
-from thermokron.host.kfac.methods import EIGEN, METHODS, Cost, prepare
+from thermokron.host.kfac.methods import EIGEN, Cost, prepare
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.refresh import Blocks
 from thermokron.host.kfac.state import load_state, save_state
@@ -24,14 +30,6 @@ from thermokron.host.kfac.watch import Watcher
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
-
-CHOICES = {
-    "fisher": ("empirical", "mc", "ggn"),
-    "sharing": ("expand", "reduce"),
-    "damping_mode": ("factored", "exact"),
-    "method": METHODS,
-    "loss_reduction": ("mean", "sum"),
-}
 
 Schedule = float | Callable[[int], float]
 Interval = int | Callable[[int], int]
@@ -160,27 +158,18 @@ class KFAC:
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
-        self.unit = unit
         self.samples = check_count("samples", samples)
-        reduction = _reduction(criterion, loss_reduction)
         self.choices = {
             "fisher": fisher,
             "sharing": sharing,
             "damping_mode": damping_mode,
             "method": method,
-            "loss_reduction": reduction,
+            "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
-        for name, choice in self.choices.items():
-            if choice not in CHOICES[name]:
-                raise ValueError(f"{name} = {choice!r} is unknown; legal: {CHOICES[name]}")
-        self.inverse = self._inverter(inverse)
-        curvature = None if criterion is None else curvature_of(criterion)
-        if fisher != "empirical" and curvature is None:
-            known = ", ".join(kind.__name__ for kind in KINDS)
-            raise ValueError(
-                f"fisher = {fisher!r} needs criterion, the loss module that is called in training, "
-                f"to be one of {known}; it is {criterion!r}"
-            )
+        check_choices(self.choices)
+        self.inverse = choose_inverter(unit, inverse, self.samples, damping_mode, method)
+        self.unit = self.inverse.unit if isinstance(self.inverse, Thermodynamic) else None
+        curvature = loss_curvature(criterion, fisher)
         self.marquardt = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
             lr=lr,
@@ -217,36 +206,11 @@ class KFAC:
             curvature=curvature,
             fisher=fisher,
             reduce=sharing == "reduce",
-            mean=reduction == "mean",
+            mean=self.choices["loss_reduction"] == "mean",
             mc_samples=check_count("mc_samples", mc_samples),
             generator=self.generator,
             due=lambda: self.steps % self._now("factor_interval") == 0,
         )
-
-    def _inverter(self, inverse: Inverter | None) -> Inverter:
-        mode, method = self.choices["damping_mode"], self.choices["method"]
-        if self.unit is not None and inverse is not None:
-            raise ValueError("inverse and unit exclude each other: give one of them")
-        if inverse is not None and not callable(inverse):
-            raise TypeError(f"inverse = {inverse!r} is not callable; legal: see Inverter")
-        if mode == "exact" and (self.unit is not None or inverse not in (None, exact)):
-            raise ValueError(
-                "damping_mode = 'exact' needs eigendecompositions, which only the host makes; "
-                "legal: without unit and inverse"
-            )
-        if mode == "exact" and method == "solve":
-            raise ValueError("method = 'solve' needs damping_mode = 'factored'")
-        if method == "solve" and not (
-            inverse in (None, exact) or isinstance(inverse, Thermodynamic)
-        ):
-            raise ValueError(
-                f"method = 'solve' cannot use inverse = {inverse!r}, which only inverts"
-            )
-        if inverse is None:
-            inverse = exact if self.unit is None else Thermodynamic(self.unit, self.samples)
-        if isinstance(inverse, Thermodynamic):
-            self.unit = inverse.unit
-        return inverse
 
     def _now(self, name: str) -> Any:
         return self.hyperparameters.at(name, self.steps)
@@ -362,8 +326,9 @@ class KFAC:
         Returns
         -------
         float or None
-            The reduction ratio, or None where it was not this step's turn, or the model did not
-            foretell a reduction, as momentum may have it; `metrics` is extended by it.
+            The reduction ratio; None where it was not this step's turn, or the model did not
+            foretell a reduction, as momentum or too large a learning rate may have it: then λ
+            rises if the loss did. `metrics` is extended by both.
 
         Raises
         ------
@@ -376,16 +341,17 @@ class KFAC:
         if snapshot is None:
             return None
         assert self.metrics is not None
-        before = self.metrics.loss if loss is None else float(loss)
+        before = self.metrics.loss if loss is None else float(torch.as_tensor(loss).detach())
         if before is None:
             raise RuntimeError("the loss before the step is not known: give loss or criterion")
         with torch.no_grad():
             change = float(closure()) - before
             predicted = snapshot.predicted(self.layers, self.metrics.damping)
-        ratio = None
-        if predicted < 0.0:
-            ratio = change / predicted
+        ratio = change / predicted if predicted < 0.0 else None
+        if ratio is not None:
             self.marquardt.adapt(ratio)
+        elif not change <= 0.0:  # no ratio, but a step that was too long by either account
+            self.marquardt.adapt(-math.inf)
         self.metrics = replace(self.metrics, loss_reduction=-change, reduction_ratio=ratio)
         return ratio
 
@@ -431,13 +397,3 @@ class KFAC:
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
-
-
-def _reduction(criterion: torch.nn.Module | None, given: str | None) -> str:
-    """How the loss combines its terms."""
-    if criterion is not None and not isinstance(criterion, torch.nn.Module):
-        raise TypeError(f"criterion = {criterion!r} is not a torch.nn.Module, such as MSELoss()")
-    known = getattr(criterion, "reduction", None)
-    if known is not None and given is not None and known != given:
-        raise ValueError(f"loss_reduction = {given!r}, but criterion's reduction is {known!r}")
-    return str(known or given or "mean")
