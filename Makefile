@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to install beside the core; `make test EXTRAS=sim,train,test,lint,thermox` adds the
-# comparison with thermox, which runs on jax.
+# What to install beside the core. Two more, thermox and curvlinops, are other people's
+# implementations that the tests compare with: make test EXTRAS=sim,train,test,lint,thermox
 EXTRAS ?= sim,train,test,lint
 # Tests that run side by side.
 JOBS ?= 2
@@ -78,7 +78,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox]' setuptools
+	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox,curvlinops]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins
