@@ -339,7 +339,8 @@ def test_metrics_are_numbers_for_any_logger() -> None:
         {"inverse": Thermodynamic(NumericUnit(UnitSpec(), seed=0), samples=500)},
         {"inverse": exact, "inverse_interval": 3, "factor_interval": 2},
     ],
-    ids=str,
+    # not `str`: an address in a name differs between the processes of a test run
+    ids=["default", "ggn", "mc", "ggn exact", "ggn reduce solve", "unit", "intervals"],
 )
 def test_it_trains(options) -> None:
     """Far below plain gradient descent at its best learning rate of a few, in 30 steps."""
