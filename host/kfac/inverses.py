@@ -77,15 +77,25 @@ class Thermodynamic:
         What runs the jobs, from `thermokron.host.open_unit` or `thermokron.model.NumericUnit`.
     samples : int
         Samples per run of the unit.
+    equilibrate : bool
+        Whether a matrix is scaled to unit diagonal before it is inverted; False for comparison.
     """
 
     unit: Unit
     samples: int = 1000
+    equilibrate: bool = True
 
     def __call__(self, matrix: torch.Tensor, lambda_min: float) -> Inverse:
         """Invert on the unit; the error is statistical, about sqrt(n / samples)."""
         return self._answer(
-            matrix, inv(self.unit, matrix.cpu(), samples=self.samples, lambda_min=lambda_min)
+            matrix,
+            inv(
+                self.unit,
+                matrix.cpu(),
+                samples=self.samples,
+                lambda_min=lambda_min,
+                equilibrate=self.equilibrate,
+            ),
         )
 
     def solve(self, matrix: torch.Tensor, right: torch.Tensor, lambda_min: float) -> Inverse:

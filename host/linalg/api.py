@@ -45,16 +45,22 @@ def _options(samples: Any, interval: Any, guard: Any, complements: Any, least: i
     )
 
 
-def _equilibrated(
-    M: Any, lambda_min: Any, account: Account
+def _scaled(
+    M: Any, lambda_min: Any, account: Account, *, equilibrate: bool = True
 ) -> tuple[Floats, Floats, float | None, Restore]:
-    """A = D^-½ M D^-½ with exactly unit diagonal, √D, a lower bound on λ_min(A), M's kind."""
+    """A = D^-½ M D^-½, √D, a lower bound on λ_min(A), M's kind.
+
+    D is M's diagonal, so that A's is exactly 1; not equilibrated, D is its largest entry for all.
+    """
     matrix, restore = symmetric_matrix(M)
     diagonal = matrix.diagonal()
     bound = check_lambda_min(lambda_min, diagonal)
     scale = np.sqrt(diagonal)
+    if not equilibrate:
+        scale = np.full_like(scale, scale.max())
     matrix = matrix / (scale[:, None] * scale)
-    matrix.flat[:: len(matrix) + 1] = 1.0
+    if equilibrate:
+        matrix.flat[:: len(matrix) + 1] = 1.0
     account.flops(2 * matrix.size + len(matrix))
     if bound is not None:
         bound /= float(diagonal.max())  # A ≥ λ_min D⁻¹
@@ -86,6 +92,7 @@ def inv(
     interval: float = 2.0,
     guard: Guard = "lanczos",
     complements: Complements = "auto",
+    equilibrate: bool = True,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -126,6 +133,10 @@ def inv(
         30, 1.2 at 100, useless at 300). "means" solves for its columns as `solve` does, in about
         twice the hardware time: 0.11, at all of these. "auto" uses means where λ_min of the
         scaled matrix is below √(cells/samples), the error of a block's inverse.
+    equilibrate : bool
+        False divides M by its largest entry instead of scaling it to unit diagonal. There for
+        comparison: coupling codes are then spent on a range that most entries do not use. Only for
+        matrices that fit the array.
 
     Returns
     -------
@@ -142,7 +153,12 @@ def inv(
     """
     options = _options(samples, interval, guard, complements, 2)
     account = Account(samples=options.samples)
-    matrix, scale, bound, restore = _equilibrated(M, lambda_min, account)
+    matrix, scale, bound, restore = _scaled(M, lambda_min, account, equilibrate=equilibrate)
+    if not equilibrate and len(matrix) > unit.spec.cells:
+        raise ValueError(
+            f"equilibrate = False, but M has {len(matrix)} rows; legal: up to the unit's "
+            f"{unit.spec.cells} cells"
+        )
     try:
         if len(matrix) <= unit.spec.cells:
             sampled = sample_inverse(unit, matrix, bound, options, account)
@@ -222,7 +238,7 @@ def solve(
     options = _options(samples, interval, guard, "means", 1)
     refine = check_integer("refine", refine, 0, 100)
     account = Account(samples=options.samples)
-    matrix, scale, bound, _ = _equilibrated(M, lambda_min, account)
+    matrix, scale, bound, _ = _scaled(M, lambda_min, account)
     given, restore = right_hand_sides(B, len(matrix))
     right = given.reshape(len(matrix), -1) / scale[:, None]
     probe = replace(options, samples=PROBE_SAMPLES)

@@ -282,3 +282,31 @@ def test_wrong_options_are_named(options, error, message):
 def test_an_indefinite_matrix_behind_a_wrong_bound_is_refused(n):
     with pytest.raises(ValueError, match="not positive definite"):
         inv(unit(), tridiagonal(n, 0.9), lambda_min=0.5)
+
+
+# ---- without equilibration ------------------------------------------------------------------
+
+
+def test_without_equilibration_the_inverse_is_the_same_where_codes_are_fine():
+    M = np.diag([0.25, 0.5, 1.0, 2.0]) @ spd(4, 3.0) @ np.diag([0.25, 0.5, 1.0, 2.0])
+    M = 0.5 * (M + M.T)
+    result = inv(unit(), M, samples=20_000, equilibrate=False)
+    assert np.abs((result.value - np.linalg.inv(M)) / result.standard_error).max() < 6.0
+
+
+def test_equilibration_saves_coupling_bits_on_an_unequal_diagonal():
+    scale = np.diag(np.geomspace(0.1, 1.0, 8))
+    M = scale @ spd(8, 5.0) @ scale
+    M = 0.5 * (M + M.T)
+    errors = {
+        equilibrate: relative_error(
+            inv(unit(coupling_bits=6), M, samples=20_000, equilibrate=equilibrate), M
+        )
+        for equilibrate in (True, False)
+    }
+    assert errors[True] < 0.2 < errors[False]
+
+
+def test_without_equilibration_the_matrix_must_fit_the_array():
+    with pytest.raises(ValueError, match="17 rows; legal: up to the unit's 16 cells"):
+        inv(unit(), np.eye(17), equilibrate=False)
