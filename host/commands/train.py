@@ -286,7 +286,7 @@ def _table(kinds: Sequence[Sequence[RunResult]]) -> Table:
                 f"{loss:.4f}" if (loss := median_loss(runs, m)) < 10 else f"{loss:.0e}"
                 for m in marks
             ),
-            f"{statistics.median(r.test_accuracy for r in runs):.3f}",
+            f"{statistics.median(r.test_accuracy or 0.0 for r in runs):.3f}",
             str(first.inversions or "-"),
             f"{hardware * 1e3:.0f} ms" if hardware else "-",
             f"{wall:.1f} s",

@@ -1,4 +1,4 @@
-"""Training on bundled data: networks, optimisers, results and plots."""
+"""Training: tasks, networks, optimisers, results and plots."""
 
 try:
     import matplotlib as _matplotlib  # noqa: F401
@@ -11,8 +11,10 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
+from thermokron.host.train.config import TrainConfig
 from thermokron.host.train.data import Digits
 from thermokron.host.train.results import RunResult, write_result
-from thermokron.host.train.training import Progress, TrainConfig, train
+from thermokron.host.train.tasks import Task
+from thermokron.host.train.training import Progress, train
 
-__all__ = ["Digits", "Progress", "RunResult", "TrainConfig", "train", "write_result"]
+__all__ = ["Digits", "Progress", "RunResult", "Task", "TrainConfig", "train", "write_result"]

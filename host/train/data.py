@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 __all__ = ["Digits"]
 
 CLASSES = 10
+SIDE = 8  # pixels
 TEST_IMAGES = 360  # a fifth of the 1,797
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thermokron.host.engines import open_unit
+from thermokron.host.train.config import TrainConfig
 from thermokron.host.train.results import RunResult
-from thermokron.host.train.training import Progress, TrainConfig, one_thread, train
+from thermokron.host.train.training import Progress, one_thread, train
 from thermokron.model import UnitSpec
 
 __all__ = ["MARKS", "Claim", "DemoOutcome", "DemoPlan", "Listener", "median_loss", "run_demo"]
@@ -194,7 +195,7 @@ def _claims(
         Claim(f"below the tuned diagonal control's: {ratio:.1f}x at epoch {last}", ratio >= 3)
     )
     ours, exact = (
-        statistics.median(run.test_accuracy for run in runs)
+        statistics.median(run.test_accuracy or 0.0 for run in runs)
         for runs in (unit, others["kfac", "exact"])
     )
     claims.append(

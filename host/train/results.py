@@ -20,6 +20,8 @@ class RunResult:
 
     Attributes
     ----------
+    network : str
+        Name of the task.
     optimizer : str
         "kfac", "adam" or "sgd".
     engine : str or None
@@ -27,13 +29,17 @@ class RunResult:
     seed : int
         Seed of split, weights, order and noise.
     initial_loss : float
-        Mean cross entropy in nats over all training images, before training.
+        Mean loss over all training examples, before training; cross entropy is in nats.
     train_loss : list of float
         The same after each epoch.
-    test_accuracy : float
-        Fraction of test images recognised at the end.
+    test_loss : float or None
+        The same over the test examples at the end, if there are any.
+    test_accuracy : float or None
+        Fraction of them that is recognised, if the targets are classes.
     wall_seconds, start_seconds : float
         Seconds of training, and those it took to open the unit before.
+    epoch_seconds : list of float
+        Seconds that the steps of each epoch took, without the loss over all examples.
     inversions : int
         Factors inverted.
     hardware_seconds : float
@@ -46,14 +52,17 @@ class RunResult:
     The rest repeats the configuration; None where it does not apply.
     """
 
+    network: str
     optimizer: str
     engine: str | None
     seed: int
     initial_loss: float
     train_loss: list[float]
-    test_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
     wall_seconds: float
     start_seconds: float
+    epoch_seconds: list[float]
     inversions: int
     hardware_seconds: float
     unit_runs: int
@@ -62,8 +71,13 @@ class RunResult:
     epochs: int
     batch_size: int
     lr: float
+    schedule: str
+    warmup: int
     momentum: float | None
+    weight_decay: float
     damping: float | None
+    adapt_damping: bool | None
+    kfac_options: dict[str, Any] | None
     samples: int | None
     hidden: list[int]
 

@@ -1,136 +1,48 @@
-"""One training run: configuration, network, loop."""
+"""One training run: any task, the three-line form of K-FAC, a record of what happened."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from thermokron.host.engines import open_unit
-from thermokron.host.kfac import KFAC, diagonal, exact
-from thermokron.host.train.data import CLASSES, Digits
+from thermokron.host.kfac import KFAC, LevenbergMarquardt, Thermodynamic
+from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
+from thermokron.host.train.evaluation import evaluate
 from thermokron.host.train.results import RunResult
+from thermokron.host.train.schedules import scheduler
+from thermokron.host.train.tasks import Task, batch_of, make_task
 from thermokron.model import ArrayPhysics, UnitSpec
-from thermokron.model.checks import check_integer, check_real
 
-__all__ = [
-    "ENGINES",
-    "OPTIMIZERS",
-    "UNIT_ENGINES",
-    "Progress",
-    "TrainConfig",
-    "mlp",
-    "one_thread",
-    "train",
-]
-
-OPTIMIZERS = ("kfac", "adam", "sgd")
-#: Engines that are thermodynamic units.
-UNIT_ENGINES = ("numeric", "cosim")
-#: Ways to invert that need none.
-INVERTERS = {"exact": exact, "diagonal": diagonal}
-#: What may invert K-FAC's factors.
-ENGINES = (*UNIT_ENGINES, *INVERTERS)
-
-#: Learning rates that `make demo` found best on other seeds than it reports.
-DEFAULT_LR = {"kfac": 0.07, "adam": 0.04, "sgd": 0.5}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What to train, and how.
-
-    Attributes
-    ----------
-    optimizer : "kfac", "adam" or "sgd"
-        K-FAC preconditions plain SGD with momentum.
-    engine : "numeric", "cosim", "exact" or "diagonal"; None for Adam and SGD
-        What inverts the factors: a thermodynamic unit on an engine of that name, Cholesky
-        factorisation on the host, or the inverse of the diagonal alone.
-    epochs, batch_size : int
-        Passes over the training images, and images per step; the last batch may be smaller.
-    lr : float or None
-        Learning rate; None for one that suits the optimiser.
-    momentum : float
-        Momentum of SGD and K-FAC.
-    damping : float
-        Tikhonov damping of K-FAC.
-    samples : int
-        Samples per run of the unit.
-    hidden : tuple of int
-        Widths of the hidden tanh layers.
-    seed : int
-        Decides split, initial weights, order of the images and the unit's noise.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value is illegal; the message names it and the legal range.
-    """
-
-    optimizer: str = "kfac"
-    engine: str | None = "numeric"
-    epochs: int = 10
-    batch_size: int = 144
-    lr: float | None = None
-    momentum: float = 0.9
-    damping: float = 0.03
-    samples: int = 1000
-    hidden: tuple[int, ...] = (32,)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer = {self.optimizer!r} is unknown; legal: {OPTIMIZERS}")
-        legal = ENGINES if self.optimizer == "kfac" else (None,)
-        if self.engine not in legal:
-            raise ValueError(
-                f"engine = {self.engine!r} does not go with optimizer = {self.optimizer!r}; "
-                f"legal: {legal}"
-            )
-        check_integer("epochs", self.epochs, 1, 10**6)
-        check_integer("batch_size", self.batch_size, 1, 10**6)
-        check_integer("samples", self.samples, 2, 2**20)
-        check_integer("seed", self.seed, 0, 2**32 - 1)
-        check_real("momentum", self.momentum, 0.0, 0.9999)
-        check_real("damping", self.damping, 1e-12, 1e12)
-        for width in self.hidden:
-            check_integer("hidden", width, 1, 10**5)
-        if self.lr is None:
-            object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
-        check_real("lr", self.lr, 1e-30, 1e37)
-
-    @property
-    def label(self) -> str:
-        """Optimiser and engine in a few words."""
-        return f"{self.optimizer} ({self.engine})" if self.engine else self.optimizer
+__all__ = ["Progress", "one_thread", "train"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: after `step` of `steps`, with the last completed epoch's loss."""
+    """Where a run stands.
+
+    Attributes
+    ----------
+    step, steps : int
+        Steps taken, and those there will be.
+    loss : float
+        Loss over all training examples after the last completed epoch.
+    metrics : dict
+        Of this step: "step" and "epoch" from 0, "batch_loss", "lr", and what
+        `StepMetrics.as_dict` holds, where K-FAC took part.
+    """
 
     step: int
     steps: int
     loss: float
-
-
-def mlp(sizes: tuple[int, ...], generator: torch.Generator) -> torch.nn.Sequential:
-    """Linear layers of these sizes with tanh between them, torch's usual initial weights."""
-    layers: list[torch.nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layer = torch.nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-        for parameter in layer.parameters():
-            # from our own generator, so that runs side by side do not share one
-            torch.nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
-        layers += [layer, torch.nn.Tanh()]
-    return torch.nn.Sequential(*layers[:-1])
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -147,6 +59,7 @@ def one_thread() -> Iterator[None]:
 def train(
     config: TrainConfig,
     *,
+    task: Task | None = None,
     spec: UnitSpec | None = None,
     physics: ArrayPhysics | None = None,
     simulator: str = "verilator",
@@ -158,6 +71,8 @@ def train(
     ----------
     config : TrainConfig
         What to train, and how.
+    task : Task, optional
+        Trains this, in place of what `config.network` names. Its model is changed.
     spec, physics : UnitSpec, ArrayPhysics, optional
         The unit, where the engine is one.
     simulator : str
@@ -171,84 +86,138 @@ def train(
         If the loss became NaN or inf.
     UnitFault
         If the unit failed.
+    ValueError, TypeError
+        If the task is not one, or an option does not go with it or with another.
     """
-    data = Digits.load(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    sizes = (data.train_images.shape[1], *config.hidden, CLASSES)
-    model = mlp(sizes, generator)
     with one_thread(), ExitStack() as stack:
+        if task is None:
+            task = stack.enter_context(make_task(config, generator))
+        optimizer = _optimizer(config, task.model)
         started = time.perf_counter()
-        kfac = None
-        if config.optimizer == "kfac":
-            settings: dict[str, Any] = {"inverse": INVERTERS.get(config.engine or "")}
-            if config.engine in UNIT_ENGINES:
-                where = {"simulator": simulator} if config.engine == "cosim" else {}
-                unit = open_unit(
-                    config.engine, spec or UnitSpec(), physics, seed=config.seed, **where
-                )
-                settings = {"unit": stack.enter_context(unit), "samples": config.samples}
-            assert config.lr is not None
-            kfac = KFAC(model, lr=config.lr, damping=config.damping, **settings)
-            stack.enter_context(kfac)
+        kfac = _kfac(config, task, optimizer, stack, spec, physics, simulator)
         start_seconds = time.perf_counter() - started
-        return _loop(config, model, data, generator, kfac, progress, start_seconds)
+        return _loop(config, task, optimizer, generator, kfac, progress, start_seconds)
+
+
+def _optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    assert config.lr is not None
+    decay = config.weight_decay
+    if config.optimizer == "adam":
+        kind = torch.optim.AdamW if decay else torch.optim.Adam
+        return kind(model.parameters(), lr=config.lr, weight_decay=decay)
+    return torch.optim.SGD(
+        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay
+    )
+
+
+def _kfac(
+    config: TrainConfig,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    stack: ExitStack,
+    spec: UnitSpec | None,
+    physics: ArrayPhysics | None,
+    simulator: str,
+) -> KFAC | None:
+    """The preconditioner, with its unit; both close with the stack."""
+    if config.optimizer != "kfac":
+        return None
+    assert config.engine is not None
+    settings: dict[str, Any]
+    if config.engine in UNIT_ENGINES:
+        where = {"simulator": simulator} if config.engine == "cosim" else {}
+        unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
+        stack.enter_context(unit)
+        settings = {"inverse": Thermodynamic(unit, config.samples, config.equilibrate)}
+    else:
+        settings = {"inverse": INVERTERS[config.engine]}
+    damping = LevenbergMarquardt(config.damping) if config.adapt_damping else config.damping
+    kfac = KFAC(
+        task.model,
+        # whatever a scheduler makes of it
+        lr=lambda step: float(optimizer.param_groups[0]["lr"]),
+        damping=damping,
+        criterion=task.loss,
+        seed=config.seed,
+        **config.kfac_options,
+        **settings,
+    )
+    return stack.enter_context(kfac)
+
+
+def _loss(task: Task, inputs: tuple[Any, ...], targets: Any) -> torch.Tensor:
+    loss: torch.Tensor = task.loss(task.model(*inputs), targets)
+    return loss
 
 
 def _loop(
     config: TrainConfig,
-    model: torch.nn.Module,
-    data: Digits,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     kfac: KFAC | None,
     progress: Callable[[Progress], None] | None,
     start_seconds: float,
 ) -> RunResult:
-    assert config.lr is not None
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum)
-    cross_entropy = torch.nn.functional.cross_entropy
-
-    @torch.no_grad()
-    def training_loss() -> float:
-        return cross_entropy(model(data.train_images), data.train_labels).item()
-
+    data = task.train
+    examples = len(data)  # type: ignore[arg-type]
+    batches = math.ceil(examples / config.batch_size)
+    steps = config.epochs * batches
+    schedule = scheduler(optimizer, config.schedule, steps=steps, warmup=config.warmup)
+    task.model.train()
     started = time.perf_counter()
-    losses = [training_loss()]
+    losses = [evaluate(task, data).loss]
+    epoch_seconds = []
     metrics = []
-    batches = math.ceil(len(data.train_images) / config.batch_size)
     for epoch in range(config.epochs):
-        order = torch.randperm(len(data.train_images), generator=generator)
+        epoch_started = time.perf_counter()
+        order = torch.randperm(examples, generator=generator)
         for batch, chosen in enumerate(torch.split(order, config.batch_size)):
+            inputs, targets = batch_of(data, chosen)
             optimizer.zero_grad()
-            output = model(data.train_images[chosen])
-            cross_entropy(output, data.train_labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            loss = _loss(task, inputs, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            record = {
+                "step": epoch * batches + batch,
+                "epoch": epoch,
+                "batch_loss": loss.item(),
+                "lr": float(optimizer.param_groups[0]["lr"]),
+            }
             if kfac is not None:
                 metrics.append(kfac.step())
             optimizer.step()
+            schedule.step()
+            if kfac is not None:
+                if config.adapt_damping:
+                    kfac.adapt(partial(_loss, task, inputs, targets))
+                assert kfac.metrics is not None
+                record |= kfac.metrics.as_dict()
             if batch + 1 == batches:
-                losses.append(training_loss())
+                epoch_seconds.append(time.perf_counter() - epoch_started)
+                losses.append(evaluate(task, data).loss)
             if progress is not None:
                 step = epoch * batches + batch + 1
-                progress(Progress(step, config.epochs * batches, losses[-1]))
+                progress(Progress(step, steps, losses[-1], record))
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(
                 f"{config.label}: the training loss is {losses[-1]} after epoch {epoch + 1}; "
                 f"lower lr = {config.lr:g}"
             )
-    with torch.no_grad():
-        hits = model(data.test_images).argmax(dim=1) == data.test_labels
+    tested = None if task.test is None else evaluate(task, task.test)
+    assert config.lr is not None
     return RunResult(
+        network=task.name,
         optimizer=config.optimizer,
         engine=config.engine,
         seed=config.seed,
         initial_loss=losses[0],
         train_loss=losses[1:],
-        test_accuracy=hits.sum().item() / len(hits),
+        test_loss=None if tested is None else tested.loss,
+        test_accuracy=None if tested is None else tested.accuracy,
         wall_seconds=time.perf_counter() - started,
         start_seconds=start_seconds,
+        epoch_seconds=epoch_seconds,
         inversions=sum(m.inversions for m in metrics),
         hardware_seconds=sum(m.hardware_seconds for m in metrics),
         unit_runs=sum(m.runs for m in metrics),
@@ -257,8 +226,13 @@ def _loop(
         epochs=config.epochs,
         batch_size=config.batch_size,
         lr=config.lr,
+        schedule=config.schedule,
+        warmup=config.warmup,
         momentum=None if config.optimizer == "adam" else config.momentum,
+        weight_decay=config.weight_decay,
         damping=config.damping if kfac is not None else None,
+        adapt_damping=config.adapt_damping if kfac is not None else None,
+        kfac_options=config.kfac_options if kfac is not None else None,
         samples=config.samples if config.engine in UNIT_ENGINES else None,
-        hidden=list(config.hidden),
+        hidden=list(task.hidden),
     )

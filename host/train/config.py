@@ -1,0 +1,157 @@
+"""What to train, and how: every choice of a run, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from thermokron.host.kfac import diagonal, exact
+from thermokron.host.train.schedules import SCHEDULES
+from thermokron.model.checks import check_integer, check_real
+
+__all__ = ["ENGINES", "INVERTERS", "KFAC_OPTIONS", "OPTIMIZERS", "UNIT_ENGINES", "TrainConfig"]
+
+OPTIMIZERS = ("kfac", "adam", "sgd")
+#: Engines that are thermodynamic units.
+UNIT_ENGINES = ("numeric", "cosim")
+#: Ways to invert that need none.
+INVERTERS = {"exact": exact, "diagonal": diagonal}
+#: What may invert K-FAC's factors.
+ENGINES = (*UNIT_ENGINES, *INVERTERS)
+#: Options that go to `KFAC` as they are.
+KFAC_OPTIONS = (
+    "fisher",
+    "mc_samples",
+    "sharing",
+    "damping_mode",
+    "method",
+    "decay",
+    "factor_interval",
+    "inverse_interval",
+    "refresh_threshold",
+    "kl_clip",
+    "norm_constraint",
+)
+
+#: Learning rates by network and optimiser. For the MLP they are those that `make demo` found best
+#: on other seeds than it reports.
+DEFAULT_LR = {
+    "mlp": {"kfac": 0.07, "adam": 0.04, "sgd": 0.5},
+}
+#: The same for networks that are not known here.
+CAUTIOUS_LR = {"kfac": 0.03, "adam": 0.001, "sgd": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train, and how.
+
+    Attributes
+    ----------
+    network : str
+        "mlp", "cnn" or "vit" on handwritten digits, "graph" on molecules, or "module:function"
+        for a function that returns a task, see `thermokron.host.train.tasks`.
+    hidden : tuple of int or None
+        Widths of the network's hidden layers; None for widths that suit it. See
+        `thermokron.host.train.networks` for what they are.
+    optimizer : "kfac", "adam" or "sgd"
+        K-FAC preconditions plain SGD with momentum.
+    engine : "numeric", "cosim", "exact" or "diagonal"; None for Adam and SGD
+        What inverts the factors: a thermodynamic unit on an engine of that name, Cholesky
+        factorisation on the host, or the inverse of the diagonal alone.
+    epochs, batch_size : int
+        Passes over the training examples, and examples per step; the last batch may be smaller.
+    lr : float or None
+        Learning rate; None for one that suits network and optimiser.
+    schedule : str
+        How the learning rate changes, one of `schedules.SCHEDULES`.
+    warmup : int
+        Steps over which it rises linearly first.
+    momentum : float
+        Momentum of SGD and K-FAC.
+    weight_decay : float
+        The optimiser's own: decoupled (AdamW) with Adam, added to the gradient with SGD, and
+        added to the preconditioned gradient with K-FAC.
+    damping : float
+        Tikhonov damping of K-FAC.
+    adapt_damping : bool
+        Adapt the damping from there by the rule of Levenberg and Marquardt.
+    samples : int
+        Samples per run of the unit.
+    equilibrate : bool
+        Whether factors are scaled to unit diagonal before the unit inverts them.
+    seed : int
+        Decides split, initial weights, order of the examples and the unit's noise.
+
+    The others are options of `thermokron.host.kfac.KFAC`. What does not apply to the optimiser or
+    the engine is ignored, so that one set of options serves them all.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is illegal; the message names it and the legal range.
+    """
+
+    network: str = "mlp"
+    hidden: tuple[int, ...] | None = None
+    optimizer: str = "kfac"
+    engine: str | None = "numeric"
+    epochs: int = 10
+    batch_size: int = 144
+    lr: float | None = None
+    schedule: str = "constant"
+    warmup: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    damping: float = 0.03
+    adapt_damping: bool = False
+    samples: int = 1000
+    equilibrate: bool = True
+    fisher: str = "empirical"
+    mc_samples: int = 1
+    sharing: str = "expand"
+    damping_mode: str = "factored"
+    method: str = "inverse"
+    decay: float = 0.95
+    factor_interval: int = 1
+    inverse_interval: int = 1
+    refresh_threshold: float | None = None
+    kl_clip: float | None = 1e-2
+    norm_constraint: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer = {self.optimizer!r} is unknown; legal: {OPTIMIZERS}")
+        legal = ENGINES if self.optimizer == "kfac" else (None,)
+        if self.engine not in legal:
+            raise ValueError(
+                f"engine = {self.engine!r} does not go with optimizer = {self.optimizer!r}; "
+                f"legal: {legal}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule = {self.schedule!r} is unknown; legal: {tuple(SCHEDULES)}")
+        check_integer("epochs", self.epochs, 1, 10**6)
+        check_integer("batch_size", self.batch_size, 1, 10**6)
+        check_integer("warmup", self.warmup, 0, 10**9)
+        check_integer("samples", self.samples, 2, 2**20)
+        check_integer("seed", self.seed, 0, 2**32 - 1)
+        check_real("momentum", self.momentum, 0.0, 0.9999)
+        check_real("weight_decay", self.weight_decay, 0.0, 1e6)
+        check_real("damping", self.damping, 1e-12, 1e12)
+        for width in self.hidden or ():
+            check_integer("hidden", width, 1, 10**5)
+        if self.lr is None:
+            rates = DEFAULT_LR.get(self.network, CAUTIOUS_LR)
+            object.__setattr__(self, "lr", rates[self.optimizer])
+        check_real("lr", self.lr, 1e-30, 1e37)
+
+    @property
+    def label(self) -> str:
+        """Optimiser and engine in a few words."""
+        return f"{self.optimizer} ({self.engine})" if self.engine else self.optimizer
+
+    @property
+    def kfac_options(self) -> dict[str, Any]:
+        """Keyword arguments of `KFAC`, but for learning rate, damping and what inverts."""
+        return {name: getattr(self, name) for name in KFAC_OPTIONS}

@@ -1,0 +1,201 @@
+"""Tasks: a network, the data to train it on, and the loss.
+
+A task of one's own is a function of a seed, named on the command line as `module:function`:
+
+    # mytask.py
+    import torch
+    from thermokron.host.train import Task
+
+    def task(seed):
+        inputs, targets = ...
+        train = torch.utils.data.TensorDataset(inputs, targets)
+        return Task(model=MyNetwork(), train=train, loss=torch.nn.CrossEntropyLoss())
+
+    $ thermokron train mytask:task --engine exact
+
+`train` and `test` are datasets of tuples (input, target), or (input, input, ..., target) for a
+model of several inputs. The loss is a module, called as `loss(model(*inputs), target)`, that
+takes the mean over its terms. Torch's generator is seeded before the function is called, and is
+given back as it was when training has ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from thermokron.host.train.config import TrainConfig
+
+__all__ = ["Task", "batch_of", "make_task"]
+
+# torch has one generator for all threads
+_GENERATOR = threading.RLock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A network, the data to train it on, and the loss.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The network.
+    train : torch.utils.data.Dataset
+        Training examples, tuples that end in the target, with a length.
+    loss : torch.nn.Module
+        Called as `loss(output, target)`; a mean over its terms.
+    test : torch.utils.data.Dataset, optional
+        Test examples, likewise.
+    name : str
+        What to call it.
+    target_unit : str
+        Unit of the targets of a regression, for messages; "" where they have none.
+    target_scale : float
+        How much of that unit a target of 1 stands for.
+    hidden : tuple of int
+        Widths of its hidden layers, where it was built from such.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a part is not what it should be; the message says which.
+    """
+
+    model: torch.nn.Module
+    train: Dataset[Any]
+    loss: torch.nn.Module
+    test: Dataset[Any] | None = None
+    name: str = "task"
+    target_unit: str = ""
+    target_scale: float = 1.0
+    hidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("model", "loss"):
+            value = getattr(self, part)
+            if not isinstance(value, torch.nn.Module):
+                raise TypeError(f"{self.name}: {part} = {value!r} is not a torch.nn.Module")
+        reduction = getattr(self.loss, "reduction", "mean")
+        if reduction != "mean":
+            raise ValueError(f"{self.name}: loss.reduction = {reduction!r}; legal: 'mean'")
+        for part in ("train", "test"):
+            self._check_data(part, getattr(self, part))
+
+    def _check_data(self, part: str, data: Any) -> None:
+        if data is None and part == "test":
+            return
+        if not isinstance(data, Dataset) or not isinstance(data, Sized):
+            raise TypeError(
+                f"{self.name}: {part} = {data!r} is not a torch.utils.data.Dataset with a length, "
+                "such as TensorDataset(inputs, targets)"
+            )
+        if not len(data):
+            raise ValueError(f"{self.name}: {part} holds no examples; legal: 1 or more")
+        example = data[0]
+        if not isinstance(example, tuple | list) or len(example) < 2:
+            raise TypeError(
+                f"{self.name}: {part}[0] is {type(example).__name__}; "
+                "legal: a tuple (input, target) or (input, ..., target)"
+            )
+
+
+def batch_of(data: Dataset[Any], chosen: torch.Tensor) -> tuple[tuple[Any, ...], Any]:
+    """Inputs and targets of some examples.
+
+    Parameters
+    ----------
+    data : Dataset
+        As of `Task`.
+    chosen : (k,) int64 tensor
+        Their indices.
+    """
+    if isinstance(data, TensorDataset):
+        *inputs, targets = data[chosen]
+    else:
+        *inputs, targets = default_collate([data[i] for i in chosen.tolist()])
+    return tuple(inputs), targets
+
+
+@contextmanager
+def make_task(config: TrainConfig, generator: torch.Generator) -> Iterator[Task]:
+    """The task that a configuration names, for as long as it is trained.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its network, seed and widths count.
+    generator : torch.Generator
+        Draws the weights of the MLP; of the others torch's own does, seeded.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such network, or a function of the user's returned something else.
+    """
+    from thermokron.host.train.networks import BUILDERS
+
+    if config.network in BUILDERS:
+        with _seeded(config.seed):
+            task = BUILDERS[config.network](config.seed, config.hidden, generator)
+        yield task
+        return
+    if ":" not in config.network:
+        legal = ", ".join([*BUILDERS, "module:function"])
+        raise ValueError(f"network = {config.network!r} is unknown; legal: {legal}")
+    if config.hidden is not None:
+        raise ValueError(f"hidden = {config.hidden} has no effect: {config.network} has its own")
+    function = _find(config.network)
+    # dropout and the like may draw during training, too
+    with _seeded(config.seed):
+        yield _called(config.network, function, config.seed)
+
+
+def _find(name: str) -> Callable[[int], object]:
+    module_name, _, function_name = name.partition(":")
+    parts = [*module_name.split("."), function_name]
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError(f"network = {name!r} names no function; legal: package.module:function")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # as `python -m` has it
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"network = {name!r}: there is no module {error.name!r} in {here} or on the "
+                "Python path"
+            ) from None
+        raise
+    finally:
+        sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"network = {name!r}: {module_name} has no function {function_name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def _called(name: str, function: Callable[[int], object], seed: int) -> Task:
+    made = function(seed)
+    if not isinstance(made, Task):
+        raise TypeError(
+            f"network = {name!r}: the function returned {type(made).__name__}; "
+            "legal: thermokron.host.train.Task(model=..., train=..., loss=...)"
+        )
+    return made
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's generator, seeded, and given back as it was."""
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
