@@ -30,7 +30,7 @@ def check_choices(choices: Mapping[str, str]) -> None:
 
 
 def choose_inverter(
-    unit: Unit | None, inverse: Inverter | None, samples: int, damping_mode: str, method: str
+    unit: Unit | None, inverse: Inverter | None, damping_mode: str, method: str
 ) -> Inverter:
     """What inverts; `ValueError` or `TypeError` if it does not go with the other options."""
     if unit is not None and inverse is not None:
@@ -49,7 +49,7 @@ def choose_inverter(
         raise ValueError(f"method = 'solve' cannot use inverse = {inverse!r}, which only inverts")
     if inverse is not None:
         return inverse
-    return exact if unit is None else Thermodynamic(unit, samples)
+    return exact if unit is None else Thermodynamic(unit)
 
 
 def loss_reduction_of(criterion: torch.nn.Module | None, given: str | None) -> str:

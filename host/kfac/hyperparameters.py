@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Hyperparameters", "check_count"]
+import torch
+
+__all__ = ["Hyperparameters", "Interval", "Optional", "Schedule", "check_count", "learning_rate"]
+
+Schedule = float | Callable[[int], float]
+Interval = int | Callable[[int], int]
+Optional = float | Callable[[int], float | None] | None
 
 TINY = 1e-12  # the least lr, damping and clip; there for the message, nobody wants less
 #: May be None, which switches them off.
@@ -29,7 +36,7 @@ class Hyperparameters:
         """
         given = self.given[name]
         value = given(step) if callable(given) else given
-        if name.endswith("interval"):
+        if name.endswith("interval") or name == "samples":
             return check_count(name, value)
         if value is None and name in OPTIONAL:
             return None
@@ -45,6 +52,13 @@ class Hyperparameters:
 
     def __iter__(self) -> Any:
         return iter(self.given)
+
+
+def learning_rate(given: Schedule | torch.optim.Optimizer) -> Schedule:
+    """A rate, or the function that reads it from an optimiser's first parameter group."""
+    if not isinstance(given, torch.optim.Optimizer):
+        return given
+    return lambda step: float(given.param_groups[0]["lr"])
 
 
 def check_count(name: str, value: Any, low: int = 1) -> int:

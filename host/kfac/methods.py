@@ -65,8 +65,8 @@ class Prepared(Protocol):
         """Condition number of the worse of its damped factors, or an upper bound on it."""
         ...
 
-    def apply(self, gradient: torch.Tensor, cost: Cost) -> torch.Tensor:
-        """(G ⊗ A + damping)⁻¹ · gradient, (..., m, n)."""
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
+        """The damped block's inverse times a gradient (..., m, n); `inverse` solves, if need be."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,18 +103,18 @@ def prepare(
     dtype = layer.weight.dtype
     kappa = max(_condition(a, low_a, layer.input_factor.diagonal), _condition(g, low_g, False))
     if method == "solve":
-        return Solves(a, g, low_a, low_g, kappa, inverse)
+        return Solves(a, g, low_a, low_g, kappa)
     a_inverse = 1.0 / a if layer.input_factor.diagonal else _each(inverse, a, low_a, cost)
     return Inverses(a_inverse.to(dtype), _each(inverse, g, low_g, cost).to(dtype), kappa)
 
 
-def restore(state: dict[str, Any], inverse: Inverter) -> Prepared:
+def restore(state: dict[str, Any]) -> Prepared:
     """What `state_dict` of a prepared block was made of."""
     kind, kappa = state["method"], float(state["kappa"])
     if kind == "inverse":
         return Inverses(state["a"], state["g"], kappa)
     if kind == "solve":
-        return Solves(state["a"], state["g"], state["low_a"], state["low_g"], kappa, inverse)
+        return Solves(state["a"], state["g"], state["low_a"], state["low_g"], kappa)
     return Eigen(state["qa"], state["la"], state["qg"], state["lg"], state["damping"], kappa)
 
 
@@ -126,7 +126,7 @@ class Inverses:
     g: torch.Tensor
     kappa: float
 
-    def apply(self, gradient: torch.Tensor, cost: Cost) -> torch.Tensor:
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
         left = self.g @ gradient
         return left * self.a if _is_diagonal(self.a, gradient) else left @ self.a
 
@@ -143,10 +143,9 @@ class Solves:
     low_a: torch.Tensor
     low_g: torch.Tensor
     kappa: float
-    inverse: Inverter
 
-    def apply(self, gradient: torch.Tensor, cost: Cost) -> torch.Tensor:
-        solver = self.inverse.solve if isinstance(self.inverse, Thermodynamic) else _cholesky_solve
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
+        solver = inverse.solve if isinstance(inverse, Thermodynamic) else _cholesky_solve
         left = _each_solution(solver, self.g, gradient.to(self.g.dtype), self.low_g, cost)
         if _is_diagonal(self.a, gradient):
             return (left / self.a).to(gradient.dtype)
@@ -175,7 +174,7 @@ class Eigen:
     damping: float
     kappa: float
 
-    def apply(self, gradient: torch.Tensor, cost: Cost) -> torch.Tensor:
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
         turned = self.qg.mT @ gradient.to(self.qg.dtype)
         turned = turned if self.qa is None else turned @ self.qa
         turned = turned / (self.lg[..., :, None] * self.la[..., None, :] + self.damping)

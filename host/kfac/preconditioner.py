@@ -17,7 +17,14 @@ from thermokron.host.kfac.choices import (
     loss_reduction_of,
 )
 from thermokron.host.kfac.damping import LevenbergMarquardt, Snapshot
-from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
+from thermokron.host.kfac.hyperparameters import (
+    Hyperparameters,
+    Interval,
+    Optional,
+    Schedule,
+    check_count,
+    learning_rate,
+)
 from thermokron.host.kfac.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
 from thermokron.host.kfac.layers.coverage import COVERED
@@ -30,10 +37,6 @@ from thermokron.host.kfac.watch import Watcher
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
-
-Schedule = float | Callable[[int], float]
-Interval = int | Callable[[int], int]
-Optional = float | Callable[[int], float | None] | None
 
 
 class KFAC:
@@ -69,8 +72,10 @@ class KFAC:
         The network; hooks are placed in it, and removed by `close`.
     unit : Unit or None
         Thermodynamic unit that inverts the factors; None works exactly on the host.
-    lr : float
-        The optimiser's learning rate η; it enters only through KL clip and norm constraint.
+    lr : float or torch.optim.Optimizer
+        The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
+        the optimiser itself, its first parameter group's rate is read at every step, whatever
+        scheduler changes it.
     damping : float or LevenbergMarquardt
         Tikhonov damping λ of the curvature, in units of the loss. A `LevenbergMarquardt` adapts
         itself; call `adapt` after the optimiser's step.
@@ -106,13 +111,14 @@ class KFAC:
         Renews a layer's inverses between intervals too, when either of its factors has moved by
         more than this part of its Frobenius norm since they were made.
     kl_clip, norm_constraint : float or None
-        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off.
+        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off. The
+        default κ suits an optimiser with momentum 0.9; without momentum, 1e-2 is as safe.
     loss_reduction : "mean" or "sum"
         How the loss combines its terms, where there is no `criterion` to ask. For a sum the
         curvature is still that of the mean loss, so that damping means the same.
 
-    `lr`, `damping`, `decay`, the intervals, `refresh_threshold`, `kl_clip` and `norm_constraint`
-    may be functions of the step index.
+    Numbers from `lr` to `norm_constraint`, but for `mc_samples` and `seed`, may be functions of
+    the step index.
 
     Attributes
     ----------
@@ -137,8 +143,8 @@ class KFAC:
         model: torch.nn.Module,
         unit: Unit | None = None,
         *,
-        lr: Schedule,
-        damping: Schedule | LevenbergMarquardt,
+        lr: Schedule | torch.optim.Optimizer,
+        damping: Schedule | LevenbergMarquardt = 0.1,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
@@ -147,18 +153,17 @@ class KFAC:
         damping_mode: str = "factored",
         method: str = "inverse",
         inverse: Inverter | None = None,
-        samples: int = 1000,
+        samples: Interval = 1000,
         decay: Schedule = 0.95,
         factor_interval: Interval = 1,
         inverse_interval: Interval = 1,
         refresh_threshold: Optional = None,
-        kl_clip: Optional = 1e-2,
+        kl_clip: Optional = 1e-3,
         norm_constraint: Optional = None,
         loss_reduction: str | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
-        self.samples = check_count("samples", samples)
         self.choices = {
             "fisher": fisher,
             "sharing": sharing,
@@ -167,13 +172,14 @@ class KFAC:
             "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
         check_choices(self.choices)
-        self.inverse = choose_inverter(unit, inverse, self.samples, damping_mode, method)
+        self.inverse = choose_inverter(unit, inverse, damping_mode, method)
         self.unit = self.inverse.unit if isinstance(self.inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
-        self.marquardt = damping if isinstance(damping, LevenbergMarquardt) else None
+        self.marquardt = lm = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
-            lr=lr,
-            damping=damping if self.marquardt is None else self._adapted,
+            lr=learning_rate(lr),
+            samples=samples,
+            damping=damping if lm is None else lambda step: lm.value,
             decay=decay,
             factor_interval=factor_interval,
             inverse_interval=inverse_interval,
@@ -183,6 +189,7 @@ class KFAC:
         )
         self.steps = 0
         self.metrics: StepMetrics | None = None
+        self._owns_inverter = unit is not None
         for name in self.hyperparameters:
             self._now(name)
         coverage = find_layers(model)
@@ -215,10 +222,6 @@ class KFAC:
     def _now(self, name: str) -> Any:
         return self.hyperparameters.at(name, self.steps)
 
-    def _adapted(self, step: int) -> float:
-        assert self.marquardt is not None
-        return self.marquardt.value
-
     # ---- stepping -------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -249,6 +252,9 @@ class KFAC:
             raise RuntimeError(
                 f"no layer has seen a backward pass in training mode; call step() after {before}"
             )
+        if self._owns_inverter:
+            assert self.unit is not None
+            self.inverse = Thermodynamic(self.unit, self._now("samples"))
         damping, cost = self._now("damping"), Cost()
         due = self.steps % self._now("inverse_interval") == 0
         kronecker = [layer for layer in ready if isinstance(layer, KroneckerLayer)]
@@ -299,7 +305,7 @@ class KFAC:
         self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost
     ) -> torch.Tensor:
         if isinstance(layer, KroneckerLayer):
-            return self.blocks[layer].apply(gradient, cost)
+            return self.blocks[layer].apply(gradient, self.inverse, cost)
         assert isinstance(layer, NormLayer)
         return layer.precondition(gradient, damping)
 
@@ -368,13 +374,7 @@ class KFAC:
         return save_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            If layers, method or unit are others than those that were saved.
-        """
+        """Continue from what `state_dict` returned; `ValueError` if layers or unit are others."""
         load_state(self, state)
 
     def close(self) -> None:

@@ -55,9 +55,7 @@ def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
     kfac.steps = check_count("steps", state["steps"], low=0)
     for name, layer in layers.items():
         layer.load_state_dict(state["layers"][name])
-    kfac.blocks.prepared = {
-        layers[name]: restore(block, kfac.inverse) for name, block in state["blocks"].items()
-    }
+    kfac.blocks.prepared = {layers[name]: restore(block) for name, block in state["blocks"].items()}
     kfac.blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
     kfac.generator.set_state(state["generator"].cpu())
     if kfac.marquardt is not None and "damping" in state:

@@ -127,6 +127,14 @@ class Watcher:
         self._tape = []
         self.loss = None
 
+    def __deepcopy__(self, memo: Any) -> Watcher:
+        """A copy of the model, for an average of its weights perhaps, is not watched."""
+        copied = object.__new__(Watcher)
+        copied.__dict__ |= self.__dict__
+        copied._handles, copied._attentions, copied._tape, copied.loss = [], [], [], None
+        copied.due = lambda: False
+        return copied
+
     # ---- the model's forward pass ----------------------------------------------------------
 
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
@@ -190,7 +198,7 @@ class Watcher:
 
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
-        if not (torch.is_grad_enabled() and loss.requires_grad):
+        if self.closed or not (torch.is_grad_enabled() and loss.requires_grad):
             return
         here, self.loss = self._pass, loss.detach()
         given = (*args, *kwargs.values())

@@ -11,6 +11,7 @@ from torch import nn
 __all__ = ["CASES", "Case", "Flow", "block_of", "brute_force", "cases", "dense_block"]
 
 DTYPE = torch.float64
+torch.set_num_threads(1)  # threads for matrices this small cost more than they give
 
 
 class Flow(nn.Module):

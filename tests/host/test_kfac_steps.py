@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 
@@ -346,7 +347,7 @@ def test_it_trains(options) -> None:
     """Far below plain gradient descent at its best learning rate of a few, in 30 steps."""
     criterion = nn.MSELoss()
     model, _ = CASES["mlp"].build()
-    kfac = KFAC(model, lr=0.3, damping=0.01, criterion=criterion, **options)
+    kfac = KFAC(model, lr=0.3, damping=0.01, kl_clip=1e-2, criterion=criterion, **options)
     losses = train(model, kfac, 30, lr=0.3, criterion=criterion)
     best = math.inf
     for lr in (0.1, 0.3, 1.0, 3.0):
@@ -375,3 +376,89 @@ def test_no_case_is_broken_by_ggn_on_the_host(name) -> None:
         kfac.step()
         optimizer.step()
     assert losses[2] < losses[1] < losses[0]
+
+
+# ---- beside optimisers, schedulers and copies ----------------------------------------------------
+
+
+def test_the_rate_may_be_read_from_the_optimiser() -> None:
+    """Whatever a scheduler makes of it, and after the optimiser's state was loaded."""
+    model, x = CASES["mlp"].build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    kfac = KFAC(model, lr=optimizer, damping=1e3, kl_clip=None, norm_constraint=1e-9, decay=0.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    nus = []
+    for _ in range(3):
+        model(x).square().mean().backward()
+        nus.append(kfac.step().nu)
+        model.zero_grad()  # the model stays as it is: only the rate changes
+        optimizer.step()
+        scheduler.step()
+    assert nus[1] == pytest.approx(2 * nus[0])
+    assert nus[2] == pytest.approx(4 * nus[0])
+
+
+def test_samples_may_follow_a_schedule() -> None:
+    model = nn.Linear(3, 2)
+    kfac = KFAC(model, NumericUnit(UnitSpec()), lr=0.1, samples=lambda step: 100 * 10**step)
+    seconds = []
+    for _ in range(2):
+        model(torch.randn(4, 3)).square().mean().backward()
+        seconds.append(kfac.step().hardware_seconds)
+    assert 5.0 < seconds[1] / seconds[0] < 10.5
+
+
+def test_a_deep_copy_of_the_model_is_not_watched() -> None:
+    """An exponential moving average of the weights, made by copying the model."""
+    model, x = CASES["transformer"].build()
+    kfac = KFAC(model, NumericUnit(UnitSpec()), lr=0.1, criterion=nn.MSELoss())
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(twin(x), model(x))
+    twin(x).square().mean().backward()
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(RuntimeError, match="no layer has seen a backward pass"):
+        kfac.step()
+    twin.linear1.weight.data.zero_()
+    assert model.linear1.weight.abs().max() > 0.0
+    model(x).square().mean().backward()
+    kfac.step()
+
+
+# ---- defaults ------------------------------------------------------------------------------------
+
+
+NETWORKS = {
+    "64-32-10": lambda: nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)),
+    "64-256-256-10": lambda: nn.Sequential(
+        *(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    ),
+    "cnn": lambda: nn.Sequential(
+        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten()),
+        nn.Linear(256, 10),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_defaults_hold(name) -> None:
+    """Digits at the optimiser's usual momentum: what was learned by epoch 5 is not lost again."""
+    from thermokron.host.train.data import Digits
+
+    data = Digits.load(0)
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    kfac = KFAC(model, lr=optimizer, inverse_interval=10 if name == "64-256-256-10" else 1)
+    losses = []
+    for _ in range(12):
+        for rows in torch.randperm(len(data.train_images)).split(144):
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.train_images[rows]), data.train_labels[rows]).backward()
+            kfac.step()
+            optimizer.step()
+        with torch.no_grad():
+            losses.append(F.cross_entropy(model(data.train_images), data.train_labels).item())
+    assert losses[4] < 0.1
+    assert losses[-1] < losses[4]

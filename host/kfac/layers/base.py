@@ -29,6 +29,10 @@ class Layer(ABC):
         self.modules = tuple(modules)
         self._passes = 0
 
+    def __deepcopy__(self, memo: Any) -> Layer:
+        """A copy of the model is not watched, and needs no layers of its own."""
+        return self
+
     @classmethod
     @abstractmethod
     def covers(cls, module: torch.nn.Module) -> bool:
