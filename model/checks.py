@@ -1,12 +1,14 @@
-"""Range checks whose messages name the argument, its value and the legal range."""
+"""Checks at the border whose messages name the argument, its value and what is legal."""
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
+from dataclasses import fields
 from typing import Any
 
-__all__ = ["check_integer", "check_real"]
+__all__ = ["check_integer", "check_real", "fields_from_json"]
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -25,3 +27,29 @@ def check_real(name: str, value: Any, low: float, high: float) -> float:
     if not (math.isfinite(value) and low <= float(value) <= high):
         raise ValueError(f"{name} = {value} is out of range; legal: {low:g} to {high:g}")
     return float(value)
+
+
+def fields_from_json(kind: type[Any], text: str) -> dict[str, Any]:
+    """The fields of dataclass `kind` in one JSON object, all of them and no others.
+
+    Raises
+    ------
+    ValueError
+        Naming what is not JSON, no object, unknown or missing.
+    """
+    name = kind.__name__
+    problem = f"not {'an' if name[0] in 'AEIO' else 'a'} {name}"
+    known = [f.name for f in fields(kind)]
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{problem}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{problem}: expected an object with the fields {', '.join(known)}")
+    for what, names in (
+        ("unknown", [key for key in values if key not in known]),
+        ("missing", [key for key in known if key not in values]),
+    ):
+        if names:
+            raise ValueError(f"{problem}: {what} {', '.join(names)}; legal: {', '.join(known)}")
+    return values

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermokron.model.checks import check_integer, check_real
+from thermokron.model.checks import check_integer, check_real, fields_from_json
 
 __all__ = ["ArrayPhysics", "Device"]
 
@@ -116,11 +116,7 @@ class ArrayPhysics:
     @classmethod
     def from_json(cls, text: str) -> ArrayPhysics:
         """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
-        values = json.loads(text)
-        known = [f.name for f in fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(known):
-            raise ValueError(f"not an ArrayPhysics: expected an object with the fields {known}")
-        return cls(**values)
+        return cls(**fields_from_json(cls, text))
 
 
 @dataclass(frozen=True, eq=False)

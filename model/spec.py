@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermokron.model.checks import check_integer, check_real
+from thermokron.model.checks import check_integer, check_real, fields_from_json
 
 if TYPE_CHECKING:
     from thermokron.model.unit import Job
@@ -261,11 +261,7 @@ class UnitSpec:
     @classmethod
     def from_json(cls, text: str) -> UnitSpec:
         """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
-        values = json.loads(text)
-        known = [f.name for f in fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(known):
-            raise ValueError(f"not a UnitSpec: expected an object with the fields {known}")
-        return cls(**values)
+        return cls(**fields_from_json(cls, text))
 
     @property
     def fingerprint(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from thermokron.model.checks import check_integer
+from thermokron.model.checks import check_integer, fields_from_json
 from thermokron.model.spec import PHASES, UnitSpec
 
 __all__ = ["BaseUnit", "Job", "Readout", "Unit", "UnitFault"]
@@ -51,11 +51,7 @@ class _JsonFields:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
-        values = json.loads(text)
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        if not isinstance(values, dict) or set(values) != set(known):
-            raise ValueError(f"not a {cls.__name__}: expected an object with the fields {known}")
-        return cls(**values)
+        return cls(**fields_from_json(cls, text))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -60,8 +60,12 @@ def test_json_round_trip():
     for physics in (ArrayPhysics.ideal(), ArrayPhysics.discrete_board(device_seed=2**40)):
         assert ArrayPhysics.from_json(physics.to_json()) == physics
     values = json.loads(ArrayPhysics().to_json())
-    for bad in (values | {"drift": 1}, {"adc_noise": 1}, []):
-        with pytest.raises(ValueError, match="not an ArrayPhysics: expected"):
+    for bad, message in (
+        (values | {"drift": 1}, "unknown drift; legal: coupling_mismatch"),
+        ({"adc_noise": 1}, "missing coupling_mismatch, cell_offset"),
+        ([], "expected an object with the fields coupling_mismatch"),
+    ):
+        with pytest.raises(ValueError, match=f"not an ArrayPhysics: {message}"):
             ArrayPhysics.from_json(json.dumps(bad))
 
 

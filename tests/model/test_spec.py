@@ -195,11 +195,15 @@ def test_json_round_trip_and_fingerprint():
     assert 0 <= spec.fingerprint < 2**32
 
 
-@pytest.mark.parametrize("change", [{"cells": None}, {"watts": 3}])
-def test_json_of_another_shape_is_refused(change):
-    values = json.loads(UnitSpec().to_json()) | change
-    if "cells" in change:
-        del values["cells"]
-    for text in (json.dumps(values), "[]", "3"):
-        with pytest.raises(ValueError, match="not a UnitSpec: expected"):
+def test_json_of_another_shape_is_refused_by_name():
+    values = json.loads(UnitSpec().to_json())
+    fewer = {name: value for name, value in values.items() if name != "lanes"}
+    for text, message in (
+        ("[]", "expected an object with the fields cells, lanes"),
+        ("3", "expected an object with the fields cells, lanes"),
+        ("{", "not JSON: "),
+        (json.dumps(values | {"watts": 3}), "unknown watts; legal: cells, lanes"),
+        (json.dumps(fewer), "missing lanes; legal: cells, lanes"),
+    ):
+        with pytest.raises(ValueError, match=f"not a UnitSpec: {message}"):
             UnitSpec.from_json(text)

@@ -109,7 +109,7 @@ def test_json_round_trip(thing):
     assert again == thing
     assert again.to_json() == thing.to_json()
     for text in ("{}", "[]", thing.to_json().replace('"clipped"', '"x"').replace("samples", "y")):
-        with pytest.raises(ValueError, match=f"not a {type(thing).__name__}: expected"):
+        with pytest.raises(ValueError, match=f"not a {type(thing).__name__}: "):
             type(thing).from_json(text)
 
 
