@@ -68,6 +68,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--sim",
+        "--simulator",
+        dest="sim",
         choices=("icarus", "verilator"),
         default="verilator",
         help="the simulator [verilator]",

@@ -92,6 +92,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add(
         "--simulator",
+        "--sim",
         choices=("verilator", "icarus"),
         default="verilator",
         help="what runs the Verilog, for --engine cosim [verilator]",
@@ -160,7 +161,10 @@ def _digits(args: argparse.Namespace) -> int:
     if args.physics is not None:
         if not on_unit:
             raise ValueError(f"physics = {args.physics} has no effect: {config.label} uses no unit")
-        physics = ArrayPhysics.from_json(args.physics.read_text())
+        try:
+            physics = ArrayPhysics.from_json(args.physics.read_text())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{args.physics}: {error}") from error
     elif on_unit:
         physics = ArrayPhysics.ideal()
     console = Console()

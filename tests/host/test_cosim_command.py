@@ -11,7 +11,8 @@ from thermokron.sim import SIMULATORS, BenchFailure, missing
 
 
 def test_list_names_every_bench(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cosim", "--list"]) == 0
+    # the simulator's option is spelt as everywhere else too
+    assert main(["cosim", "--simulator", "icarus", "--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert {"array", "registers", "unit", "sampler", "moments", "converter"} <= set(names)
 

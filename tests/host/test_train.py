@@ -120,6 +120,22 @@ def test_flaws_of_the_array_come_from_a_file_and_are_recorded(tmp_path) -> None:
     assert record["physics"] == json.loads(flaws.to_json())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"adc_noise": 0.1}', "not an ArrayPhysics: missing coupling_mismatch"),
+        (ArrayPhysics().to_json().replace('"adc_noise": null', '"adc_noise": "x"'),
+         "adc_noise = 'x' is not a number"),
+        ("flaws", "not an ArrayPhysics: not JSON"),
+    ],
+)  # fmt: skip
+def test_a_file_of_flaws_that_cannot_be_read_is_named(text, message, tmp_path, capsys) -> None:
+    path = tmp_path / "flaws.json"
+    path.write_text(text)
+    assert main(["train", "digits", "--physics", str(path), "-o", str(tmp_path)]) == 2
+    assert f"error: {path}: {message}" in capsys.readouterr().err
+
+
 def test_adam_needs_no_unit_and_has_none_in_its_record(tmp_path) -> None:
     command = ["train", "digits", "--optimizer", "adam", "--epochs", "1", "-o", str(tmp_path)]
     assert main(command) == 0
