@@ -52,7 +52,9 @@ def open_unit(
     Raises
     ------
     ValueError
-        If a name is not known.
+        If a name is not known, or seed is out of range.
+    TypeError
+        If `spec` or `physics` is of another type.
     thermokron.sim.SimulatorMissing
         If the simulator is not installed; the message says what to install.
 
@@ -63,6 +65,10 @@ def open_unit(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine = {engine!r} is unknown; legal: {', '.join(ENGINES)}")
+    if not isinstance(spec, UnitSpec):
+        raise TypeError(f"spec = {spec!r} is not a UnitSpec")
+    if not isinstance(physics, ArrayPhysics | None):
+        raise TypeError(f"physics = {physics!r} is not an ArrayPhysics")
     if engine == "numeric":
         if waves is not None:
             raise ValueError("waves: the numeric engine has no signals; use engine 'cosim'")

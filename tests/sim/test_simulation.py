@@ -267,3 +267,10 @@ def test_wrong_names_are_answered_with_the_legal_ones(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         open_unit(spec=SPEC, physics=ArrayPhysics(), **arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_no_spec_and_no_physics_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="spec = 16 is not a UnitSpec"):
+        open_unit("numeric", 16)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"physics = .* is not an ArrayPhysics"):
+        open_unit("numeric", SPEC, {"adc_noise": 0.1})  # type: ignore[arg-type]
