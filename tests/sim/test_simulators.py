@@ -74,6 +74,8 @@ async def never_ends(dut):
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "counter_bench.py").write_text(BENCH)
     monkeypatch.syspath_prepend(str(tmp_path))
+    # failing benches leave their folders behind, for people to look at
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return "counter_bench"
 
 
