@@ -138,7 +138,7 @@ def test_lanczos_seldom_overestimates_in_large_matrices():
     ratios = []
     for n in (48, 64, 128):
         for kappa in (10, 100, 1000):
-            for A in list(matrices(n, kappa, rng)) * 1 + list(matrices(n, kappa, rng)):
+            for A in [*matrices(n, kappa, rng), *matrices(n, kappa, rng)]:
                 ritz = smallest_eigenvalue(A)
                 exact = np.linalg.eigvalsh(A)[0]
                 assert ritz.value > exact * (1 - 1e-6)  # Ritz values lie within the spectrum
