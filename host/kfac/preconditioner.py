@@ -239,9 +239,10 @@ class KFAC:
         """
         if self._watcher.closed:
             raise RuntimeError("this KFAC is closed")
-        loss = self._watcher.loss
-        self._watcher.forget()
-        moved = {layer for layer in self.layers if layer.update_factors(self._now("decay"))}
+        loss = self._watcher.take_loss()
+        for layer in self.layers:
+            if layer.update_factors(self._now("decay")):
+                self.blocks.outdate(layer)
         ready = [layer for layer in self.layers if layer.has_factors]
         if not ready:
             before = (
@@ -257,18 +258,9 @@ class KFAC:
             self.inverse = Thermodynamic(self.unit, self._now("samples"))
         damping, cost = self._now("damping"), Cost()
         due = self.steps % self._now("inverse_interval") == 0
-        kronecker = [layer for layer in ready if isinstance(layer, KroneckerLayer)]
-        exactly = self.choices["damping_mode"] == "exact"
-        for layer in kronecker:
-            if self.blocks.stale(layer, due, layer in moved, self._now("refresh_threshold")):
-                block = prepare(
-                    layer,
-                    damping,
-                    method=EIGEN if exactly else self.choices["method"],
-                    inverse=self.inverse,
-                    cost=cost,
-                )
-                self.blocks.renew(layer, block, keep=self._now("refresh_threshold") is not None)
+        for layer in ready:
+            if isinstance(layer, KroneckerLayer):
+                self._renew(layer, damping, due, cost)
         found = [(layer, layer.gradient()) for layer in ready]
         present = [(layer, g) for layer, g in found if g is not None]
         updates = [self._update(layer, g, damping, cost) for layer, g in present]
@@ -300,6 +292,14 @@ class KFAC:
         )
         self.steps += 1
         return self.metrics
+
+    def _renew(self, layer: KroneckerLayer, damping: float, due: bool, cost: Cost) -> None:
+        threshold = self._now("refresh_threshold")
+        if self.blocks.stale(layer, damping, due=due, threshold=threshold):
+            exactly = self.choices["damping_mode"] == "exact"
+            method = EIGEN if exactly else self.choices["method"]
+            block = prepare(layer, damping, method=method, inverse=self.inverse, cost=cost)
+            self.blocks.renew(layer, block, damping, keep=threshold is not None)
 
     def _update(
         self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost
@@ -374,7 +374,7 @@ class KFAC:
         return save_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; `ValueError` if layers or unit are others."""
+        """Take over what `state_dict` returned; `ValueError` if layers, method or unit differ."""
         load_state(self, state)
 
     def close(self) -> None:

@@ -19,11 +19,14 @@ class Blocks:
         As `thermokron.host.kfac.methods.prepare` made them.
     made_of : dict of Layer to (tensor, tensor)
         The undamped A and G that they were made of, kept where a threshold asks for it.
+    current : dict of Layer to float
+        The damping of blocks whose factors have not changed since.
     """
 
     def __init__(self) -> None:
         self.prepared: dict[Layer, Prepared] = {}
         self.made_of: dict[Layer, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.current: dict[Layer, float] = {}
 
     def __getitem__(self, layer: Layer) -> Prepared:
         return self.prepared[layer]
@@ -34,16 +37,21 @@ class Blocks:
         return max((block.kappa for block in self.prepared.values()), default=1.0)
 
     def stale(
-        self, layer: KroneckerLayer, due: bool, updated: bool, threshold: float | None
+        self, layer: KroneckerLayer, damping: float, *, due: bool, threshold: float | None
     ) -> bool:
         """Whether a block is to be renewed.
 
         It is where there is none, where its interval has passed, and where a factor has moved by
-        more than `threshold` of its Frobenius norm since the block was made.
+        more than `threshold` of its Frobenius norm since the block was made; but not if it would
+        be made of the same again.
         """
-        if due or layer not in self.prepared:
+        if layer not in self.prepared:
             return True
-        if threshold is None or not updated:
+        if self.current.get(layer) == damping:
+            return False
+        if due:
+            return True
+        if threshold is None:
             return False
         then = self.made_of.get(layer)
         return then is None or any(
@@ -53,8 +61,13 @@ class Blocks:
             )
         )
 
-    def renew(self, layer: KroneckerLayer, block: Prepared, *, keep: bool) -> None:
+    def renew(self, layer: KroneckerLayer, block: Prepared, damping: float, *, keep: bool) -> None:
         """Take over a new block; `keep` what it was made of."""
         self.prepared[layer] = block
+        self.current[layer] = damping
         if keep:
             self.made_of[layer] = (layer.input_factor.value, layer.output_factor.value)
+
+    def outdate(self, layer: Layer) -> None:
+        """Note that a layer's factors have changed."""
+        self.current.pop(layer, None)

@@ -25,6 +25,7 @@ def save_state(kfac: KFAC) -> dict[str, Any]:
         "layers": {layer.name: layer.state_dict() for layer in kfac.layers},
         "blocks": {layer.name: block.state_dict() for layer, block in blocks.prepared.items()},
         "made_of": {layer.name: pair for layer, pair in blocks.made_of.items()},
+        "current": {layer.name: damping for layer, damping in blocks.current.items()},
         "generator": kfac.generator.get_state(),
     }
     if kfac.marquardt is not None:
@@ -57,6 +58,7 @@ def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
         layer.load_state_dict(state["layers"][name])
     kfac.blocks.prepared = {layers[name]: restore(block) for name, block in state["blocks"].items()}
     kfac.blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
+    kfac.blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
     kfac.generator.set_state(state["generator"].cpu())
     if kfac.marquardt is not None and "damping" in state:
         kfac.marquardt.value = float(state["damping"])

@@ -120,12 +120,12 @@ class Watcher:
         for attention in self._attentions:
             attention.close()
         self._handles, self._attentions = [], []
-        self.forget()
+        self.take_loss()
 
-    def forget(self) -> None:
-        """Let go of passes that were not recorded, and of their graphs."""
-        self._tape = []
-        self.loss = None
+    def take_loss(self) -> torch.Tensor | None:
+        """The last loss, if there was one since the last call; passes without one are let go."""
+        loss, self.loss, self._tape = self.loss, None, []
+        return loss
 
     def __deepcopy__(self, memo: Any) -> Watcher:
         """A copy of the model, for an average of its weights perhaps, is not watched."""
@@ -164,6 +164,8 @@ class Watcher:
     ) -> None:
         if not (torch.is_grad_enabled() and output.requires_grad and self.due()):
             return
+        if layer in self._pass.seen:  # after the backward pass: a submodule is called alone
+            self._pass = _Pass(whole=False)
         prepared, here = layer.prepare(module, inputs), self._pass
         if self.fisher == "empirical":
             output.register_hook(partial(self._collect, layer, prepared, here))  # type: ignore[no-untyped-call]

@@ -272,6 +272,39 @@ def test_tied_modules_of_two_kinds_keep_their_plain_gradient() -> None:
     assert torch.equal(model.embed.weight.grad, plain)
 
 
+def test_checkpointed_activations_are_recorded_once() -> None:
+    """Under `torch.utils.checkpoint` a submodule runs again inside the backward pass."""
+
+    class Net(nn.Module):
+        def __init__(self, checkpointed: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(3, 2)
+            self.checkpointed = checkpointed
+
+        def middle(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.tanh(x))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            if self.checkpointed:
+                x = torch.utils.checkpoint.checkpoint(self.middle, x, use_reentrant=False)
+            else:
+                x = self.middle(x)
+            return self.c(x)
+
+    x, updates = torch.randn(6, 4), []
+    for checkpointed in (False, True):
+        model = Net(checkpointed)
+        kfac = KFAC(model, lr=0.1)
+        for _ in range(2):
+            backward(model, x)
+            kfac.step()
+        updates.append([p.grad for p in model.parameters()])
+    for a, b in zip(*updates, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_frozen_parts_of_attention() -> None:
     model, x = CASES["attention"].build()
     model.attention.in_proj_weight.requires_grad_(False)

@@ -263,6 +263,23 @@ def test_inverses_are_renewed_early_where_factors_have_moved() -> None:
     assert sum(counts[1e-6]) > sum(counts[0.5])
 
 
+def test_nothing_is_renewed_that_would_be_the_same_again() -> None:
+    """Neither between updates of the factors, nor for a layer that gets no data."""
+    model = Flow(a=nn.Linear(4, 3), b=nn.Linear(3, 2))
+    kfac = KFAC(model, lr=0.1, factor_interval=3)
+    counts = []
+    for part in (model, model, model, model, model.a, model.a, model.a):
+        model.zero_grad()
+        part(torch.randn(8, 4)).square().mean().backward()
+        counts.append(kfac.step().inversions)
+    assert counts == [4, 0, 0, 4, 0, 0, 2]
+    kfac.close()
+    kfac = KFAC(model, lr=0.1, factor_interval=3, damping=lambda step: 0.1 + step)
+    for _ in range(2):
+        model(torch.randn(8, 4)).square().mean().backward()
+        assert kfac.step().inversions == 4
+
+
 # ---- methods -------------------------------------------------------------------------------------
 
 
