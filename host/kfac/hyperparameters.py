@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,10 +56,19 @@ class Hyperparameters:
 
 
 def learning_rate(given: Schedule | torch.optim.Optimizer) -> Schedule:
-    """A rate, or the function that reads it from an optimiser's first parameter group."""
-    if not isinstance(given, torch.optim.Optimizer):
-        return given
-    return lambda step: float(given.param_groups[0]["lr"])
+    """A rate, or what reads it from an optimiser's first parameter group."""
+    return _RateOf(given) if isinstance(given, torch.optim.Optimizer) else given
+
+
+@dataclass(frozen=True)
+class _RateOf:
+    optimizer: torch.optim.Optimizer
+
+    def __call__(self, step: int) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def __repr__(self) -> str:
+        return f"that of {type(self.optimizer).__name__}"
 
 
 def check_count(name: str, value: Any, low: int = 1) -> int:

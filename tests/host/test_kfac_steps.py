@@ -405,6 +405,7 @@ def test_the_rate_may_be_read_from_the_optimiser() -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     kfac = KFAC(model, lr=optimizer, damping=1e3, kl_clip=None, norm_constraint=1e-9, decay=0.0)
     optimizer.load_state_dict(optimizer.state_dict())
+    assert "lr=that of SGD" in repr(kfac)
     nus = []
     for _ in range(3):
         model(x).square().mean().backward()
