@@ -175,6 +175,28 @@ def test_couplings_that_a_bank_holds_are_not_sent_again() -> None:
     assert sum(address in banks for what, address, _ in link.traffic if what == "write") == 2
 
 
+def test_couplings_that_were_lost_on_the_way_are_sent_again(monkeypatch) -> None:
+    unit, link = opened()
+    first, second, third, _ = jobs()
+    numeric = NumericUnit(SPEC, seed=6)
+    for job in (first, second):
+        assert unit.run(job) == numeric.run(job)
+    bank, write = link.address("couplings1"), link.write  # that of the first
+
+    def half(address: int, words: ArrayLike) -> None:
+        if address == bank:
+            write(address, np.asarray(words)[:3])
+            raise ConnectionError("lost")
+        write(address, words)
+
+    monkeypatch.setattr(link, "write", half)
+    with pytest.raises(ConnectionError, match="lost"):
+        unit.run(third)
+    monkeypatch.undo()
+    # the bank holds neither the first job's couplings nor the third's
+    assert unit.run(first) == numeric.run(first)
+
+
 def test_a_bad_job_is_raised_after_the_readout_before_it() -> None:
     unit, _ = opened()
     good = jobs()[0]
