@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from thermokron.host.kfac import diagonal, exact
@@ -33,13 +33,35 @@ KFAC_OPTIONS = (
     "norm_constraint",
 )
 
-#: Learning rates by network and optimiser. For the MLP they are those that `make demo` found best
-#: on other seeds than it reports.
-DEFAULT_LR = {
-    "mlp": {"kfac": 0.07, "adam": 0.04, "sgd": 0.5},
+
+@dataclass(frozen=True)
+class _Suits:
+    """What suits a network: learning rates by optimiser, and the rest."""
+
+    lr: dict[str, float]
+    epochs: int = 10
+    batch_size: int = 144
+    damping: float = 0.03
+    fisher: str = "empirical"
+
+
+#: Learning rates of the MLP are those that `make demo` found best on other seeds than it reports;
+#: those of the others were chosen likewise, on seeds 10 and 11.
+SUITS = {
+    "mlp": _Suits({"kfac": 0.07, "adam": 0.04, "sgd": 0.5}),
+    "cnn": _Suits({"kfac": 0.07, "adam": 0.03, "sgd": 0.5}),
+    "vit": _Suits({"kfac": 0.03, "adam": 0.01, "sgd": 0.5}),
+    "graph": _Suits(
+        {"kfac": 0.03, "adam": 0.01, "sgd": 0.05}, epochs=30, batch_size=50, fisher="ggn"
+    ),
 }
 #: The same for networks that are not known here.
-CAUTIOUS_LR = {"kfac": 0.03, "adam": 0.001, "sgd": 0.05}
+CAUTIOUS = _Suits({"kfac": 0.03, "adam": 0.001, "sgd": 0.05})
+
+
+def _suited() -> Any:
+    """A field that is None until `TrainConfig` has looked up what suits the network."""
+    return field(default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +73,9 @@ class TrainConfig:
     network : str
         "mlp", "cnn" or "vit" on handwritten digits, "graph" on molecules, or "module:function"
         for a function that returns a task, see `thermokron.host.train.tasks`.
-    hidden : tuple of int or None
-        Widths of the network's hidden layers; None for widths that suit it. See
-        `thermokron.host.train.networks` for what they are.
+    hidden : tuple of int, optional
+        Widths of the network's hidden layers, see `thermokron.host.train.networks`; if not
+        given, widths that suit it.
     optimizer : "kfac", "adam" or "sgd"
         K-FAC preconditions plain SGD with momentum.
     engine : "numeric", "cosim", "exact" or "diagonal"; None for Adam and SGD
@@ -61,8 +83,8 @@ class TrainConfig:
         factorisation on the host, or the inverse of the diagonal alone.
     epochs, batch_size : int
         Passes over the training examples, and examples per step; the last batch may be smaller.
-    lr : float or None
-        Learning rate; None for one that suits network and optimiser.
+    lr : float
+        Learning rate.
     schedule : str
         How the learning rate changes, one of `schedules.SCHEDULES`.
     warmup : int
@@ -83,8 +105,9 @@ class TrainConfig:
     seed : int
         Decides split, initial weights, order of the examples and the unit's noise.
 
-    The others are options of `thermokron.host.kfac.KFAC`. What does not apply to the optimiser or
-    the engine is ignored, so that one set of options serves them all.
+    The others are options of `thermokron.host.kfac.KFAC`. Where `epochs`, `batch_size`, `lr`,
+    `damping` and `fisher` are not given, they are what suits network and optimiser. What does not
+    apply to the optimiser or the engine is ignored, so that one set of options serves them all.
 
     Raises
     ------
@@ -96,18 +119,18 @@ class TrainConfig:
     hidden: tuple[int, ...] | None = None
     optimizer: str = "kfac"
     engine: str | None = "numeric"
-    epochs: int = 10
-    batch_size: int = 144
-    lr: float | None = None
+    epochs: int = _suited()
+    batch_size: int = _suited()
+    lr: float = _suited()
     schedule: str = "constant"
     warmup: int = 0
     momentum: float = 0.9
     weight_decay: float = 0.0
-    damping: float = 0.03
+    damping: float = _suited()
     adapt_damping: bool = False
     samples: int = 1000
     equilibrate: bool = True
-    fisher: str = "empirical"
+    fisher: str = _suited()
     mc_samples: int = 1
     sharing: str = "expand"
     damping_mode: str = "factored"
@@ -131,6 +154,10 @@ class TrainConfig:
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule = {self.schedule!r} is unknown; legal: {tuple(SCHEDULES)}")
+        suits = SUITS.get(self.network, CAUTIOUS)
+        for name, value in (vars(suits) | {"lr": suits.lr[self.optimizer]}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         check_integer("epochs", self.epochs, 1, 10**6)
         check_integer("batch_size", self.batch_size, 1, 10**6)
         check_integer("warmup", self.warmup, 0, 10**9)
@@ -141,9 +168,6 @@ class TrainConfig:
         check_real("damping", self.damping, 1e-12, 1e12)
         for width in self.hidden or ():
             check_integer("hidden", width, 1, 10**5)
-        if self.lr is None:
-            rates = DEFAULT_LR.get(self.network, CAUTIOUS_LR)
-            object.__setattr__(self, "lr", rates[self.optimizer])
         check_real("lr", self.lr, 1e-30, 1e37)
 
     @property

@@ -5,7 +5,7 @@
     mlp     (32,)       widths of the tanh layers between 64 pixels and 10 classes
     cnn     (8, 16)     channels of the two convolutions
     vit     (64, 64)    widths of the feed-forward layers, one per transformer block
-    graph   (64, 64)    widths of the graph convolutions, one per step of message passing
+    graph   (32, 32)    widths of the graph convolutions, one per step of message passing
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from thermokron.host.train.data import CLASSES, SIDE, Digits
+from thermokron.host.train.molecules import ELEMENTS, FEATURES, Molecules
 from thermokron.host.train.tasks import Task
 
-__all__ = ["BUILDERS", "VisionTransformer", "cnn", "mlp"]
+__all__ = ["BUILDERS", "GraphNetwork", "VisionTransformer", "cnn", "mlp"]
 
 Hidden = tuple[int, ...] | None
 
@@ -98,6 +99,43 @@ class VisionTransformer(torch.nn.Module):
         return logits
 
 
+class GraphNetwork(torch.nn.Module):
+    """Message passing between bonded atoms, their sum read out by two linear layers.
+
+    Every step, an atom's state becomes tanh(W [own state, sum of its neighbours' states] + b).
+    Atoms of all molecules are rows of one matrix, so that padding is no data to any layer.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Width of an atom's state after every step of message passing; as many steps.
+    """
+
+    TYPICAL_ATOMS = 8.0  # keeps sums over molecules of order one
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = (FEATURES, *widths)
+        self.steps = torch.nn.ModuleList(
+            torch.nn.Linear(2 * inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)
+        )
+        self.readout = torch.nn.Sequential(
+            torch.nn.Linear(sizes[-1], sizes[-1]), torch.nn.Tanh(), torch.nn.Linear(sizes[-1], 1)
+        )
+
+    def forward(self, atoms: torch.Tensor, bonds: torch.Tensor) -> torch.Tensor:
+        """Predictions (B,) for atoms (B, N, 16) and bonds (B, N, N)."""
+        real = atoms[..., : len(ELEMENTS)].sum(dim=-1) > 0.0
+        state, padded = atoms[real], atoms
+        for step in self.steps:
+            neighbours = (bonds @ padded)[real]
+            state = torch.tanh(step(torch.cat([state, neighbours], dim=-1)))
+            padded = state.new_zeros(*real.shape, state.shape[-1])
+            padded[real] = state
+        outputs: torch.Tensor = self.readout(padded.sum(dim=1) / self.TYPICAL_ATOMS)
+        return outputs.squeeze(-1)
+
+
 def _digits(name: str, seed: int, model: torch.nn.Module, hidden: tuple[int, ...]) -> Task:
     data = Digits.load(seed)
     return Task(
@@ -127,9 +165,23 @@ def _vit(seed: int, hidden: Hidden, generator: torch.Generator) -> Task:
     return _digits("vit", seed, VisionTransformer(widths), widths)
 
 
+def _graph(seed: int, hidden: Hidden, generator: torch.Generator) -> Task:
+    widths = (32, 32) if hidden is None else hidden
+    data = Molecules.load(seed)
+    return Task(
+        name="graph",
+        model=GraphNetwork(widths),
+        train=TensorDataset(data.train_atoms, data.train_bonds, data.train_targets),
+        test=TensorDataset(data.test_atoms, data.test_bonds, data.test_targets),
+        loss=torch.nn.MSELoss(),
+        hidden=widths,
+    )
+
+
 #: By name, what makes a task of a seed, `hidden` and a generator.
 BUILDERS: dict[str, Callable[[int, Hidden, torch.Generator], Task]] = {
     "mlp": _mlp,
     "cnn": _cnn,
     "vit": _vit,
+    "graph": _graph,
 }

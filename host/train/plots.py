@@ -31,7 +31,14 @@ STYLES = {
 LABEL_DISTANCE = 0.062
 
 
-def plot_losses(runs: Sequence[RunResult], path: Path, *, title: str, subtitle: str = "") -> Path:
+def plot_losses(
+    runs: Sequence[RunResult],
+    path: Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    quantity: str = "training loss in nats",
+) -> Path:
     """Draw the training loss of every kind of run by epoch, and return the path.
 
     Parameters
@@ -42,6 +49,8 @@ def plot_losses(runs: Sequence[RunResult], path: Path, *, title: str, subtitle: 
         Where to; the ending names the format. Folders are made as needed.
     title, subtitle : str
         What to write above the axes.
+    quantity : str
+        What the vertical axis shows, and its unit.
     """
     curves: dict[str, list[list[float]]] = {}
     for run in runs:
@@ -77,10 +86,11 @@ def plot_losses(runs: Sequence[RunResult], path: Path, *, title: str, subtitle: 
             )
         ends[label] = float(middle[-1])
     last = max(len(losses[0]) for losses in curves.values()) - 1
-    axes.set_yscale("log")
+    if all(loss > 0.0 for table in curves.values() for losses in table for loss in losses):
+        axes.set_yscale("log")
     axes.set_xlim(0, last)
     axes.set_xlabel("epoch", fontsize=14, color=INK)
-    axes.set_ylabel("training loss in nats", fontsize=14, color=INK)
+    axes.set_ylabel(quantity, fontsize=14, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -89,8 +99,8 @@ def plot_losses(runs: Sequence[RunResult], path: Path, *, title: str, subtitle: 
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
-    low, high = np.log(axes.get_ylim())
-    heights = {label: (np.log(end) - low) / (high - low) for label, end in ends.items()}
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = {label: float(to_axes.transform((last, end))[1]) for label, end in ends.items()}
     for label, height in _spread(heights).items():
         axes.annotate(
             label,

@@ -22,6 +22,8 @@ class RunResult:
     ----------
     network : str
         Name of the task.
+    loss : str
+        Class of its loss, such as "CrossEntropyLoss".
     optimizer : str
         "kfac", "adam" or "sgd".
     engine : str or None
@@ -53,6 +55,7 @@ class RunResult:
     """
 
     network: str
+    loss: str
     optimizer: str
     engine: str | None
     seed: int

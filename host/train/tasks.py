@@ -57,16 +57,12 @@ class Task:
         Test examples, likewise.
     name : str
         What to call it.
-    target_unit : str
-        Unit of the targets of a regression, for messages; "" where they have none.
-    target_scale : float
-        How much of that unit a target of 1 stands for.
     hidden : tuple of int
         Widths of its hidden layers, where it was built from such.
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a part is not what it should be; the message says which.
     """
 
@@ -75,15 +71,13 @@ class Task:
     loss: torch.nn.Module
     test: Dataset[Any] | None = None
     name: str = "task"
-    target_unit: str = ""
-    target_scale: float = 1.0
     hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("model", "loss"):
             value = getattr(self, part)
             if not isinstance(value, torch.nn.Module):
-                raise TypeError(f"{self.name}: {part} = {value!r} is not a torch.nn.Module")
+                raise ValueError(f"{self.name}: {part} = {value!r} is not a torch.nn.Module")
         reduction = getattr(self.loss, "reduction", "mean")
         if reduction != "mean":
             raise ValueError(f"{self.name}: loss.reduction = {reduction!r}; legal: 'mean'")
@@ -94,7 +88,7 @@ class Task:
         if data is None and part == "test":
             return
         if not isinstance(data, Dataset) or not isinstance(data, Sized):
-            raise TypeError(
+            raise ValueError(
                 f"{self.name}: {part} = {data!r} is not a torch.utils.data.Dataset with a length, "
                 "such as TensorDataset(inputs, targets)"
             )
@@ -102,7 +96,7 @@ class Task:
             raise ValueError(f"{self.name}: {part} holds no examples; legal: 1 or more")
         example = data[0]
         if not isinstance(example, tuple | list) or len(example) < 2:
-            raise TypeError(
+            raise ValueError(
                 f"{self.name}: {part}[0] is {type(example).__name__}; "
                 "legal: a tuple (input, target) or (input, ..., target)"
             )
@@ -138,7 +132,7 @@ def make_task(config: TrainConfig, generator: torch.Generator) -> Iterator[Task]
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError
         If there is no such network, or a function of the user's returned something else.
     """
     from thermokron.host.train.networks import BUILDERS
@@ -186,7 +180,7 @@ def _find(name: str) -> Callable[[int], object]:
 def _called(name: str, function: Callable[[int], object], seed: int) -> Task:
     made = function(seed)
     if not isinstance(made, Task):
-        raise TypeError(
+        raise ValueError(
             f"network = {name!r}: the function returned {type(made).__name__}; "
             "legal: thermokron.host.train.Task(model=..., train=..., loss=...)"
         )

@@ -35,7 +35,7 @@ class Progress:
     loss : float
         Loss over all training examples after the last completed epoch.
     metrics : dict
-        Of this step: "step" and "epoch" from 0, "batch_loss", "lr", and what
+        Of this step: "step" and "epoch" from 0, "loss" of its batch, "lr", and what
         `StepMetrics.as_dict` holds, where K-FAC took part.
     """
 
@@ -101,7 +101,6 @@ def train(
 
 
 def _optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    assert config.lr is not None
     decay = config.weight_decay
     if config.optimizer == "adam":
         kind = torch.optim.AdamW if decay else torch.optim.Adam
@@ -135,8 +134,7 @@ def _kfac(
     damping = LevenbergMarquardt(config.damping) if config.adapt_damping else config.damping
     kfac = KFAC(
         task.model,
-        # whatever a scheduler makes of it
-        lr=lambda step: float(optimizer.param_groups[0]["lr"]),
+        lr=optimizer,
         damping=damping,
         criterion=task.loss,
         seed=config.seed,
@@ -181,7 +179,7 @@ def _loop(
             record = {
                 "step": epoch * batches + batch,
                 "epoch": epoch,
-                "batch_loss": loss.item(),
+                "loss": loss.item(),
                 "lr": float(optimizer.param_groups[0]["lr"]),
             }
             if kfac is not None:
@@ -192,7 +190,7 @@ def _loop(
                 if config.adapt_damping:
                     kfac.adapt(partial(_loss, task, inputs, targets))
                 assert kfac.metrics is not None
-                record |= kfac.metrics.as_dict()
+                record = kfac.metrics.as_dict() | record
             if batch + 1 == batches:
                 epoch_seconds.append(time.perf_counter() - epoch_started)
                 losses.append(evaluate(task, data).loss)
@@ -205,9 +203,9 @@ def _loop(
                 f"lower lr = {config.lr:g}"
             )
     tested = None if task.test is None else evaluate(task, task.test)
-    assert config.lr is not None
     return RunResult(
         network=task.name,
+        loss=type(task.loss).__name__,
         optimizer=config.optimizer,
         engine=config.engine,
         seed=config.seed,

@@ -1,0 +1,163 @@
+"""The options of `thermokron train`: one per choice of a training run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_train_options", "check_effect", "given_options"]
+
+#: Options that mean nothing without K-FAC, and without a unit.
+KFAC_ONLY = (
+    "damping",
+    "adapt_damping",
+    "fisher",
+    "mc_samples",
+    "sharing",
+    "damping_mode",
+    "method",
+    "decay",
+    "factor_interval",
+    "inverse_interval",
+    "refresh_threshold",
+    "kl_clip",
+    "norm_constraint",
+)
+UNIT_ONLY = ("samples", "physics")
+
+
+def number_or_none(text: str) -> float | None:
+    """A number, or None for "none"."""
+    return None if text == "none" else float(text)
+
+
+def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: str | None) -> None:
+    """Add every option of a run but those of the unit's specification.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Where to add them.
+    output : str
+        Default folder for results.
+    hidden : str or None
+        What `--hidden` means for the network; None where it has no such option.
+    """
+    group = parser.add_argument_group("training", "defaults in []; * suits the network")
+    _choice(group, "optimizer", ("kfac", "adam", "sgd"), "what trains [kfac]")
+    _choice(
+        group,
+        "engine",
+        ("numeric", "cosim", "exact", "diagonal"),
+        "what inverts K-FAC's factors [numeric]",
+    )
+    group.add_argument(
+        "--simulator",
+        choices=("verilator", "icarus"),
+        default="verilator",
+        help="what runs the Verilog, for --engine cosim [verilator]",
+    )
+    _number(group, "epochs", int, "passes over the examples [*]")
+    _number(group, "batch_size", int, "examples per step [*]")
+    _number(group, "lr", float, "learning rate [*, and the optimizer]")
+    _choice(
+        group,
+        "schedule",
+        ("constant", "cosine", "linear", "step"),
+        "of the learning rate: down to 0 along a cosine or a line, or to a tenth after half of "
+        "the steps and to a hundredth after three quarters [constant]",
+    )
+    _number(group, "warmup", int, "steps over which the learning rate rises first [0]")
+    _number(group, "momentum", float, "of SGD, K-FAC's too [0.9]")
+    _number(group, "weight_decay", float, "of the optimizer; decoupled with Adam [0]")
+    if hidden is not None:
+        group.add_argument(
+            "--hidden", type=int, nargs="+", default=argparse.SUPPRESS, metavar="N", help=hidden
+        )
+    _number(group, "seed", int, "of data, weights, order and noise [0]")
+    group.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(output) if output else None,
+        metavar="DIR",
+        help=f"where results go [{output or 'runs/FUNCTION'}]",
+    )
+    _add_kfac_options(parser)
+
+
+def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("K-FAC", "as of thermokron.host.kfac.KFAC")
+    _number(group, "damping", float, "Tikhonov damping [*]")
+    group.add_argument(
+        "--adapt-damping",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="adapt it from there, as Levenberg and Marquardt do",
+    )
+    _choice(
+        group, "damping_mode", ("factored", "exact"), "of both factors, or their product [factored]"
+    )
+    _choice(
+        group,
+        "fisher",
+        ("empirical", "mc", "ggn"),
+        "gradients at the labels, at sampled labels, or the loss's own curvature [*]",
+    )
+    _number(group, "mc_samples", int, "labels per loss term, for --fisher mc [1]")
+    _choice(group, "sharing", ("expand", "reduce"), "positions that share a weight [expand]")
+    _choice(
+        group, "method", ("inverse", "solve"), "sample inverses, or solve for the update [inverse]"
+    )
+    _number(group, "decay", float, "of the factors' moving average [0.95]")
+    _number(group, "factor_interval", int, "steps between updates of factors [1]")
+    _number(group, "inverse_interval", int, "steps between inversions [1]")
+    _number(
+        group,
+        "refresh_threshold",
+        number_or_none,
+        "invert earlier where a factor has moved by this part of its norm [none]",
+    )
+    _number(group, "kl_clip", number_or_none, "bound on the step's KL divergence [0.01]")
+    _number(group, "norm_constraint", number_or_none, "bound on the step's length [none]")
+    _number(group, "samples", int, "per run of the unit [1000]")
+    group.add_argument(
+        "--physics",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="ArrayPhysics of the unit as JSON [ideal]",
+    )
+
+
+def given_options(args: argparse.Namespace, names: set[str]) -> dict[str, Any]:
+    """Options that were given on the command line, of those named; `hidden` as a tuple."""
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "hidden" in given:
+        given["hidden"] = tuple(given["hidden"])
+    return given
+
+
+def check_effect(given: Mapping[str, Any], *, label: str, kfac: bool, unit: bool) -> None:
+    """`ValueError` if an option was given that has no effect on such a run."""
+    for names, there, reason in (
+        (KFAC_ONLY, kfac, "uses no K-FAC"),
+        (UNIT_ONLY, unit, "uses no unit"),
+    ):
+        for name in names:
+            if name in given and not there:
+                raise ValueError(f"{name} = {given[name]} has no effect: {label} {reason}")
+
+
+def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], text: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    group.add_argument(flag, choices=choices, default=argparse.SUPPRESS, help=text)
+
+
+def _number(
+    group: argparse._ArgumentGroup, name: str, kind: Callable[[str], Any], text: str
+) -> None:
+    flag, metavar = "--" + name.replace("_", "-"), "N" if kind is int else "X"
+    group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=text)
