@@ -1,0 +1,168 @@
+"""Plots of studies: loss curves side by side, and heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from thermokron.host.studies.tables import number
+
+__all__ = ["plot_curves", "plot_heat_maps"]
+
+INK = "#222222"
+QUIET = "#8a8a8a"
+#: Colours in the order of contenders; distinct without red against green.
+COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3")
+DPI = 110
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=15, fontweight="bold", color=INK)
+    return figure
+
+
+def _quiet(axes: Any) -> None:
+    axes.tick_params(which="both", colors=INK, length=0, labelsize=11)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def plot_curves(
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+    path: Path,
+    *,
+    title: str,
+    targets: Sequence[float] = (),
+) -> Path:
+    """Training loss by epoch, a panel per network, a line per contender.
+
+    Parameters
+    ----------
+    curves : mapping
+        Network to contender to losses by epoch, from epoch 0, one sequence per seed. The line is
+        their median, a band spans their extremes.
+    path : Path
+        Where to; folders are made as needed.
+    title : str
+        Above all panels.
+    targets : sequence of float
+        Losses that get a thin line.
+    """
+    figure = _figure(4.6 * len(curves) + 1.6, 4.6, title)
+    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for lines in curves.values() for name in lines))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    for axes, (network, lines) in zip(panels, curves.items(), strict=True):
+        for name, losses in lines.items():
+            shortest = min(len(line) for line in losses)  # a run that diverged ends early
+            table = np.array([line[:shortest] for line in losses])
+            table[~np.isfinite(table)] = np.nan
+            epochs = np.arange(shortest)
+            axes.plot(
+                epochs,
+                np.median(table, axis=0),
+                color=colours[name],
+                linewidth=2.2,
+                label=name,
+                # exact and sampled lie on each other; a dash lets the one below show
+                linestyle="-" if names.index(name) < 3 else (0, (4 - names.index(name) % 2, 1.5)),
+            )
+            axes.fill_between(
+                epochs, table.min(axis=0), table.max(axis=0), color=colours[name], alpha=0.1, lw=0
+            )
+        for target in targets:
+            axes.axhline(target, color=QUIET, linewidth=0.7, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_title(network, loc="left", fontsize=12, color=INK)
+        axes.set_xlabel("epoch", fontsize=12, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        _quiet(axes)
+    panels[0].set_ylabel("training loss in nats", fontsize=12, color=INK)
+    handles = [
+        next(line for axes in panels for line in axes.get_lines() if line.get_label() == name)
+        for name in names
+    ]
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=11)
+    return _save(figure, path)
+
+
+def plot_heat_maps(
+    maps: Mapping[str, Sequence[Sequence[float]]],
+    path: Path,
+    *,
+    title: str,
+    rows: tuple[str, Sequence[int]],
+    columns: tuple[str, Sequence[int]],
+) -> Path:
+    """Heat maps on a logarithmic scale, two abreast, every field with its number.
+
+    Parameters
+    ----------
+    maps : mapping
+        Heading to a table of positive numbers; inf is drawn as "never", without a colour. Maps
+        whose headings begin with the same line share a scale.
+    path : Path
+        Where to; folders are made as needed.
+    title : str
+        Above all of them.
+    rows, columns : (str, sequence of int)
+        Names of the axes, and their ticks.
+    """
+    names = list(maps)
+    deep = -(-len(names) // 2)
+    across = min(len(names), 2)
+    wide, high = 0.62 * len(columns[1]) + 0.9, 0.36 * len(rows[1]) + 1.1
+    figure = _figure(across * wide + 0.3, deep * high + 0.5, title)
+    panels = figure.subplots(deep, across, squeeze=False).ravel()
+    scales: dict[str, list[float]] = {}
+    for name, table in maps.items():
+        finite = [value for row in table for value in row if np.isfinite(value)]
+        scales.setdefault(name.partition("\n")[0], []).extend(finite)
+    for axes, name in zip(panels, names, strict=False):
+        values = np.array(maps[name], dtype=float)
+        known = scales[name.partition("\n")[0]] or [1.0]
+        low, high_end = min(known), max(known)
+        norm = LogNorm(low, high_end if high_end > low else 1.01 * low)
+        axes.imshow(
+            np.ma.masked_invalid(values), cmap="YlGnBu", norm=norm, aspect="auto", origin="lower"
+        )
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                dark = np.isfinite(value) and norm(value) > 0.55
+                axes.text(
+                    j,
+                    i,
+                    number(value, 2),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else INK if np.isfinite(value) else QUIET,
+                )
+        axes.set_xticks(range(len(columns[1])), [str(c) for c in columns[1]])
+        axes.set_yticks(range(len(rows[1])), [str(r) for r in rows[1]])
+        axes.set_xlabel(columns[0], fontsize=11, color=INK)
+        axes.set_ylabel(rows[0], fontsize=11, color=INK)
+        axes.set_title(name.replace("\n", ", "), loc="left", fontsize=11, color=INK)
+        _quiet(axes)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    return _save(figure, path)

@@ -1,0 +1,227 @@
+"""One training run of a study: what it is, what came out, and the file that remembers it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from thermokron.host.train import TrainConfig, train
+from thermokron.model import UnitSpec
+
+__all__ = ["Outcome", "Run", "Store", "execute", "make_config"]
+
+
+def make_config(settings: Mapping[str, Any]) -> TrainConfig:
+    """`TrainConfig` of a plan's settings; without an `engine`, the one that needs no unit."""
+    settings = dict(settings)
+    optimizer = settings.get("optimizer", "kfac")
+    settings.setdefault("engine", "exact" if optimizer == "kfac" else None)
+    if "hidden" in settings:
+        settings["hidden"] = tuple(settings["hidden"])
+    try:
+        return TrainConfig(**settings)
+    except TypeError as error:
+        raise ValueError(f"config = {settings}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run.
+
+    Attributes
+    ----------
+    label : str
+        What it is called while it runs; two runs that differ in nothing else are the same.
+    config : TrainConfig
+        What to train, and how.
+    spec : UnitSpec or None
+        The unit, where the engine is one.
+    """
+
+    label: str
+    config: TrainConfig
+    spec: UnitSpec | None = None
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """All that decides the outcome, as JSON."""
+        spec = None if self.spec is None else json.loads(self.spec.to_json())
+        record: dict[str, Any] = json.loads(
+            json.dumps({"config": asdict(self.config), "spec": spec})
+        )
+        return record
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for `record`."""
+        return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_seed(self, seed: int) -> Run:
+        """The same run from another seed."""
+        return replace(self, config=replace(self.config, seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left.
+
+    Attributes
+    ----------
+    train_loss : list of float
+        Mean cross entropy in nats over all training examples: before training, then after each
+        epoch. It ends with inf where the run diverged.
+    test_accuracy : float
+        At the end; NaN where the run diverged.
+    wall_seconds : float
+        Of training, on one thread.
+    hardware_seconds : float
+        On the unit, by its clock; 0 without one.
+    inversions : int
+        Factors inverted.
+    """
+
+    train_loss: list[float] = field(repr=False)
+    test_accuracy: float
+    wall_seconds: float
+    hardware_seconds: float
+    inversions: int
+
+    @property
+    def final_loss(self) -> float:
+        """Training loss after the last epoch; inf where the run diverged."""
+        return self.train_loss[-1]
+
+    def epochs_to(self, target: float) -> float:
+        """Epochs after which the training loss first is at or below `target`; inf if never.
+
+        Between the ends of two epochs the logarithm of the loss is interpolated linearly.
+        """
+        for epoch, loss in enumerate(self.train_loss):
+            if loss <= target:
+                if epoch == 0:
+                    return 0.0
+                before = self.train_loss[epoch - 1]
+                return epoch - math.log(target / loss) / math.log(before / loss)
+        return math.inf
+
+
+def execute(run: Run) -> Outcome:
+    """Train; a run that diverges has an outcome like any other."""
+    losses: list[float] = []
+
+    def follow(now: Any) -> None:
+        if not losses or now.loss != losses[-1]:
+            losses.append(now.loss)
+
+    try:
+        result = train(run.config, spec=run.spec, progress=follow)
+    except FloatingPointError:
+        return Outcome(
+            train_loss=[*(loss for loss in losses if math.isfinite(loss)), math.inf],
+            test_accuracy=math.nan,
+            wall_seconds=math.nan,
+            hardware_seconds=math.nan,
+            inversions=0,
+        )
+    return Outcome(
+        train_loss=[result.initial_loss, *result.train_loss],
+        test_accuracy=math.nan if result.test_accuracy is None else result.test_accuracy,
+        wall_seconds=result.wall_seconds,
+        hardware_seconds=result.hardware_seconds,
+        inversions=result.inversions,
+    )
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """As JSON knows numbers: finite, or null."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    record = {name: finite(value) for name, value in vars(outcome).items() if name != "train_loss"}
+    return {"train_loss": [finite(loss) for loss in outcome.train_loss], **record}
+
+
+def _restored(record: dict[str, Any]) -> Outcome:
+    losses = [math.inf if loss is None else float(loss) for loss in record.pop("train_loss")]
+    others: dict[str, Any] = {
+        name: math.nan if value is None else value for name, value in record.items()
+    }
+    return Outcome(train_loss=losses, **others)
+
+
+class Store:
+    """Outcomes by run, each in a file of its own.
+
+    A file holds the outcome, and what was run, for people to read. It appears whole or not at
+    all, so that an interruption costs no more than the runs that were under way.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, Outcome] = {}
+
+    def get(self, run: Run) -> Outcome | None:
+        """The outcome of a run, or None if it has not been run to its end.
+
+        Raises
+        ------
+        ValueError
+            If its file cannot be read as one; the message names the file.
+        """
+        if run.key not in self._known:
+            path = self._path(run)
+            if not path.exists():
+                return None
+            try:
+                self._known[run.key] = _restored(json.loads(path.read_text())["outcome"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path} is not the result of a run ({error}); delete it to run again"
+                ) from None
+        return self._known[run.key]
+
+    def __getitem__(self, run: Run) -> Outcome:
+        outcome = self.get(run)
+        if outcome is None:
+            raise KeyError(run.label)
+        return outcome
+
+    def missing(self, runs: list[Run]) -> Iterator[Run]:
+        """Those without an outcome, each once."""
+        seen = set()
+        for run in runs:
+            if run.key not in seen and self.get(run) is None:
+                seen.add(run.key)
+                yield run
+
+    def put(self, run: Run, outcome: Outcome) -> None:
+        """Keep an outcome."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(run)
+        record = {
+            "label": run.label,
+            "version": version("thermokron"),
+            **run.record,
+            "outcome": _plain(outcome),
+        }
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(record, indent=1) + "\n")
+        draft.replace(path)
+        self._known[run.key] = outcome
+
+    def _path(self, run: Run) -> Path:
+        return self.folder / f"{run.key}.json"
