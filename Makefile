@@ -65,13 +65,12 @@ setup: $(INSTALLED) ## only set up the environment in .venv
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@command -v g++ > /dev/null || \
-	  { echo "g++ is needed; on Debian: apt install g++ python3-venv python3-dev" >&2; exit 1; }
+	@tools/system-packages $(PYTHON)
 	@echo "Setting up $(VENV) with [$(EXTRAS)]; the first time takes a minute or more." >&2
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt setuptools find_libpython
 	@find_libpython | grep -q . || { echo "the simulators load Python as a shared library, which" \
-	  "$(PYTHON) lacks; on Debian: apt install python3-dev" >&2; exit 1; }
+	  "$(PYTHON) lacks: rebuild it with --enable-shared, or use Debian's" >&2; exit 1; }
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
 
