@@ -199,6 +199,13 @@ class Unit(Protocol):
         ...
 
 
+def check_unit(unit: Any) -> Unit:
+    """`unit` if it is one, or a `TypeError` that says where units come from."""
+    if not isinstance(unit, Unit):
+        raise TypeError(f"unit = {unit!r} is not a unit; open one with thermokron.host.open_unit")
+    return unit
+
+
 class BaseUnit:
     """What engines have in common: the check at the border, the stream count, the context."""
 

@@ -10,6 +10,7 @@ from thermokron.host.kfac.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.losses import KINDS, LossCurvature, curvature_of
 from thermokron.host.kfac.methods import METHODS
 from thermokron.model import Unit
+from thermokron.model.unit import check_unit
 
 __all__ = ["check_choices", "choose_inverter", "loss_curvature", "loss_reduction_of"]
 
@@ -49,7 +50,7 @@ def choose_inverter(
         raise ValueError(f"method = 'solve' cannot use inverse = {inverse!r}, which only inverts")
     if inverse is not None:
         return inverse
-    return exact if unit is None else Thermodynamic(unit)
+    return exact if unit is None else Thermodynamic(check_unit(unit))
 
 
 def loss_reduction_of(criterion: torch.nn.Module | None, given: str | None) -> str:

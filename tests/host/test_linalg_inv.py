@@ -319,3 +319,9 @@ def test_equilibration_saves_coupling_bits_on_an_unequal_diagonal():
 def test_without_equilibration_the_matrix_must_fit_the_array():
     with pytest.raises(ValueError, match="17 rows; legal: up to the unit's 16 cells"):
         inv(unit(), np.eye(17), equilibrate=False)
+
+
+@pytest.mark.parametrize("nothing", [None, "numeric"])
+def test_what_is_no_unit(nothing):
+    with pytest.raises(TypeError, match=re.escape(f"unit = {nothing!r} is not a unit")):
+        inv(nothing, np.eye(2))

@@ -80,6 +80,40 @@ def test_the_jobs_are_what_they_are_meant_to_be() -> None:
     assert sum(value < 0 for value in lowest) >= 3
 
 
+LARGEST = {
+    "most cells": UnitSpec(
+        cells=128, lanes=2, coupling_bits=16, bias_bits=16, adc_bits=16, rhs_depth=256
+    ),
+    "a prime number of cells": UnitSpec(
+        cells=127, lanes=1, coupling_bits=3, bias_bits=4, adc_bits=4, temperature_bits=6
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGEST)
+def test_same_integers_at_the_limits_of_the_spec(name: str) -> None:
+    if reason := missing("verilator"):
+        pytest.skip(reason)
+    spec = LARGEST[name]
+    rng = np.random.default_rng(3)
+    with open_unit("cosim", spec, seed=5) as unit:
+        for second_moments in (True, False):
+            vectors = 1 if second_moments else spec.rhs_depth
+            job = Job(
+                couplings=spec.coupling_codes(0.8 * np.eye(spec.cells) + 0.2),
+                biases=spec.bias_codes(rng.uniform(-0.2, 0.2, (vectors, spec.cells))),
+                temperature=spec.temperature_max // 3,
+                settle_cycles=50,
+                interval_cycles=spec.shortest_interval(second_moments),
+                samples=3,
+                second_moments=second_moments,
+            )
+            found = unit.run(job, stream=0)
+            assert found == NumericUnit(spec, seed=5).run(job, stream=0)
+            assert found.cycles == spec.phase_cycles(job)
+
+
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("physics", PHYSICS)
 @pytest.mark.parametrize("name", SPECS)
