@@ -119,8 +119,8 @@ def inv(
         Lanczos estimates one, in at most 32 steps of 2n² flops.
     interval : float
         Sampling interval in units of τ/λ_min, if the accumulator can follow. At 2 samples are as
-        good as independent; below, they tell less each, which the standard error knows (and below 1 overstates, by up to
-        12% at 0.25).
+        good as independent; below, they tell less each, which the standard error knows, and below
+        1 overstates: by 12% at 0.25.
     guard : {"lanczos", "norm", "cholesky", "none"}
         How to make sure that rounding leaves the programmed matrix positive definite. "norm": a
         rigorous O(n²) bound on the rounding, too timid below 8 bits. "lanczos": where that bound
