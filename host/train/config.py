@@ -49,8 +49,8 @@ class _Suits:
 #: those of the others were chosen likewise, on seeds 10 and 11.
 SUITS = {
     "mlp": _Suits({"kfac": 0.07, "adam": 0.04, "sgd": 0.5}),
-    "cnn": _Suits({"kfac": 0.07, "adam": 0.03, "sgd": 0.5}),
-    "vit": _Suits({"kfac": 0.03, "adam": 0.01, "sgd": 0.5}),
+    "cnn": _Suits({"kfac": 0.01, "adam": 0.02, "sgd": 0.1}, damping=0.01),
+    "vit": _Suits({"kfac": 0.01, "adam": 0.01, "sgd": 0.1}, damping=0.01),
     "graph": _Suits(
         {"kfac": 0.03, "adam": 0.01, "sgd": 0.05}, epochs=30, batch_size=50, fisher="ggn"
     ),
