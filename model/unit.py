@@ -108,8 +108,15 @@ class Job(_JsonFields):
         object.__setattr__(self, "couplings", _codes("couplings", self.couplings, 2))
         object.__setattr__(self, "biases", _codes("biases", self.biases, 2))
         n = len(self.couplings)
-        if self.couplings.shape != (n, n) or not np.array_equal(self.couplings, self.couplings.T):
-            raise ValueError(f"couplings of shape {self.couplings.shape} are not symmetric")
+        if self.couplings.shape != (n, n):
+            raise ValueError(f"couplings have shape {self.couplings.shape}; legal: square")
+        unequal = np.argwhere(self.couplings != self.couplings.T)
+        if len(unequal):
+            i, j = unequal[0]
+            raise ValueError(
+                f"couplings are not symmetric: entry ({i}, {j}) is {self.couplings[i, j]}, "
+                f"({j}, {i}) is {self.couplings[j, i]}"
+            )
         if self.biases.shape[1] != n:
             raise ValueError(f"biases have shape {self.biases.shape}, the couplings want (K, {n})")
         if not isinstance(self.second_moments, bool):

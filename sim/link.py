@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -266,7 +267,12 @@ class SimulatorLink:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
         status = self.process.poll()
-        state = "still running" if status is None else f"exit status {status}"
+        if status is None:
+            state = "still running"
+        elif status < 0:
+            state = f"killed by {signal.Signals(-status).name}"
+        else:
+            state = f"exit status {status}"
         message = f"the simulator ({self._build.simulator}, {state}) {what}; its log ends:\n"
         return SimulatorDied(message + tail(self.log))
 
