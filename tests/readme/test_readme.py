@@ -1,4 +1,4 @@
-"""Every snippet of README.md works when it is copied out alone, and prints what is shown.
+"""Every snippet of README.md and docs/ works when copied out alone, and prints what is shown.
 
 Python runs in a fresh interpreter, commands run in bash, both in an empty folder. Of commands
 that begin with `make` it is checked that the target exists (`make -n`): the tests do not run
@@ -16,20 +16,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
 SNIPPET = re.compile(
     r"^```(?P<language>\w*)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
-SNIPPETS = [match for match in SNIPPET.finditer(README) if match["language"] != "text"]
+SNIPPETS = [
+    (page, match)
+    for page, text in PAGES.items()
+    for match in SNIPPET.finditer(text)
+    if match["language"] != "text"
+]
+RUN = {"python", "sh"}
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def _of(language: str) -> list[object]:
-    """The snippets of one language, named by their line in the file."""
+    """The snippets of one language, named by page and line."""
     return [
-        pytest.param(match, id=f"line {README.count(chr(10), 0, match.start()) + 1}")
-        for match in SNIPPETS
+        pytest.param(match, id=f"{page}:{PAGES[page].count(chr(10), 0, match.start()) + 1}")
+        for page, match in SNIPPETS
         if match["language"] == language
     ]
 
@@ -68,11 +77,13 @@ def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
 
 
 def test_every_snippet_is_of_a_language_that_is_run() -> None:
-    assert {match["language"] for match in SNIPPETS} == {"python", "sh"}
+    others = {(page, match[0]) for page, match in SNIPPETS if match["language"] not in RUN}
+    assert not others
+    assert {match["language"] for page, match in SNIPPETS if page == "README.md"} == RUN
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", README)
-    local = [first or second for first, second in targets if "://" not in first + second]
-    assert local
-    assert not [target for target in local if not (ROOT / target).exists()]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[page])
+    assert not [t for t in targets if "://" not in t and not (folder / t).exists()]
