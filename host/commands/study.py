@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.list:
         for name in plan_names():
-            print(f"{name:14} {load_study(name).title}")
+            print(f"{name:18} {load_study(name).title}")
         return 0
     if args.plan is None:
         raise ValueError(f"NAME is missing; legal: {', '.join(plan_names())}, or FILE.toml")

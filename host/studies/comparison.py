@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from thermokron.host.studies.plan import take
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
-from thermokron.host.studies.tables import at_most, markdown, median, number, write
+from thermokron.host.studies.tables import markdown, median, number, write
 from thermokron.model import UnitSpec
 
 __all__ = ["Claim", "Comparison", "Contender", "Network"]
@@ -60,7 +61,8 @@ class Contender:
         Settings of `TrainConfig` that belong to it.
     grid : dict
         Setting to the values tried; every combination is one trial. A list, or a table
-        `{from, to, points}` of values evenly spaced in the logarithm.
+        `{from, to, points}` of values evenly spaced in the logarithm. Without one nothing is
+        tuned.
     tuned_as : str, optional
         In place of a grid: takes over what was chosen for that contender.
     unit : dict, optional
@@ -74,14 +76,12 @@ class Contender:
     unit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.grid) == (self.tuned_as is not None):
-            raise ValueError(f"contender {self.name} needs either a grid or tuned_as")
+        if self.grid and self.tuned_as is not None:
+            raise ValueError(f"contender {self.name} has a grid and tuned_as; give one of them")
 
     @property
     def trials(self) -> list[dict[str, float]]:
-        """Settings tried, in the order of the grid; none without one."""
-        if not self.grid:
-            return []
+        """Settings tried, in the order of the grid; without one, a single trial of no settings."""
         axes = [[(name, value) for value in _axis(name, v)] for name, v in self.grid.items()]
         return [dict(point) for point in itertools.product(*axes)]
 
@@ -93,9 +93,12 @@ class Claim:
     Attributes
     ----------
     contender, against : str
-        Whose median epochs to the last target are divided by whose.
+        Who is compared with whom, by name.
+    measure : "epochs" or "accuracy"
+        The quotient of median epochs to the last target, or how many percentage points the
+        contender's median test accuracy is lower.
     at_most : float
-        What the quotient should not exceed.
+        What that should not exceed.
     networks : list of str
         By name.
     """
@@ -104,6 +107,11 @@ class Claim:
     against: str
     at_most: float
     networks: list[str]
+    measure: str = "epochs"
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("epochs", "accuracy"):
+            raise ValueError(f"measure = {self.measure!r} is unknown; legal: epochs, accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +147,11 @@ class Comparison:
         shared = set(self.seeds) & set(self.tuning_seeds)
         if shared:
             raise ValueError(f"seeds and tuning_seeds share {sorted(shared)}; tune on other seeds")
-        if not (self.seeds and self.tuning_seeds and self.targets and self.networks):
-            raise ValueError("seeds, tuning_seeds, targets and networks need one entry at least")
+        for name in ("seeds", "targets", "networks", "contenders"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} needs one entry at least")
+        if not self.tuning_seeds and any(len(c.trials) > 1 for c in self.contenders):
+            raise ValueError("tuning_seeds needs one entry at least, where there is a grid")
         if sorted(self.targets, reverse=True) != self.targets or min(self.targets) <= 0.0:
             raise ValueError(f"targets = {self.targets}; legal: falling, above 0")
         known = {c.name for c in self.contenders}
@@ -155,14 +166,15 @@ class Comparison:
             if name not in known:
                 raise ValueError(f"a claim names {name!r}; legal: {', '.join(sorted(known))}")
         for network, contender in self._pairs():  # every setting is checked before a run is made
-            trial = contender.trials[0] if contender.grid else {}
-            self._run(network, contender, trial, self.seeds[0])
+            self._run(network, contender, contender.trials[0], self.seeds[0])
 
     # ---- what to run ----------------------------------------------------------------------
 
     def stages(self, store: Store) -> Iterator[tuple[str, list[Run]]]:
         """Tuning, then the reported runs."""
-        yield "tuning", [run for pair in self._pairs() for run in self._tuning(*pair)]
+        tuning = [run for pair in self._pairs() for run in self._tuning(*pair)]
+        if tuning:
+            yield "tuning", tuning
         yield (
             "reported runs",
             [run for pair in self._pairs() for run in self._reported(*pair, store)],
@@ -188,6 +200,8 @@ class Comparison:
         return Run(label=label, config=make_config({**settings, "seed": seed}), spec=spec)
 
     def _tuning(self, network: Network, contender: Contender) -> list[Run]:
+        if len(contender.trials) == 1:  # nothing to choose
+            return []
         return [
             self._run(network, contender, trial, seed)
             for trial in contender.trials
@@ -198,6 +212,8 @@ class Comparison:
         """The settings that tuning found best."""
         if contender.tuned_as is not None:
             contender = next(c for c in self.contenders if c.name == contender.tuned_as)
+        if len(contender.trials) == 1:
+            return contender.trials[0]
 
         def rank(trial: dict[str, float]) -> tuple[float, float]:
             done = [store[self._run(network, contender, trial, s)] for s in self.tuning_seeds]
@@ -223,7 +239,7 @@ class Comparison:
         for network in self.networks:
             parts += [f"### {network.name}", self._table(network, store)]
         if self.claims:
-            parts += ["### What should hold", *self._verdicts(store)]
+            parts += ["### What should hold", self._verdicts(store)]
         curves: dict[str, dict[str, list[list[float]]]] = {}
         for network, contender in self._pairs():
             runs = self._reported(network, contender, store)
@@ -246,7 +262,6 @@ class Comparison:
             if other is not network:
                 continue
             outcomes = self._outcomes(network, contender, store)
-            best = self.chosen(network, contender, store)
             epochs = len(outcomes[0].train_loss) - 1
             per_epoch = median(o.wall_seconds / (len(o.train_loss) - 1) for o in outcomes)
             reached = [median(o.epochs_to(t) for o in outcomes) for t in self.targets]
@@ -255,7 +270,7 @@ class Comparison:
             rows.append(
                 [
                     contender.name,
-                    ", ".join(f"{name} {value:.3g}" for name, value in best.items()),
+                    _settings(self._reported(network, contender, store)[0]),
                     *(number(value) for value in reached),
                     number(median(o.final_loss for o in outcomes), 2),
                     str(epochs),
@@ -268,7 +283,7 @@ class Comparison:
             )
         return markdown(head, rows)
 
-    def _verdicts(self, store: Store) -> list[str]:
+    def _verdicts(self, store: Store) -> str:
         contenders = {c.name: c for c in self.contenders}
         networks = {n.name: n for n in self.networks}
         target = self.targets[-1]
@@ -282,24 +297,33 @@ class Comparison:
                     for who in (claim.contender, claim.against)
                 ]
                 shared = min(map(len, pair))  # the same seeds on both sides
-                epochs = [median(o.epochs_to(target) for o in side[:shared]) for side in pair]
-                finite = all(math.isfinite(e) for e in epochs)
-                ratio = epochs[0] / epochs[1] if finite else math.inf
+                pair = [side[:shared] for side in pair]
+                if claim.measure == "epochs":
+                    what = f"epochs to {target:g}, quotient"
+                    first, second = (median(o.epochs_to(target) for o in side) for side in pair)
+                    found = first / second if math.isfinite(second) else math.nan
+                else:
+                    what = "test accuracy, points lower"
+                    first, second = (
+                        100.0 * statistics.median(o.test_accuracy for o in side) for side in pair
+                    )
+                    found = second - first
                 rows.append(
                     [
                         f"{claim.contender} against {claim.against}, {name}",
-                        number(ratio) if finite else "undefined",
+                        what,
+                        number(found),
                         number(claim.at_most),
-                        "yes" if at_most(ratio, claim.at_most) else "**no**",
+                        "yes" if found <= claim.at_most else "**no**",
                     ]
                 )
-        head = [
-            f"epochs to {target:g}, quotient of medians over the same seeds",
-            "measured",
-            "at most",
-            "holds",
-        ]
-        return [markdown(head, rows)]
+        head = ["medians over the same seeds", "", "measured", "at most", "holds"]
+        return markdown(head, rows)
+
+
+def _settings(run: Run) -> str:
+    damping = f", damping {run.config.damping:.3g}" if run.config.optimizer == "kfac" else ""
+    return f"lr {run.config.lr:.3g}{damping}"
 
 
 def _axis(name: str, values: Any) -> list[float]:

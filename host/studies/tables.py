@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["at_most", "markdown", "median", "number", "write"]
+__all__ = ["markdown", "median", "number", "write"]
 
 
 def median(values: Iterable[float]) -> float:
@@ -25,11 +25,6 @@ def number(value: float, digits: int = 3) -> str:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
         return f"{value:.{decimals}f}"
     return f"{value:.{digits - 1}e}"
-
-
-def at_most(ratio: float, limit: float) -> bool:
-    """Whether a ratio keeps to a limit; one that does not exist does not."""
-    return math.isfinite(ratio) and ratio <= limit
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

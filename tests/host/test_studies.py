@@ -222,7 +222,7 @@ def test_tables_are_markdown():
 
 
 def test_every_plan_of_the_package_is_sound():
-    assert plan_names() == ["comparison", "quantisation"]
+    assert plan_names() == ["comparison", "quantisation", "vision-and-graphs"]
     for name in plan_names():
         assert load_study(name).title
 
@@ -240,6 +240,8 @@ def test_every_plan_of_the_package_is_sound():
         ("adc_bits = 8", "adc_bits = 3", "adc_bits = 3 is out of range; legal: 4 to 16"),
         ("adc_bits = 8", "adc_bit = 8", "adc_bit is unknown in UnitSpec"),
         ('against = "Adam"', 'against = "Eve"', "a claim names 'Eve'"),
+        ("at_most = 0.5", "at_most = 0.5\nmeasure = 'taste'", "measure = 'taste' is unknown"),
+        ("tuning_seeds = [10]", "tuning_seeds = []", "tuning_seeds needs one entry"),
         ("samples = 50", "sample = 50", "unexpected keyword argument 'sample'"),
         ("seeds = [0, 1]", "seeds = [0, 1", "plan tiny: "),
     ],
@@ -252,7 +254,9 @@ def test_wrong_plans_are_refused_by_name(plan, old, new, message):
 
 def test_unknown_names_and_too_few_processes(plan, tmp_path, capsys):
     assert main(["study", "nonsense"]) == 2
-    assert "legal: comparison, quantisation, or a path" in capsys.readouterr().err
+    assert (
+        "legal: comparison, quantisation, vision-and-graphs, or a path" in capsys.readouterr().err
+    )
     assert main(["study"]) == 2
     assert "NAME is missing" in capsys.readouterr().err
     assert main(["study", plan(COMPARISON), "-o", str(tmp_path), "--jobs", "0"]) == 2
