@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -348,6 +350,20 @@ def test_options_without_effect_or_sense_are_refused(options, message, tmp_path,
     assert main(["train", "digits", *options.split(), "-o", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_on_training_does_what_it_says(tmp_path, monkeypatch, capsys) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    first, mine = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(first, {})
+    assert "'loss': 0.0" in capsys.readouterr().out.splitlines()[-1]
+    (tmp_path / "mytask.py").write_text(mine)
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"^thermokron (train mytask.*)$", page, re.MULTILINE)
+    assert main([*command.split(), "--engine", "exact"]) == 0
+    with open("runs/task/result.json") as file:
+        (run,) = json.load(file)["runs"]
+    assert run["train_loss"][-1] < 0.1 * run["initial_loss"]
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "graph"])
