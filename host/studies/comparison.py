@@ -275,7 +275,7 @@ class Comparison:
                     number(median(o.final_loss for o in outcomes), 2),
                     str(epochs),
                     str(len(outcomes)),
-                    f"{100 * median(o.test_accuracy for o in outcomes):.1f}%",
+                    _percent(statistics.median(o.test_accuracy for o in outcomes)),
                     "simulated" if simulated else number(1e3 * per_epoch),
                     "simulated" if simulated else number(reached[-1] * per_epoch),
                     number(1e3 * hardware) if simulated else "",
@@ -319,6 +319,11 @@ class Comparison:
                 )
         head = ["medians over the same seeds", "", "measured", "at most", "holds"]
         return markdown(head, rows)
+
+
+def _percent(part: float) -> str:
+    """A share; nothing where there is none, as of regressions and of runs that diverged."""
+    return f"{100.0 * part:.1f}%" if math.isfinite(part) else ""
 
 
 def _settings(run: Run) -> str:

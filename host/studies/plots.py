@@ -112,20 +112,22 @@ def plot_heat_maps(
     title: str,
     rows: tuple[str, Sequence[int]],
     columns: tuple[str, Sequence[int]],
+    limits: Mapping[str, tuple[float, float]],
 ) -> Path:
     """Heat maps on a logarithmic scale, two abreast, every field with its number.
 
     Parameters
     ----------
     maps : mapping
-        Heading to a table of positive numbers; inf is drawn as "never", without a colour. Maps
-        whose headings begin with the same line share a scale.
+        Heading to a table of positive numbers; inf is drawn as "never", without a colour.
     path : Path
         Where to; folders are made as needed.
     title : str
         Above all of them.
     rows, columns : (str, sequence of int)
         Names of the axes, and their ticks.
+    limits : mapping
+        First line of a heading to the ends of its colour scale.
     """
     names = list(maps)
     deep = -(-len(names) // 2)
@@ -133,15 +135,9 @@ def plot_heat_maps(
     wide, high = 0.62 * len(columns[1]) + 0.9, 0.36 * len(rows[1]) + 1.1
     figure = _figure(across * wide + 0.3, deep * high + 0.5, title)
     panels = figure.subplots(deep, across, squeeze=False).ravel()
-    scales: dict[str, list[float]] = {}
-    for name, table in maps.items():
-        finite = [value for row in table for value in row if np.isfinite(value)]
-        scales.setdefault(name.partition("\n")[0], []).extend(finite)
     for axes, name in zip(panels, names, strict=False):
         values = np.array(maps[name], dtype=float)
-        known = scales[name.partition("\n")[0]] or [1.0]
-        low, high_end = min(known), max(known)
-        norm = LogNorm(low, high_end if high_end > low else 1.01 * low)
+        norm = LogNorm(*limits[name.partition("\n")[0]], clip=True)
         axes.imshow(
             np.ma.masked_invalid(values), cmap="YlGnBu", norm=norm, aspect="auto", origin="lower"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,7 @@ class Quantisation:
         samples = {point: outcomes(runs) for point, runs in self._samples_grid()}
         parts = [f"## {self.title}", self._reference_table(references)]
         maps = {}
+        limits = {}
         for equilibrate in self.equilibrate:
             scaling = "equilibrated" if equilibrate else "divided by the largest entry"
             for what, value in (
@@ -146,6 +147,7 @@ class Quantisation:
                     for c in self.coupling_bits
                 ]
                 maps[f"{what}\n{scaling}"] = table
+                limits[what] = self._limits(value, references, grid)
                 rows = [
                     [f"**{c}**", *(number(v, 2) for v in row)]
                     for c, row in zip(self.coupling_bits, table, strict=True)
@@ -162,8 +164,23 @@ class Quantisation:
                 title=self.title,
                 rows=("coupling bits", self.coupling_bits),
                 columns=("ADC bits", self.adc_bits),
+                limits=limits,
             ),
         ]
+
+    @staticmethod
+    def _limits(
+        value: Callable[[list[Outcome]], float],
+        references: dict[str, list[Outcome]],
+        grid: dict[tuple[bool, int, int], list[Outcome]],
+    ) -> tuple[float, float]:
+        """Ends of a colour scale: those of all that is finite, references included.
+
+        With Adam's on it, what is noise between neighbours does not look like an effect.
+        """
+        found = [value(done) for done in (*references.values(), *grid.values())]
+        finite = [v for v in found if math.isfinite(v)] or [1.0]
+        return min(finite), max(*finite, 1.01 * min(finite))
 
     def _epochs(self, outcomes: list[Outcome]) -> float:
         return median(outcome.epochs_to(self.target) for outcome in outcomes)
