@@ -352,11 +352,9 @@ def test_options_without_effect_or_sense_are_refused(options, message, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_page_on_training_does_what_it_says(tmp_path, monkeypatch, capsys) -> None:
+def test_the_task_on_the_page_on_training_learns(tmp_path, monkeypatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-    first, mine = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(first, {})
-    assert "'loss': 0.0" in capsys.readouterr().out.splitlines()[-1]
+    _, mine = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mytask.py").write_text(mine)
     monkeypatch.chdir(tmp_path)
     (command,) = re.findall(r"^thermokron (train mytask.*)$", page, re.MULTILINE)
