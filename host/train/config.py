@@ -46,7 +46,7 @@ class _Suits:
 
 
 #: Learning rates of the MLP are those that `make demo` found best on other seeds than it reports;
-#: those of the others were chosen likewise, on seeds 10 and 11.
+#: those of the others did well on seeds 10 and 11.
 SUITS = {
     "mlp": _Suits({"kfac": 0.07, "adam": 0.04, "sgd": 0.5}),
     "cnn": _Suits({"kfac": 0.01, "adam": 0.02, "sgd": 0.1}, damping=0.01),
