@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from thermokron.host.train.results import RunResult
@@ -86,8 +86,11 @@ def plot_losses(
             )
         ends[label] = float(middle[-1])
     last = max(len(losses[0]) for losses in curves.values()) - 1
-    if all(loss > 0.0 for table in curves.values() for losses in table for loss in losses):
+    seen = [loss for table in curves.values() for losses in table for loss in losses]
+    if min(seen) > 0.0:
         axes.set_yscale("log")
+        if max(seen) < 30.0 * min(seen):  # powers of ten would be too few
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.set_xlim(0, last)
     axes.set_xlabel("epoch", fontsize=14, color=INK)
     axes.set_ylabel(quantity, fontsize=14, color=INK)
