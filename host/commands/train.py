@@ -335,7 +335,7 @@ def _demo(args: argparse.Namespace) -> int:
             title="A network trained by sampling a noisy array",
             subtitle=f"{network_name(sample)} on handwritten digits, medians of "
             f"{len(plan.seeds)} seeds\n"
-            f"every K-FAC inverse from a unit of {spec.cells} cells, {spec.coupling_bits}-bit "
+            f"{sample.label}: inverses from {spec.cells} cells, {spec.coupling_bits}-bit "
             f"couplings, {spec.adc_bits}-bit ADC, {sample.samples:,} samples",
         ),
     ]
