@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_train_options", "check_effect", "given_options"]
+__all__ = ["KFAC_OPTIONS", "add_train_options", "check_effect", "given_options"]
 
-#: Options that mean nothing without K-FAC, and without a unit.
-KFAC_ONLY = (
-    "damping",
-    "adapt_damping",
+#: Options that go to `KFAC` as they are.
+KFAC_OPTIONS = (
     "fisher",
     "mc_samples",
     "sharing",
@@ -25,6 +23,8 @@ KFAC_ONLY = (
     "kl_clip",
     "norm_constraint",
 )
+#: Options that mean nothing without K-FAC, and without a unit.
+KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
 UNIT_ONLY = ("samples", "physics")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from thermokron.host.kfac import diagonal, exact
 from thermokron.host.train.schedules import SCHEDULES
+from thermokron.host.train_options import KFAC_OPTIONS
 from thermokron.model.checks import check_integer, check_real
 
-__all__ = ["ENGINES", "INVERTERS", "KFAC_OPTIONS", "OPTIMIZERS", "UNIT_ENGINES", "TrainConfig"]
+__all__ = ["ENGINES", "INVERTERS", "OPTIMIZERS", "UNIT_ENGINES", "TrainConfig"]
 
 OPTIMIZERS = ("kfac", "adam", "sgd")
 #: Engines that are thermodynamic units.
@@ -18,20 +19,6 @@ UNIT_ENGINES = ("numeric", "cosim")
 INVERTERS = {"exact": exact, "diagonal": diagonal}
 #: What may invert K-FAC's factors.
 ENGINES = (*UNIT_ENGINES, *INVERTERS)
-#: Options that go to `KFAC` as they are.
-KFAC_OPTIONS = (
-    "fisher",
-    "mc_samples",
-    "sharing",
-    "damping_mode",
-    "method",
-    "decay",
-    "factor_interval",
-    "inverse_interval",
-    "refresh_threshold",
-    "kl_clip",
-    "norm_constraint",
-)
 
 
 @dataclass(frozen=True)
