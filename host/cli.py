@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, UnitFault, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
-        print(f"thermokron: error: {error}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
+        print(f"thermokron: error: {text}", file=sys.stderr)
         return 2
     return status
 

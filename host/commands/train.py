@@ -301,6 +301,7 @@ def _demo(args: argparse.Namespace) -> int:
     from thermokron.host.train.plots import plot_losses
     from thermokron.host.train.results import RunResult, write_result
 
+    args.output.mkdir(parents=True, exist_ok=True)  # now, rather than lose minutes of training
     plan = DemoPlan(unit_engine=args.engine)
     spec = plan.spec
     console = Console()

@@ -115,3 +115,15 @@ def test_interrupt_ends_quietly(
 def test_the_exit_status_is_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_command_modules", lambda: [_command("three", lambda args: 3)])
     assert cli.main(["three"]) == 3
+
+
+@pytest.mark.parametrize("command", [["train", "demo"], ["train", "digits"], ["verilog"]])
+def test_a_file_in_the_way_of_results(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "taken").touch()
+    output = tmp_path / "taken" / "unit.v" if command == ["verilog"] else tmp_path / "taken"
+    assert cli.main([*command, "-o", str(output)]) == 2
+    # before the work of minutes, which would be lost
+    assert capsys.readouterr().err == f"thermokron: error: {tmp_path / 'taken'}: File exists\n"
