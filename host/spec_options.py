@@ -7,36 +7,26 @@ from dataclasses import fields
 
 from thermokron.model import UnitSpec
 
-__all__ = ["add_spec_options", "spec_from_args"]
+__all__ = ["SPEC_OPTIONS", "add_spec_options", "spec_from_args"]
 
 
-def add_spec_options(parser: argparse.ArgumentParser, **defaults: int | float) -> None:
+#: Fields of `UnitSpec`, each of which is an option.
+SPEC_OPTIONS = tuple(f.name for f in fields(UnitSpec))
+
+
+def add_spec_options(parser: argparse.ArgumentParser) -> None:
     """Add an option per field of `UnitSpec`, in a group of their own.
 
-    Parameters
-    ----------
-    parser : ArgumentParser
-        Where to add them.
-    **defaults
-        Defaults of this command, by field, where they differ from those of `UnitSpec`.
-
-    Raises
-    ------
-    ValueError
-        If a default is not the name of a field.
+    An option that is not given leaves no attribute, so that a command can tell.
     """
     group = parser.add_argument_group("the unit", "what UnitSpec says about it; defaults in []")
-    known = {f.name: f for f in fields(UnitSpec)}
-    if unknown := sorted(set(defaults) - set(known)):
-        raise ValueError(f"{unknown} are not fields of UnitSpec; legal: {list(known)}")
-    for name, field in known.items():
+    for field in fields(UnitSpec):
         low, high = field.metadata["range"]
-        default = defaults.get(name, field.default)
-        shown = "as many as cells" if default is None else f"{default:g}"
+        shown = "as many as cells" if field.default is None else f"{field.default:g}"
         group.add_argument(
-            "--" + name.replace("_", "-"),
+            "--" + field.name.replace("_", "-"),
             type=type(low),
-            default=default,
+            default=argparse.SUPPRESS,
             metavar="N" if isinstance(low, int) else "X",
             help=f"{field.metadata['doc']}; {low:g} to {high:g} [{shown}]",
         )
@@ -44,4 +34,5 @@ def add_spec_options(parser: argparse.ArgumentParser, **defaults: int | float) -
 
 def spec_from_args(args: argparse.Namespace) -> UnitSpec:
     """The specification that the options ask for; `ValueError` if there is no such unit."""
-    return UnitSpec(**{f.name: getattr(args, f.name) for f in fields(UnitSpec)})
+    given = vars(args)
+    return UnitSpec(**{name: given[name] for name in SPEC_OPTIONS if name in given})

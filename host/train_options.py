@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from thermokron.host.spec_options import SPEC_OPTIONS
+
 __all__ = ["KFAC_OPTIONS", "add_train_options", "check_effect", "given_options"]
 
 #: Options that go to `KFAC` as they are.
@@ -25,7 +27,7 @@ KFAC_OPTIONS = (
 )
 #: Options that mean nothing without K-FAC, and without a unit.
 KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
-UNIT_ONLY = ("samples", "physics")
+UNIT_ONLY = ("samples", "physics", *SPEC_OPTIONS)
 
 
 def number_or_none(text: str) -> float | None:

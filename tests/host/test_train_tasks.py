@@ -340,6 +340,7 @@ def test_options_of_k_fac_change_what_is_trained() -> None:
         ("--optimizer adam --fisher mc", "fisher = mc has no effect: adam uses no K-FAC"),
         ("--optimizer sgd --damping 0.1", "damping = 0.1 has no effect: sgd uses no K-FAC"),
         ("--engine exact --samples 9", "samples = 9 has no effect: kfac (exact) uses no unit"),
+        ("--optimizer adam --cells 8", "cells = 8 has no effect: adam uses no unit"),
         ("--engine exact --decay 1", "decay = 1.0 is out of range"),
         ("--engine exact --warmup 100", "warmup = 100 is out of range; legal: below the 100"),
         ("--network cnn --hidden 3", "hidden = (3,) is out of range"),
