@@ -27,7 +27,7 @@ KFAC_OPTIONS = (
 )
 #: Options that mean nothing without K-FAC, and without a unit.
 KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
-UNIT_ONLY = ("samples", "physics", *SPEC_OPTIONS)
+UNIT_ONLY = ("samples", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
 
 
 def number_or_none(text: str) -> float | None:
@@ -125,6 +125,20 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
     _number(group, "kl_clip", number_or_none, "bound on the step's KL divergence [0.01]")
     _number(group, "norm_constraint", number_or_none, "bound on the step's length [none]")
     _number(group, "samples", int, "per run of the unit [1000]")
+    _choice(
+        group,
+        "guard",
+        ("lanczos", "norm", "cholesky", "clipping", "none"),
+        "what keeps rounding from leaving a factor indefinite [lanczos]",
+    )
+    group.add_argument(
+        "--no-equilibrate",
+        dest="equilibrate",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="divide factors by their largest entry, rather than scale them to unit diagonal, "
+        "before they are rounded",
+    )
     group.add_argument(
         "--physics",
         type=Path,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from thermokron.host.linalg import Result, inv, solve
+from thermokron.host.linalg import Guard, Result, inv, solve
 from thermokron.model import Unit
 
 __all__ = ["Inverse", "Inverter", "Thermodynamic", "diagonal", "exact"]
@@ -79,11 +79,15 @@ class Thermodynamic:
         Samples per run of the unit.
     equilibrate : bool
         Whether a matrix is scaled to unit diagonal before it is inverted; False for comparison.
+    guard : {"lanczos", "norm", "cholesky", "clipping", "none"}
+        How to make sure that rounding to coupling codes leaves a matrix positive definite, see
+        `thermokron.host.linalg.inv`; with "none" a step may end in `NotPositiveDefinite`.
     """
 
     unit: Unit
     samples: int = 1000
     equilibrate: bool = True
+    guard: Guard = "lanczos"
 
     def __call__(self, matrix: torch.Tensor, lambda_min: float) -> Inverse:
         """Invert on the unit; the error is statistical, about sqrt(n / samples)."""
@@ -94,6 +98,7 @@ class Thermodynamic:
                 matrix.cpu(),
                 samples=self.samples,
                 lambda_min=lambda_min,
+                guard=self.guard,
                 equilibrate=self.equilibrate,
             ),
         )
@@ -107,7 +112,12 @@ class Thermodynamic:
         return self._answer(
             matrix,
             solve(
-                self.unit, matrix.cpu(), right.cpu(), samples=self.samples, lambda_min=lambda_min
+                self.unit,
+                matrix.cpu(),
+                right.cpu(),
+                samples=self.samples,
+                lambda_min=lambda_min,
+                guard=self.guard,
             ),
         )
 

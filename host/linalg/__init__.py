@@ -9,6 +9,8 @@ time makes a hundred times more exact, and refines them.
 """
 
 from thermokron.host.linalg.api import inv, solve
+from thermokron.host.linalg.arrays import NotPositiveDefinite
+from thermokron.host.linalg.program import GUARDS, Guard
 from thermokron.host.linalg.result import Result
 
-__all__ = ["Result", "inv", "solve"]
+__all__ = ["GUARDS", "Guard", "NotPositiveDefinite", "Result", "inv", "solve"]

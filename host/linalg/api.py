@@ -10,6 +10,7 @@ import numpy as np
 
 from thermokron.host.linalg.arrays import (
     Floats,
+    NotPositiveDefinite,
     Restore,
     check_lambda_min,
     right_hand_sides,
@@ -70,10 +71,12 @@ def _scaled(
 
 def _refusal(error: Indefinite | Persistent, bound: float | None) -> ValueError:
     if isinstance(error, Persistent):
-        return ValueError(f"M is not positive definite as far as the unit can tell: {error}")
+        return NotPositiveDefinite(
+            f"M is not positive definite as far as the unit can tell: {error}"
+        )
     curvature = f"{error.curvature:.3g}"
     if error.curvature < 0.0 or bound is None:
-        return ValueError(
+        return NotPositiveDefinite(
             "M is not positive definite: scaled to unit diagonal, it has a direction y with "
             f"yᵀMy/yᵀy = {curvature}"
         )
@@ -121,13 +124,14 @@ def inv(
         Sampling interval in units of τ/λ_min, if the accumulator can follow. At 2 samples are as
         good as independent; below, they tell less each, which the standard error knows, and below
         1 overstates: by 12% at 0.25.
-    guard : {"lanczos", "norm", "cholesky", "none"}
+    guard : {"lanczos", "norm", "cholesky", "clipping", "none"}
         How to make sure that rounding leaves the programmed matrix positive definite. "norm": a
         rigorous O(n²) bound on the rounding, too timid below 8 bits. "lanczos": where that bound
         does not decide, λ_min of the rounded matrix by Lanczos, at most 32 steps of O(n²).
-        "cholesky": by factorisation, n³/3 flops per try. "none": trust it, until samples clip.
-        Where a guard is not content, off-diagonal couplings shrink by the least part that helps,
-        and `Result.shrinkage` says so.
+        "cholesky": by factorisation, n³/3 flops per try. "clipping": trust it until samples clip,
+        then Lanczos looks. Where a guard is not content, off-diagonal couplings shrink by the least
+        part that helps, and `Result.shrinkage` says so. "none": trust it to the end, for
+        comparison; an array whose modes grow clips at any temperature, and M is refused.
     complements : {"auto", "covariance", "means"}
         Only for matrices larger than the array: how eliminating a block finds P⁻¹Q. "covariance"
         multiplies the sampled inverse: one run per block, but its error grows with the condition
@@ -148,8 +152,11 @@ def inv(
     Raises
     ------
     ValueError
-        If M is not square, not symmetric, not positive definite as far as can be seen without
-        O(n³), holds NaN or inf, or an option is out of range; the message says which.
+        If M is not square or not symmetric, holds NaN or inf, or an option is out of range; the
+        message says which.
+    NotPositiveDefinite
+        If M is not positive definite as far as can be seen without O(n³), or was not after
+        rounding, and nothing guarded against it. A `ValueError` too.
     UnitFault
         If the unit failed.
     """
@@ -233,7 +240,7 @@ def solve(
 
     Raises
     ------
-    ValueError
+    ValueError, NotPositiveDefinite
         As for `inv`, and if B's shape does not fit.
     UnitFault
         If the unit failed.

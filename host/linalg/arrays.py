@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Floats",
+    "NotPositiveDefinite",
     "Restore",
     "check_lambda_min",
     "floats",
@@ -23,6 +24,10 @@ ROUNDING = 1e-5
 
 Floats = NDArray[np.float64]
 Restore = Callable[[Floats], Any]
+
+
+class NotPositiveDefinite(ValueError):
+    """A matrix is not positive definite, as given or as the unit has it."""
 
 
 class _LikeNumpy:
@@ -91,7 +96,9 @@ def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     Raises
     ------
     ValueError
-        If M is not square, not symmetric, not positive definite, or not finite.
+        If M is not square, not symmetric, or not finite.
+    NotPositiveDefinite
+        If it is not positive definite.
     """
     matrix, restore, precision = floats("M", value)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
@@ -99,7 +106,7 @@ def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     diagonal = matrix.diagonal()
     if not (diagonal > 0.0).all():
         i = int(np.argmin(diagonal))
-        raise ValueError(f"M is not positive definite: M[{i}, {i}] = {diagonal[i]:g}")
+        raise NotPositiveDefinite(f"M is not positive definite: M[{i}, {i}] = {diagonal[i]:g}")
     scale = np.sqrt(diagonal)
     limit = scale[:, None] * scale
     skew = np.abs(matrix - matrix.T)
@@ -113,7 +120,7 @@ def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     if np.count_nonzero(beyond) > np.count_nonzero(beyond.diagonal()):
         np.fill_diagonal(beyond, False)
         i, j = divmod(int(np.argmax(beyond)), len(matrix))
-        raise ValueError(
+        raise NotPositiveDefinite(
             f"M is not positive definite: |M[{i}, {j}]| = {abs(matrix[i, j]):g} is not below "
             f"sqrt(M[{i}, {i}] M[{j}, {j}]) = {limit[i, j]:g}"
         )

@@ -199,7 +199,7 @@ def sample_inverse(
             if job.temperature == 1 and attempt > 0:
                 break
         account.reruns += 1
-        if not plan.checked:
+        if options.guard == "clipping" and not plan.checked:
             plan = plan_with("lanczos")
             if plan.shrinkage:
                 continue

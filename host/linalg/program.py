@@ -22,8 +22,10 @@ from thermokron.model import UnitSpec
 
 __all__ = ["GUARDS", "Guard", "Indefinite", "Program", "program"]
 
-Guard = Literal["lanczos", "norm", "cholesky", "none"]
+Guard = Literal["lanczos", "norm", "cholesky", "clipping", "none"]
 GUARDS: tuple[str, ...] = get_args(Guard)
+#: Those that let a rounded matrix pass unseen.
+TRUSTING = ("clipping", "none")
 
 #: What must be left of λ_min after rounding; below this the couplings are shrunk.
 KEEP = 0.5
@@ -85,7 +87,8 @@ def program(
         Lower bound on its λ_min. Without it Lanczos estimates one.
     guard : str
         "norm": the O(n²) bound alone. "lanczos": where that does not decide, λ_min of the rounded
-        matrix by Lanczos. "cholesky": by factorisation, n³/3. "none": trust the rounding.
+        matrix by Lanczos. "cholesky": by factorisation, n³/3. "clipping", "none": trust the
+        rounding, for good or until samples clip is for the caller.
     account : Account
         Where flops and shrinkage are entered.
     enough : float
@@ -133,7 +136,7 @@ def program(
     rate: float | None = None
     if certain:
         rate = max(bound - error, 0.8 * bound) if ritz is None else max(bound - error, ritz.lower)
-    elif guard == "none":
+    elif guard in TRUSTING:
         rate = KEEP * bound if ritz is None else max(ritz.lower, KEEP * bound)
     elif guard == "cholesky":
         rate = _factorisable(matrix + rounding, KEEP * bound, account)
@@ -147,7 +150,7 @@ def program(
         whole = np.diag(np.full(spec.cells, spec.coupling_max, dtype=np.int64))
         whole[:n, :n] = codes
         codes = whole
-    return Program(codes, rounding, min(rate, 1.0), certain or guard != "none", shrinkage)
+    return Program(codes, rounding, min(rate, 1.0), certain or guard not in TRUSTING, shrinkage)
 
 
 def _rounded(spec: UnitSpec, matrix: Floats) -> tuple[NDArray[np.int64], Floats]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -13,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from thermokron.host.train import TrainConfig, train
+from thermokron.host.linalg import NotPositiveDefinite
+from thermokron.host.train import Progress, TrainConfig, train
 from thermokron.model import UnitSpec
 
 __all__ = ["Outcome", "Run", "Store", "execute", "make_config"]
@@ -76,27 +78,34 @@ class Outcome:
     Attributes
     ----------
     train_loss : list of float
-        Mean cross entropy in nats over all training examples: before training, then after each
-        epoch. It ends with inf where the run diverged.
+        Loss over all training examples: before training, then after each epoch. It ends with inf
+        where the run did not end well.
+    step_loss : list of float
+        Loss of every step's batch, before the step; as many as there were.
     test_accuracy : float
-        At the end; NaN where the run diverged.
+        At the end; NaN where the targets are no classes, or the run did not end well.
     wall_seconds : float
         Of training, on one thread.
     hardware_seconds : float
         On the unit, by its clock; 0 without one.
     inversions : int
         Factors inverted.
+    end : "finished", "diverged" or "refused"
+        How it ended: whether the loss became NaN or inf, or the unit refused a factor that it
+        could not hold as a positive definite matrix.
     """
 
     train_loss: list[float] = field(repr=False)
+    step_loss: list[float] = field(repr=False)
     test_accuracy: float
     wall_seconds: float
     hardware_seconds: float
     inversions: int
+    end: str = "finished"
 
     @property
     def final_loss(self) -> float:
-        """Training loss after the last epoch; inf where the run diverged."""
+        """Training loss after the last epoch; inf where the run did not end well."""
         return self.train_loss[-1]
 
     def epochs_to(self, target: float) -> float:
@@ -114,25 +123,30 @@ class Outcome:
 
 
 def execute(run: Run) -> Outcome:
-    """Train; a run that diverges has an outcome like any other."""
+    """Train; a run that diverges, or whose factors the unit refuses, has an outcome too."""
     losses: list[float] = []
+    steps: list[float] = []
 
-    def follow(now: Any) -> None:
+    def follow(now: Progress) -> None:
         if not losses or now.loss != losses[-1]:
             losses.append(now.loss)
+        steps.append(now.metrics["loss"])
 
     try:
         result = train(run.config, spec=run.spec, progress=follow)
-    except FloatingPointError:
+    except (FloatingPointError, NotPositiveDefinite) as error:
         return Outcome(
-            train_loss=[*(loss for loss in losses if math.isfinite(loss)), math.inf],
+            train_loss=[*itertools.takewhile(math.isfinite, losses), math.inf],
+            step_loss=[*itertools.takewhile(math.isfinite, steps)],
             test_accuracy=math.nan,
             wall_seconds=math.nan,
             hardware_seconds=math.nan,
             inversions=0,
+            end="diverged" if isinstance(error, FloatingPointError) else "refused",
         )
     return Outcome(
         train_loss=[result.initial_loss, *result.train_loss],
+        step_loss=steps,
         test_accuracy=math.nan if result.test_accuracy is None else result.test_accuracy,
         wall_seconds=result.wall_seconds,
         hardware_seconds=result.hardware_seconds,
@@ -143,11 +157,12 @@ def execute(run: Run) -> Outcome:
 def _plain(outcome: Outcome) -> dict[str, Any]:
     """As JSON knows numbers: finite, or null."""
 
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    record = {name: finite(value) for name, value in vars(outcome).items() if name != "train_loss"}
-    return {"train_loss": [finite(loss) for loss in outcome.train_loss], **record}
+    return {name: plain(value) for name, value in vars(outcome).items()}
 
 
 def _restored(record: dict[str, Any]) -> Outcome:

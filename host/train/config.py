@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thermokron.host.kfac import diagonal, exact
+from thermokron.host.linalg import GUARDS, Guard
 from thermokron.host.train.schedules import SCHEDULES
 from thermokron.host.train_options import KFAC_OPTIONS
 from thermokron.model.checks import check_integer, check_real
@@ -89,6 +90,9 @@ class TrainConfig:
         Samples per run of the unit.
     equilibrate : bool
         Whether factors are scaled to unit diagonal before the unit inverts them.
+    guard : str
+        How rounding to coupling codes is kept from leaving a factor indefinite, one of
+        `thermokron.host.linalg.GUARDS`; see `thermokron.host.linalg.inv`.
     seed : int
         Decides split, initial weights, order of the examples and the unit's noise.
 
@@ -117,6 +121,7 @@ class TrainConfig:
     adapt_damping: bool = False
     samples: int = 1000
     equilibrate: bool = True
+    guard: Guard = "lanczos"
     fisher: str = _suited()
     mc_samples: int = 1
     sharing: str = "expand"
@@ -139,6 +144,8 @@ class TrainConfig:
                 f"engine = {self.engine!r} does not go with optimizer = {self.optimizer!r}; "
                 f"legal: {legal}"
             )
+        if self.guard not in GUARDS:
+            raise ValueError(f"guard = {self.guard!r} is unknown; legal: {GUARDS}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule = {self.schedule!r} is unknown; legal: {tuple(SCHEDULES)}")
         suits = SUITS.get(self.network, CAUTIOUS)

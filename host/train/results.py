@@ -82,6 +82,8 @@ class RunResult:
     adapt_damping: bool | None
     kfac_options: dict[str, Any] | None
     samples: int | None
+    equilibrate: bool | None
+    guard: str | None
     hidden: list[int]
 
     @property

@@ -128,7 +128,9 @@ def _kfac(
         where = {"simulator": simulator} if config.engine == "cosim" else {}
         unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
         stack.enter_context(unit)
-        settings = {"inverse": Thermodynamic(unit, config.samples, config.equilibrate)}
+        settings = {
+            "inverse": Thermodynamic(unit, config.samples, config.equilibrate, config.guard)
+        }
     else:
         settings = {"inverse": INVERTERS[config.engine]}
     damping = LevenbergMarquardt(config.damping) if config.adapt_damping else config.damping
@@ -232,5 +234,7 @@ def _loop(
         adapt_damping=config.adapt_damping if kfac is not None else None,
         kfac_options=config.kfac_options if kfac is not None else None,
         samples=config.samples if config.engine in UNIT_ENGINES else None,
+        equilibrate=config.equilibrate if config.engine in UNIT_ENGINES else None,
+        guard=config.guard if config.engine in UNIT_ENGINES else None,
         hidden=list(task.hidden),
     )

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from thermokron.host.linalg import inv
+from thermokron.host.linalg import NotPositiveDefinite, inv
 from thermokron.host.linalg import inverse as inverse_module
 from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
 
@@ -217,21 +217,23 @@ def test_a_lambda_min_that_is_too_high_is_found_out():
     assert relative_error(result, M) < 0.3
 
 
-def test_without_a_guard_an_indefinite_program_shows_by_clipping():
+def test_an_indefinite_program_shows_by_clipping():
     # 3 bits round 0.85 to 1: λ_min falls from 0.126 to -0.054
     M = np.array([[1, -0.3, -0.85], [-0.3, 1, 0.1], [-0.85, 0.1, 1]])
     assert np.linalg.eigvalsh(M)[0] > 0
     spec = UnitSpec(coupling_bits=3)
     assert np.linalg.eigvalsh(np.rint(M * 3) / 3)[0] < 0
-    trusting = inv(NumericUnit(spec, seed=0), M, guard="none")
+    trusting = inv(NumericUnit(spec, seed=0), M, guard="clipping")
     assert trusting.reruns > 0
     assert trusting.shrinkage > 0
+    with pytest.raises(NotPositiveDefinite, match="as far as the unit can tell: 1000 of 1000"):
+        inv(NumericUnit(spec, seed=0), M, guard="none")
     guarded = inv(NumericUnit(spec, seed=0), M)
     assert (guarded.runs, guarded.reruns) == (1, 0)
     assert guarded.shrinkage > 0
 
 
-@pytest.mark.parametrize("guard", ["norm", "cholesky"])
+@pytest.mark.parametrize("guard", ["norm", "cholesky", "clipping", "none"])
 def test_other_guards_invert_too(guard):
     M = spd(16, 10)
     assert relative_error(inv(unit(coupling_bits=8), M, guard=guard), M) < 0.5
@@ -289,7 +291,7 @@ def test_wrong_options_are_named(options, error, message):
 
 @pytest.mark.parametrize("n", [16, 40])
 def test_an_indefinite_matrix_behind_a_wrong_bound_is_refused(n):
-    with pytest.raises(ValueError, match="not positive definite"):
+    with pytest.raises(NotPositiveDefinite):
         inv(unit(), tridiagonal(n, 0.9), lambda_min=0.5)
 
 

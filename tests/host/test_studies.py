@@ -14,6 +14,7 @@ from thermokron.host.cli import main
 from thermokron.host.studies import Outcome, Run, load_study, plan_names, run_study
 from thermokron.host.studies.runs import Store, execute, make_config
 from thermokron.host.studies.tables import markdown, number
+from thermokron.model import UnitSpec
 
 COMPARISON = """
 kind = "comparison"
@@ -174,10 +175,38 @@ def test_a_run_that_diverges_has_a_result(tmp_path):
     store = Store(tmp_path)
     store.put(run, execute(run))
     found = Store(tmp_path)[run]
+    assert found.end == "diverged"
     assert found.final_loss == math.inf
+    assert all(math.isfinite(loss) for loss in found.step_loss)
     assert math.isnan(found.test_accuracy)
     assert found.epochs_to(1e-6) == math.inf
     assert "NaN" not in next(tmp_path.glob("*.json")).read_text()
+
+
+def test_a_run_whose_factors_the_unit_refuses_has_a_result_that_says_so(tmp_path):
+    # 3 bits, spent on the largest entry, do not leave a factor positive definite
+    settings = {"engine": "numeric", "hidden": [4], "epochs": 1, "samples": 50, "damping": 0.01}
+    spec = UnitSpec(cells=65, coupling_bits=3)
+    ends = {}
+    for guard in ("lanczos", "none"):
+        config = make_config({**settings, "guard": guard, "equilibrate": False})
+        run = Run(label=guard, config=config, spec=spec)
+        Store(tmp_path).put(run, execute(run))
+        ends[guard] = Store(tmp_path)[run]
+    assert (ends["lanczos"].end, len(ends["lanczos"].step_loss)) == ("finished", 10)
+    assert ends["lanczos"].final_loss < math.inf
+    assert ends["none"].end == "refused"
+    assert ends["none"].final_loss == math.inf
+    assert len(ends["none"].step_loss) < 10
+
+
+def test_the_losses_of_all_steps_are_kept():
+    config = make_config({"optimizer": "adam", "hidden": [4], "epochs": 2, "batch_size": 400})
+    outcome = execute(Run(label="a run", config=config))
+    assert len(outcome.train_loss) == 3
+    assert len(outcome.step_loss) == 2 * math.ceil(1437 / 400)
+    assert outcome.step_loss[0] == pytest.approx(outcome.train_loss[0], rel=0.1)
+    assert outcome.step_loss[-1] == pytest.approx(outcome.train_loss[-1], rel=0.2)
 
 
 def test_a_damaged_result_is_named(plan, tmp_path):
@@ -195,6 +224,7 @@ def test_a_damaged_result_is_named(plan, tmp_path):
 def test_epochs_to_a_target_are_interpolated_in_the_logarithm():
     outcome = Outcome(
         train_loss=[1.0, 0.1, 0.001, 0.01],
+        step_loss=[],
         test_accuracy=1.0,
         wall_seconds=1.0,
         hardware_seconds=0.0,

@@ -79,6 +79,7 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
         ({"damping": 0.0}, ValueError, "damping = 0.0 is out of range"),
         ({"momentum": 1.0}, ValueError, "momentum = 1.0 is out of range"),
         ({"samples": 1}, ValueError, "samples = 1 is out of range"),
+        ({"guard": "luck"}, ValueError, "guard = 'luck' is unknown; legal: .*lanczos"),
         ({"hidden": (0,)}, ValueError, "hidden = 0 is out of range"),
         ({"seed": -1}, ValueError, "seed = -1 is out of range"),
     ],
@@ -109,6 +110,20 @@ def test_one_epoch_from_the_command_line(tmp_path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "K-FAC, numeric" in printed
     assert "result.json" in printed.replace("\n", "")
+
+
+def test_few_bits_without_a_guard_are_refused_in_one_line(tmp_path, capsys) -> None:
+    command = ["train", "digits", "--epochs", "1", "--batch-size", "1437", "--samples", "50"]
+    command += ["--coupling-bits", "3", "--cells", "65", "--no-equilibrate", "-o", str(tmp_path)]
+    assert main([*command, "--guard", "none"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("thermokron: error: M is not positive definite as far as the unit")
+    assert error.count("\n") == 1
+    assert main([*command, "--guard", "norm"]) == 0
+    (run,) = json.loads((tmp_path / "result.json").read_text())["runs"]
+    assert (run["equilibrate"], run["guard"]) == (False, "norm")
+    assert main([*command, "--engine", "exact"]) == 2
+    assert "has no effect: kfac (exact) uses no unit" in capsys.readouterr().err
 
 
 def test_flaws_of_the_array_come_from_a_file_and_are_recorded(tmp_path) -> None:
