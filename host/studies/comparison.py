@@ -243,7 +243,7 @@ class Comparison:
         curves: dict[str, dict[str, list[list[float]]]] = {}
         for network, contender in self._pairs():
             runs = self._reported(network, contender, store)
-            losses = [store[run].train_loss for run in runs]
+            losses = [store[run].step_loss for run in runs]
             curves.setdefault(network.name, {})[contender.name] = losses
         return [
             write(folder / "tables.md", *parts),

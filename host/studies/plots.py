@@ -1,4 +1,4 @@
-"""Plots of studies: loss curves side by side, and heat maps."""
+"""Plots of studies: losses by step side by side, and heat maps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
 from thermokron.host.studies.tables import number
 
@@ -22,6 +23,8 @@ QUIET = "#8a8a8a"
 #: Colours in the order of contenders; distinct without red against green.
 COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3")
 DPI = 110
+#: Steps over which losses of batches are smoothed; odd.
+WINDOW = 9
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
@@ -43,6 +46,19 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
+    """The mean over `WINDOW` steps around each; over fewer at the ends.
+
+    The first step keeps its own loss, as losses fall steeply there; the last ones average over what
+    is left of their window.
+    """
+    reach = [min(WINDOW // 2, step) for step in range(len(losses))]
+    mean: NDArray[np.float64] = np.array(
+        [np.mean(losses[step - r : step + r + 1]) for step, r in enumerate(reach)]
+    )
+    return mean
+
+
 def plot_curves(
     curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
     path: Path,
@@ -50,13 +66,13 @@ def plot_curves(
     title: str,
     targets: Sequence[float] = (),
 ) -> Path:
-    """Training loss by epoch, a panel per network, a line per contender.
+    """Loss by step, smoothed, a panel per network, a line per contender.
 
     Parameters
     ----------
     curves : mapping
-        Network to contender to losses by epoch, from epoch 0, one sequence per seed. The line is
-        their median, a band spans their extremes.
+        Network to contender to the losses of the batches, one sequence per seed. Each is smoothed
+        by `smoothed`; the line is their median, a band spans their extremes.
     path : Path
         Where to; folders are made as needed.
     title : str
@@ -65,17 +81,16 @@ def plot_curves(
         Losses that get a thin line.
     """
     figure = _figure(4.6 * len(curves) + 1.6, 4.6, title)
-    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
     names = list(dict.fromkeys(name for lines in curves.values() for name in lines))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     for axes, (network, lines) in zip(panels, curves.items(), strict=True):
         for name, losses in lines.items():
             shortest = min(len(line) for line in losses)  # a run that diverged ends early
-            table = np.array([line[:shortest] for line in losses])
-            table[~np.isfinite(table)] = np.nan
-            epochs = np.arange(shortest)
+            table = np.array([smoothed(line)[:shortest] for line in losses])
+            steps = np.arange(1, shortest + 1)
             axes.plot(
-                epochs,
+                steps,
                 np.median(table, axis=0),
                 color=colours[name],
                 linewidth=2.2,
@@ -84,19 +99,19 @@ def plot_curves(
                 linestyle="-" if names.index(name) < 3 else (0, (4 - names.index(name) % 2, 1.5)),
             )
             axes.fill_between(
-                epochs, table.min(axis=0), table.max(axis=0), color=colours[name], alpha=0.1, lw=0
+                steps, table.min(axis=0), table.max(axis=0), color=colours[name], alpha=0.1, lw=0
             )
         for target in targets:
             axes.axhline(target, color=QUIET, linewidth=0.7, linestyle=":")
         axes.set_yscale("log")
         axes.set_title(network, loc="left", fontsize=12, color=INK)
-        axes.set_xlabel("epoch", fontsize=12, color=INK)
+        axes.set_xlabel("step", fontsize=12, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         _quiet(axes)
-    panels[0].set_ylabel("training loss in nats", fontsize=12, color=INK)
+    panels[0].set_ylabel(f"loss of the batch, mean of {WINDOW} steps", fontsize=12, color=INK)
     handles = [
         next(line for axes in panels for line in axes.get_lines() if line.get_label() == name)
         for name in names

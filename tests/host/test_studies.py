@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from thermokron.host.cli import main
 from thermokron.host.studies import Outcome, Run, load_study, plan_names, run_study
+from thermokron.host.studies.plots import smoothed
 from thermokron.host.studies.runs import Store, execute, make_config
 from thermokron.host.studies.tables import markdown, number
 from thermokron.model import UnitSpec
@@ -234,6 +236,16 @@ def test_epochs_to_a_target_are_interpolated_in_the_logarithm():
     assert outcome.epochs_to(0.01) == pytest.approx(1.5)
     assert outcome.epochs_to(1.0) == 0.0
     assert outcome.epochs_to(1e-4) == math.inf
+
+
+def test_losses_of_steps_are_smoothed_over_nine():
+    losses = np.random.default_rng(0).random(40)
+    smooth = smoothed(losses)
+    assert smooth[0] == losses[0]
+    assert smooth[2] == pytest.approx(losses[:5].mean())
+    assert smooth[20] == pytest.approx(losses[16:25].mean())
+    assert smooth[-1] == pytest.approx(losses[-5:].mean())
+    assert smoothed([]).shape == (0,)
 
 
 @pytest.mark.parametrize(
