@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,15 @@ class _Pass:
         self.terms: float | None = None
         self.scale = 1.0
         self.seen: set[Layer] = set()
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One call of a module: the layer that records it, and what `Layer.prepare` kept of it."""
+
+    layer: Layer
+    module: torch.nn.Module
+    prepared: torch.Tensor
 
 
 class Watcher:
@@ -89,7 +99,7 @@ class Watcher:
         self.mc_samples, self.generator, self.due = mc_samples, generator, due
         self.loss: torch.Tensor | None = None
         self._pass = _Pass(whole=False)
-        self._tape: list[tuple[Layer, torch.Tensor, Any, _Pass]] = []
+        self._tape: list[tuple[_Use, Any, _Pass]] = []
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._finish),
@@ -98,7 +108,9 @@ class Watcher:
         for layer in coverage.layers:
             if layer not in watched:
                 self._handles += [
-                    module.register_forward_hook(partial(self._used, layer), with_kwargs=True)
+                    module.register_forward_hook(
+                        partial(self._used, layer.part_at(module)), with_kwargs=True
+                    )
                     for module in layer.modules
                 ]
         self._attentions = [
@@ -166,35 +178,30 @@ class Watcher:
             return
         if layer in self._pass.seen:  # after the backward pass: a submodule is called alone
             self._pass = _Pass(whole=False)
-        prepared, here = layer.prepare(module, inputs), self._pass
+        use, here = _Use(layer, module, layer.prepare(module, inputs)), self._pass
         if self.fisher == "empirical":
-            output.register_hook(partial(self._collect, layer, prepared, here))  # type: ignore[no-untyped-call]
+            output.register_hook(partial(self._collect, use, here))  # type: ignore[no-untyped-call]
         else:
             # the edge, as an in-place activation will make the tensor another one's
             edge = torch.autograd.graph.get_gradient_edge(output)
-            self._tape.append((layer, prepared, edge, here))
+            self._tape.append((use, edge, here))
 
     # ---- gradients -------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _collect(
-        self, layer: Layer, prepared: torch.Tensor, here: _Pass, gradient: torch.Tensor
-    ) -> None:
+    def _collect(self, use: _Use, here: _Pass, gradient: torch.Tensor) -> None:
         terms = here.terms if here.terms is not None else float(len(gradient))
         scale = (terms if self.mean else 1.0) / here.scale
-        self._record(layer, prepared, [gradient.detach() * scale], terms, here)
+        self._record(use, [gradient.detach() * scale], terms, here)
 
     def _record(
-        self,
-        layer: Layer,
-        prepared: torch.Tensor,
-        gradients: Sequence[torch.Tensor],
-        terms: float,
-        here: _Pass,
+        self, use: _Use, gradients: Sequence[torch.Tensor], terms: float, here: _Pass
     ) -> None:
-        first = not here.whole or layer not in here.seen
-        here.seen.add(layer)
-        layer.record(prepared, gradients, terms if first else 0.0, reduce=self.reduce)
+        first = not here.whole or use.layer not in here.seen
+        here.seen.add(use.layer)
+        use.layer.record(
+            use.module, use.prepared, gradients, terms if first else 0.0, reduce=self.reduce
+        )
 
     # ---- the loss --------------------------------------------------------------------------
 
@@ -225,7 +232,7 @@ class Watcher:
                 vectors = [
                     self.curvature.sample(fixed, target, self.generator) for _ in range(repeats)
                 ]
-        edges = [edge for _, _, edge, _ in self._tape]
+        edges = [edge for _, edge, _ in self._tape]
         found: list[list[torch.Tensor]] = [[] for _ in edges]
         for vector in vectors:
             gradients = torch.autograd.grad(
@@ -237,9 +244,9 @@ class Watcher:
         left = []
         with torch.no_grad():
             for entry, held in zip(self._tape, found, strict=True):
-                layer, prepared, _, own = entry
+                use, _, own = entry
                 if held:
-                    self._record(layer, prepared, held, here.terms, own)
+                    self._record(use, held, here.terms, own)
                 else:  # of another pass, whose loss is still to come
                     left.append(entry)
         self._tape = left

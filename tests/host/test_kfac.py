@@ -293,7 +293,7 @@ def test_one_warning_names_what_is_not_covered_and_it_keeps_its_plain_gradient()
     assert model.unused.weight.grad is None  # a layer without data
 
 
-def test_frozen_and_shared_parameters() -> None:
+def test_frozen_parameters() -> None:
     frozen = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
     frozen[0].requires_grad_(False)
     frozen[1].bias.requires_grad_(False)
@@ -304,11 +304,6 @@ def test_frozen_and_shared_parameters() -> None:
     frozen(torch.randn(5, 3)).square().mean().backward()
     kfac.step()
     assert frozen[0].weight.grad is None
-
-    tied = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
-    tied[1].weight = tied[0].weight
-    with pytest.warns(UserWarning, match=r"0 \(Linear, shared parameters\), 1 \(Linear, shared"):
-        assert [layer.name for layer in KFAC(tied, lr=0.1, damping=0.1).layers] == ["2"]
 
 
 def test_frozen_later_is_left_alone() -> None:

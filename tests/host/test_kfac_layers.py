@@ -38,15 +38,15 @@ def test_what_is_recorded_makes_the_gradient(name: str, monkeypatch) -> None:
     kfac = quiet(model)
     seen: dict[KroneckerLayer, torch.Tensor] = {}
 
-    def record(layer, prepared, gradients, terms, *, reduce):
+    def record(layer, module, prepared, gradients, terms, *, reduce):
         (g,) = gradients
-        g = layer.output_rows(g).flatten(-3, -2) / terms
+        g = layer.output_rows(module, g).flatten(-3, -2) / terms
         if prepared.dtype == torch.int64:
             a = F.one_hot(prepared.reshape(-1), layer.module.num_embeddings).to(g)
             if layer.module.padding_idx is not None:
                 a[:, layer.module.padding_idx] = 0.0
         else:
-            a = layer.input_rows(prepared).flatten(-3, -2)
+            a = layer.input_rows(module, prepared).flatten(-3, -2)
         if layer.has_bias:
             a = torch.cat([a, torch.ones_like(a[..., :1])], dim=-1)
         seen[layer] = seen.get(layer, 0.0) + g.mT @ a
@@ -239,37 +239,6 @@ def test_layers_without_data_in_a_step() -> None:
         assert other.weight.grad is None
     by_name = {layer.name: layer for layer in kfac.layers}
     assert by_name["left"].input_factor.weight > by_name["right"].input_factor.weight > 0.0
-
-
-def test_tied_modules_of_one_kind_form_one_layer() -> None:
-    torch.manual_seed(0)
-    tied = Flow(a=nn.Linear(3, 3), act=torch.tanh, b=nn.Linear(3, 3))
-    tied.b.weight, tied.b.bias = tied.a.weight, tied.a.bias
-    one = nn.Linear(3, 3)
-    one.load_state_dict(tied.a.state_dict())
-    twice = Flow(a=one, act=torch.tanh, b=one)
-    x = torch.randn(7, 3)
-    for model in (tied, twice):
-        kfac = KFAC(model, lr=0.1, damping=0.01)
-        assert [layer.name for layer in kfac.layers] == ["a"]
-        backward(model, x)
-        kfac.step()
-    assert torch.equal(tied.a.weight.grad, one.weight.grad)
-
-
-def test_tied_modules_of_two_kinds_keep_their_plain_gradient() -> None:
-    model = Flow(embed=nn.Embedding(5, 3), mix=nn.Linear(3, 3), head=nn.Linear(3, 5, bias=False))
-    model.head.weight = model.embed.weight
-    kfac = quiet(model)
-    assert [layer.name for layer in kfac.layers] == ["mix"]
-    assert kfac.uncovered == [
-        "embed (Embedding, shared parameters)",
-        "head (Linear, shared parameters)",
-    ]
-    backward(model, torch.tensor([0, 3, 1]))
-    plain = model.embed.weight.grad.clone()
-    kfac.step()
-    assert torch.equal(model.embed.weight.grad, plain)
 
 
 def test_checkpointed_activations_are_recorded_once() -> None:

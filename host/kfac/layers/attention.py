@@ -48,7 +48,7 @@ class ProjectionLayer(LinearLayer):
         super().__init__(f"{name}.{part}_proj" if name else f"{part}_proj", [module])
         self._bias = module.in_proj_bias
         self.has_bias = self._bias is not None and self._bias.requires_grad
-        self.batch_axis = 1  # inside, sequences come first
+        self.sequence_first = frozenset([module])  # inside
 
     @property
     def weight(self) -> torch.nn.Parameter:

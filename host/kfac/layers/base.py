@@ -10,7 +10,7 @@ import torch
 
 from thermokron.host.kfac.factors import Factor, damp_factored
 
-__all__ = ["KroneckerLayer", "Layer", "with_ones"]
+__all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
 
 
 class Layer(ABC):
@@ -43,6 +43,10 @@ class Layer(ABC):
         """The first of `modules`."""
         return self.modules[0]
 
+    def part_at(self, module: torch.nn.Module) -> Layer:
+        """What records the uses of one of `modules`: the layer itself, unless it has parts."""
+        return self
+
     @property
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -57,6 +61,7 @@ class Layer(ABC):
     @abstractmethod
     def record(
         self,
+        module: torch.nn.Module,
         prepared: torch.Tensor,
         gradients: Sequence[torch.Tensor],
         terms: float,
@@ -67,6 +72,8 @@ class Layer(ABC):
 
         Parameters
         ----------
+        module : torch.nn.Module
+            Which of `modules` was used.
         prepared : tensor
             From `prepare`.
         gradients : sequence of tensors
@@ -148,6 +155,9 @@ class KroneckerLayer(Layer):
     where g belongs to the *sum* of the R loss terms. Expand is exact for deep linear networks
     with a loss term per position, reduce for those that average positions.
 
+    The same weight at several places, in modules of one kind, counts as positions do: A is the
+    mean over all uses, G the sum.
+
     A subclass says how a module's input and output become rows, in `input_rows`, `output_rows`.
 
     Attributes
@@ -160,6 +170,8 @@ class KroneckerLayer(Layer):
 
     #: independent blocks of equal size, or None where there is one; sets the layout of `gradient`
     blocks: int | None = None
+    #: whether the weight's first dimension is that of the input, so that `gradient` turns it
+    transposed = False
 
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         super().__init__(name, modules)
@@ -171,11 +183,11 @@ class KroneckerLayer(Layer):
     # ---- what a subclass says ------------------------------------------------------------
 
     @abstractmethod
-    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+    def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as (..., N, S, n): examples, positions, entries, without the 1 of the bias."""
 
     @abstractmethod
-    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+    def output_rows(self, module: torch.nn.Module, gradient: torch.Tensor) -> torch.Tensor:
         """Gradients with respect to outputs as (..., N, S, m)."""
 
     @property
@@ -206,30 +218,38 @@ class KroneckerLayer(Layer):
 
     def record(
         self,
+        module: torch.nn.Module,
         prepared: torch.Tensor,
         gradients: Sequence[torch.Tensor],
         terms: float,
         *,
         reduce: bool,
     ) -> None:
-        a = _as_examples(self.input_rows(_full_precision(prepared)), reduce, mean=True)
+        a = _as_examples(self.input_rows(module, full_precision(prepared)), reduce, mean=True)
         if self.has_bias:
             a = with_ones(a)
         self.input_factor.add(a.mT @ a, a.shape[-2])
         for gradient in gradients:
-            g = _as_examples(self.output_rows(_full_precision(gradient)), reduce, mean=False)
+            rows = self.output_rows(module, full_precision(gradient))
+            g = _as_examples(rows, reduce, mean=False)
             self.output_factor.add(g.mT @ g, terms / len(gradients))
 
     def discard(self) -> None:
         self.input_factor.discard()
         self.output_factor.discard()
 
-    def update_factors(self, decay: float) -> bool:
+    def recorded(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A and G of what was recorded since the last update, if anything was."""
         if not (self.input_factor.pending and self.output_factor.pending):
-            self.discard()
-            return False
-        a, g = self.input_factor.mean(), self.output_factor.mean()
+            return None
+        return self.input_factor.mean(), self.output_factor.mean()
+
+    def update_factors(self, decay: float) -> bool:
+        found = self.recorded()
         self.discard()
+        if found is None:
+            return False
+        a, g = found
         for what, factor in (("activations", a), ("gradients", g)):
             if not torch.isfinite(factor).all():
                 raise FloatingPointError(
@@ -314,6 +334,6 @@ def _as_examples(rows: torch.Tensor, reduce: bool, *, mean: bool) -> torch.Tenso
     return rows.mean(dim=-2) if mean else rows.sum(dim=-2)
 
 
-def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Sums of products overflow in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -35,20 +35,20 @@ class ConvLayer(KroneckerLayer):
             and bool(module.weight.requires_grad)
         )
 
-    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.module, KINDS)
-        spatial = len(self.module.kernel_size)
+    def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        assert isinstance(module, KINDS)
+        spatial = len(module.kernel_size)
         if inputs.ndim == spatial + 1:  # a single example
             inputs = inputs[None]
-        windows = patches(self.module, inputs)
+        windows = patches(module, inputs)
         if self.blocks is None:
             return windows
         n, s, _ = windows.shape
         return windows.reshape(n, s, self.blocks, -1).permute(2, 0, 1, 3)
 
-    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.module, KINDS)
-        if gradient.ndim == len(self.module.kernel_size) + 1:
+    def output_rows(self, module: torch.nn.Module, gradient: torch.Tensor) -> torch.Tensor:
+        assert isinstance(module, KINDS)
+        if gradient.ndim == len(module.kernel_size) + 1:
             gradient = gradient[None]
         rows = gradient.flatten(2).mT
         if self.blocks is None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from thermokron.host.kfac.layers.attention import PARTS, Attention, ProjectionLayer
-from thermokron.host.kfac.layers.base import Layer
+from thermokron.host.kfac.layers.base import KroneckerLayer, Layer
 from thermokron.host.kfac.layers.conv import ConvLayer
 from thermokron.host.kfac.layers.embedding import EmbeddingLayer
 from thermokron.host.kfac.layers.linear import LinearLayer
 from thermokron.host.kfac.layers.norm import NormLayer
+from thermokron.host.kfac.layers.tied import TiedLayer
 
 __all__ = ["COVERED", "Coverage", "find_layers"]
 
@@ -48,45 +51,95 @@ class Coverage:
 def find_layers(model: torch.nn.Module) -> Coverage:
     """Sort a model's modules.
 
-    Parameters that several modules share are covered where all of them are of one covered kind
-    and share all they train: they form one layer, used at several places. Otherwise their
+    Modules of one kind that share all they train form one layer, used at several places. Those
+    that share a weight matrix otherwise, such as an embedding and the output layer, or two linear
+    layers with a bias each, form a `TiedLayer`. Other shared parameters are not covered, as their
     gradient is a sum that belongs to no single block.
     """
     coverage = Coverage([], [], [])
-    users = defaultdict(list)
     names = {module: name for name, module in model.named_modules()}
-    for module in names:
-        for key in _trained(module).values():
-            users[id(key)].append(module)
+    users: dict[int, list[torch.nn.Module]] = defaultdict(list)
     hidden: set[torch.nn.Module] = set()  # modules whose forward is never called
     sequence_first: set[torch.nn.Module] = set()
-    done: set[torch.nn.Module] = set()
-    for module, name in names.items():
+    for module in names:
+        for key in _ids(module):
+            users[key].append(module)
         if isinstance(module, TRANSFORMERS) and not module.self_attn.batch_first:
             sequence_first |= {module.linear1, module.linear2}
-        trained = _trained(module)
-        label = f"{name or '(model)'} ({type(module).__name__}"
-        others = {id(m): m for p in trained.values() for m in users[id(p)]}.values()
+    watched = set()
+    for module in names:
         if isinstance(module, torch.nn.MultiheadAttention):
-            if Attention.covers(module) and len(others) <= 1:
+            if Attention.covers(module) and len(_sharing(module, users)) <= 1:
+                watched.add(module)
                 sequence_first.add(module.out_proj)
-                _add_attention(coverage, name, module)
-                continue
-            hidden.add(module.out_proj)
-        if not trained or module in done:
+            else:
+                hidden.add(module.out_proj)
+    done: set[torch.nn.Module] = set()
+    for module, name in names.items():
+        if module in watched:
+            assert isinstance(module, torch.nn.MultiheadAttention)
+            _add_attention(coverage, name, module)
             continue
-        kind = next((k for k in KINDS if k.covers(module)), None)
-        if kind is None or module in hidden:
-            coverage.uncovered.append(label + ")")
-        elif any(type(m) is not type(module) or set(_ids(m)) != set(_ids(module)) for m in others):
-            coverage.uncovered.append(label + ", shared parameters)")
-        else:
-            layer = kind(name, list(others))
-            if isinstance(layer, LinearLayer) and module in sequence_first:
-                layer.batch_axis = 1
+        if not _ids(module) or module in done:
+            continue
+        group = _sharing(module, users)
+        done.update(group)
+        layer = None if hidden & set(group) else _layer_of(group, names, sequence_first)
+        if layer is not None:
             coverage.layers.append(layer)
-            done.update(others)
+            continue
+        for member in group:
+            reason = ""
+            if len(group) > 1:
+                others = (names[m] or "(model)" for m in group if m is not member)
+                reason = ", shares parameters with " + " and ".join(others)
+            coverage.uncovered.append(
+                f"{names[member] or '(model)'} ({type(member).__name__}{reason})"
+            )
     return coverage
+
+
+def _sharing(
+    module: torch.nn.Module, users: Mapping[int, list[torch.nn.Module]]
+) -> list[torch.nn.Module]:
+    """The modules that share parameters with one, and with one another; itself first."""
+    group = {module: None}  # a set that keeps its order
+    waiting = [module]
+    while waiting:
+        for key in _ids(waiting.pop()):
+            new = [m for m in users[key] if m not in group]
+            group |= dict.fromkeys(new)
+            waiting += new
+    return list(group)
+
+
+def _layer_of(
+    group: Sequence[torch.nn.Module],
+    names: Mapping[torch.nn.Module, str],
+    sequence_first: Set[torch.nn.Module],
+) -> Layer | None:
+    """The layer that modules which share parameters form, if they do."""
+    alike: dict[Any, list[torch.nn.Module]] = defaultdict(list)
+    for module in group:
+        kind = next((k for k in KINDS if k.covers(module)), None)
+        if kind is None:
+            return None
+        alike[kind, frozenset(_ids(module)), getattr(module, "groups", 1)].append(module)
+    parts: list[Layer] = [
+        kind(names[modules[0]], modules) for (kind, _, _), modules in alike.items()
+    ]
+    for part in parts:
+        if isinstance(part, LinearLayer):
+            part.sequence_first = frozenset(part.modules) & sequence_first
+    if len(parts) == 1:
+        return parts[0]
+    tied = [part for part in parts if isinstance(part, KroneckerLayer)]
+    first = tied[0] if tied else None
+    if first is None or len(tied) < len(parts):
+        return None
+    if any(part.weight is not first.weight or part.blocks != first.blocks for part in tied):
+        return None
+    return TiedLayer(first.name, tied)
 
 
 def _add_attention(coverage: Coverage, name: str, module: torch.nn.MultiheadAttention) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from thermokron.host.kfac.factors import Factor
-from thermokron.host.kfac.layers.base import KroneckerLayer
+from thermokron.host.kfac.layers.base import KroneckerLayer, full_precision
 
 __all__ = ["EmbeddingLayer"]
 
@@ -19,6 +19,8 @@ class EmbeddingLayer(KroneckerLayer):
     neither a unit nor O(n³). Positions are always spread out ("expand"): the mean of one-hot
     vectors would fill A. Indices that equal `padding_idx` are examples of input zero.
     """
+
+    transposed = True
 
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         super().__init__(name, modules)
@@ -38,27 +40,28 @@ class EmbeddingLayer(KroneckerLayer):
 
     def record(
         self,
+        module: torch.nn.Module,
         prepared: torch.Tensor,
         gradients: Sequence[torch.Tensor],
         terms: float,
         *,
         reduce: bool,
     ) -> None:
-        assert isinstance(self.module, torch.nn.Embedding)
+        assert isinstance(module, torch.nn.Embedding)
         indices = prepared.reshape(-1)
-        counts = torch.bincount(indices, minlength=self.module.num_embeddings)
-        counts = counts.to(self.weight.dtype)
-        if self.module.padding_idx is not None:
-            counts[self.module.padding_idx] = 0.0
+        counts = torch.bincount(indices, minlength=module.num_embeddings)
+        counts = counts.to(full_precision(self.weight).dtype)
+        if module.padding_idx is not None:
+            counts[module.padding_idx] = 0.0
         self.input_factor.add(counts, len(indices))
         for gradient in gradients:
-            g = self.output_rows(gradient).flatten(0, 1)
+            g = self.output_rows(module, full_precision(gradient)).flatten(0, 1)
             self.output_factor.add(g.mT @ g, terms / len(gradients))
 
-    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+    def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("one-hot rows are never made")
 
-    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+    def output_rows(self, module: torch.nn.Module, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.reshape(1, -1, gradient.shape[-1])
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:

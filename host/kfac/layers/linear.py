@@ -13,11 +13,15 @@ class LinearLayer(KroneckerLayer):
     """The factors of a `torch.nn.Linear`.
 
     The first leading dimension of its input counts the examples, the others are positions at
-    which it is used; `batch_axis` says where a model puts the examples elsewhere.
+    which it is used.
+
+    Attributes
+    ----------
+    sequence_first : frozenset of torch.nn.Module
+        Those of its modules whose inputs of three dimensions or more have the examples second.
     """
 
-    #: the dimension that counts the examples, where there are three or more
-    batch_axis = 0
+    sequence_first: frozenset[torch.nn.Module] = frozenset()
 
     @classmethod
     def covers(cls, module: torch.nn.Module) -> bool:
@@ -29,16 +33,15 @@ class LinearLayer(KroneckerLayer):
             and bool(module.weight.requires_grad)
         )
 
-    def input_rows(self, inputs: torch.Tensor) -> torch.Tensor:
-        return _rows(inputs, self.batch_axis)
+    def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return self._rows(module, inputs)
 
-    def output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
-        return _rows(gradient, self.batch_axis)
+    def output_rows(self, module: torch.nn.Module, gradient: torch.Tensor) -> torch.Tensor:
+        return self._rows(module, gradient)
 
-
-def _rows(tensor: torch.Tensor, batch_axis: int) -> torch.Tensor:
-    if tensor.ndim == 1:  # a single example
-        return tensor[None, None]
-    if tensor.ndim > 2 and batch_axis:
-        tensor = tensor.movedim(batch_axis, 0)
-    return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+    def _rows(self, module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 1:  # a single example
+            return tensor[None, None]
+        if tensor.ndim > 2 and module in self.sequence_first:
+            tensor = tensor.movedim(1, 0)
+        return tensor.reshape(len(tensor), -1, tensor.shape[-1])

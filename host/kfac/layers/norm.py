@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.factors import Factor
-from thermokron.host.kfac.layers.base import Layer
+from thermokron.host.kfac.layers.base import Layer, full_precision
 
 __all__ = ["NormLayer"]
 
@@ -63,25 +63,18 @@ class NormLayer(Layer):
 
     def record(
         self,
+        module: torch.nn.Module,
         prepared: torch.Tensor,
         gradients: Sequence[torch.Tensor],
         terms: float,
         *,
         reduce: bool,
     ) -> None:
-        for gradient in gradients:
+        prepared = full_precision(prepared)
+        for gradient in map(full_precision, gradients):
             products = {"weight": gradient * prepared, "bias": gradient}
-            each = torch.stack([self._by_example(products[key]) for key in self._trained], dim=1)
+            each = torch.stack([_by_example(module, products[key]) for key in self._trained], dim=1)
             self.curvature.add((each**2).sum(dim=0), terms / len(gradients))
-
-    def _by_example(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums over the positions of every example: (N, parameters)."""
-        if isinstance(self.module, torch.nn.LayerNorm):
-            size = len(self.module.normalized_shape)
-            flat = values.flatten(values.ndim - size)
-            examples = flat[None] if flat.ndim == 1 else flat
-            return examples.reshape(len(examples), -1, examples.shape[-1]).sum(dim=1)
-        return values.reshape(*values.shape[:2], -1).sum(dim=2)
 
     def discard(self) -> None:
         self.curvature.discard()
@@ -138,3 +131,13 @@ class NormLayer(Layer):
 
     def describe(self) -> str:
         return f"diagonal {sum(p.numel() for p in self.parameters)}"
+
+
+def _by_example(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Sums over the positions of every example: (N, parameters)."""
+    if isinstance(module, torch.nn.LayerNorm):
+        size = len(module.normalized_shape)
+        flat = values.flatten(values.ndim - size)
+        examples = flat[None] if flat.ndim == 1 else flat
+        return examples.reshape(len(examples), -1, examples.shape[-1]).sum(dim=1)
+    return values.reshape(*values.shape[:2], -1).sum(dim=2)
