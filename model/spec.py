@@ -54,7 +54,7 @@ class UnitSpec:
     lanes: int = _size(None, 1, 128, "multipliers in the moment accumulator; divides cells")
     coupling_bits: int = _size(8, 3, 16, "bits of a coupling code, sign included")
     bias_bits: int = _size(12, 4, 16, "bits of a bias code, sign included")
-    adc_bits: int = _size(12, 4, 16, "bits of an ADC code, two's complement")
+    adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
     temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
     rhs_depth: int = _size(16, 1, 256, "bias vectors that one start can run through")
     adc_cycles: int = _size(4, 3, 255, "clock cycles from CONVST to valid data, nominal")

@@ -98,7 +98,7 @@ BENCHES: Mapping[str, BlockBench] = {
         "thermokron.sim.benches.bench_converter",
         _control_blocks,
         {
-            "a": ("ConverterPort", UnitSpec(cells=2, adc_bits=4, adc_cycles=3)),
+            "a": ("ConverterPort", UnitSpec(cells=2, adc_bits=3, adc_cycles=3)),
             "b": ("ConverterPort", UnitSpec(cells=3, adc_cycles=3, adc_timeout_cycles=14)),
             "c": ("ConverterPort", UnitSpec(cells=2, adc_cycles=4, adc_timeout_cycles=4)),
             "d": ("ConverterPort", UnitSpec(cells=5, adc_cycles=9, adc_timeout_cycles=40)),
@@ -144,12 +144,12 @@ BENCHES: Mapping[str, BlockBench] = {
                 for lanes in range(1, n + 1)
                 if n % lanes == 0
             },
-            "extreme4": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=4, rhs_depth=1)),
+            "extreme3": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=3, rhs_depth=1)),
             "extreme16": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=16, rhs_depth=2)),
         },
         rounds={"icarus": 6, "verilator": 40},
         # Icarus compiles all of them in a second, and Verilator is fast enough for 2^20 samples
-        only={"verilator": ("extreme4", "extreme16", "n2_l1", "n3_l3", "n6_l2", "n5_l1")},
+        only={"verilator": ("extreme3", "extreme16", "n2_l1", "n3_l3", "n6_l2", "n5_l1")},
         long_tests=("extreme_sums",),
     ),
 }

@@ -15,7 +15,7 @@ def make(bits: int, **effects) -> AnalogToDigital:
     return AnalogToDigital(spec, physics, Device.draw(physics, 3))
 
 
-@pytest.mark.parametrize("bits", [4, 11, 16])
+@pytest.mark.parametrize("bits", [3, 4, 11, 16])
 def test_every_code_round_trips_and_halves_go_to_even(bits):
     adc, half = make(bits), 2 ** (bits - 1)
     codes = np.arange(-half, half)
@@ -25,7 +25,7 @@ def test_every_code_round_trips_and_halves_go_to_even(bits):
     assert (np.abs(between - (codes[:-1] + 0.5)) == 0.5).all()
 
 
-@pytest.mark.parametrize("bits", [4, 16])
+@pytest.mark.parametrize("bits", [3, 4, 16])
 @pytest.mark.parametrize("inl", [None, 4.0, -4.0])
 def test_voltages_beyond_the_rails_clip(bits, inl):
     adc, half = make(bits, adc_inl_lsb=inl), 2 ** (bits - 1)

@@ -1,8 +1,8 @@
 """Same seed, same job: the simulated Verilog returns the integers of the numeric engine.
 
-Randomised jobs, 36 for each simulator: odd and even numbers of cells, full and folded lanes,
-one and several bias vectors, both modes, clipping, indefinite matrices, ideal and flawed arrays,
-the shortest interval and longer ones.
+Randomised jobs, 48 for each simulator: odd and even numbers of cells, full and folded lanes,
+the narrowest and the widest codes, one and several bias vectors, both modes, clipping, indefinite
+matrices, ideal and flawed arrays, the shortest interval and longer ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ SPECS = {
     "odd, folded": UnitSpec(cells=5, lanes=1, adc_bits=8, bias_bits=8, coupling_bits=5),
     "two folds": UnitSpec(cells=6, lanes=3, adc_bits=12, rhs_depth=4, discharge_cycles=3),
     "wide": UnitSpec(cells=4, adc_bits=16, bias_bits=16, coupling_bits=16, clock_hz=333e6),
+    "narrow": UnitSpec(
+        cells=3, adc_bits=3, bias_bits=4, coupling_bits=3, temperature_bits=6, rhs_depth=4
+    ),
 }
 PHYSICS = {
     "ideal": ArrayPhysics.ideal(),
@@ -71,7 +74,7 @@ def test_the_jobs_are_what_they_are_meant_to_be() -> None:
     every = [jobs_and_readouts(name, physics) for name in SPECS for physics in PHYSICS]
     jobs = [job for jobs, _ in every for job in jobs]
     readouts = [readout for _, readouts in every for readout in readouts]
-    assert len(jobs) == 36
+    assert len(jobs) == 48
     assert sum(bool(r.clipped.any()) for r in readouts) >= 10
     assert sum(not r.clipped.any() for r in readouts) >= 10
     assert sum(job.second_moments for job in jobs) >= 10
@@ -85,7 +88,7 @@ LARGEST = {
         cells=128, lanes=2, coupling_bits=16, bias_bits=16, adc_bits=16, rhs_depth=256
     ),
     "a prime number of cells": UnitSpec(
-        cells=127, lanes=1, coupling_bits=3, bias_bits=4, adc_bits=4, temperature_bits=6
+        cells=127, lanes=1, coupling_bits=3, bias_bits=4, adc_bits=3, temperature_bits=6
     ),
 }
 
