@@ -87,6 +87,11 @@ def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: s
         metavar="DIR",
         help=f"where results go [{output or 'runs/FUNCTION'}]",
     )
+    for flag, text in (
+        ("--checkpoint", "save the run there after every epoch"),
+        ("--resume", "go on from such a file; the other options as before"),
+    ):
+        group.add_argument(flag, type=Path, metavar="FILE", help=text)
     _add_kfac_options(parser)
 
 

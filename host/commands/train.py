@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -51,6 +50,9 @@ examples:
   thermokron train digits --coupling-bits 4 --samples 200 -o runs/coarse
                                               a cheaper unit, to see what it costs
   thermokron train digits --cells 32 --lanes 8 --hidden 64 32 --seed 3
+  thermokron train digits --checkpoint run.pt
+  thermokron train digits --checkpoint run.pt --resume run.pt
+                                              to go on after an interruption
   thermokron train digits --physics flaws.json
                                               a flawed array: {"coupling_mismatch": 0.01, ...},
                                               every field of ArrayPhysics, null for ideal
@@ -234,6 +236,7 @@ def _train(args: argparse.Namespace) -> int:
     from thermokron.host.train import Progress, TrainConfig, train, write_result
     from thermokron.host.train.display import network_name, progress_bars, results_table
     from thermokron.host.train.plots import plot_losses
+    from thermokron.host.train.results import StepLog
 
     if ":" in args.kind:
         args.network = args.kind
@@ -247,20 +250,23 @@ def _train(args: argparse.Namespace) -> int:
     spec = spec_from_args(args) if on_unit else None
     physics = _physics(args) if on_unit else None
     console = Console()
-    log = args.output / "metrics.jsonl"
+    log = StepLog(args.output / "metrics.jsonl")
     with progress_bars(console) as listen:
 
         def follow(now: Progress) -> None:
             listen(config.label, now.step, now.steps, f"loss {now.loss:.4f}")
-            log.parent.mkdir(parents=True, exist_ok=True)
-            # step by step, so that it can be followed
-            with log.open("a" if now.step > 1 else "w") as lines:
-                lines.write(json.dumps(now.metrics) + "\n")
+            log.write(now.metrics)
 
         listen(config.label, 0, 1, "starting")
         try:
             result = train(
-                config, spec=spec, physics=physics, simulator=args.simulator, progress=follow
+                config,
+                spec=spec,
+                physics=physics,
+                simulator=args.simulator,
+                progress=follow,
+                checkpoint=args.checkpoint,
+                resume=args.resume,
             )
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
@@ -275,7 +281,8 @@ def _train(args: argparse.Namespace) -> int:
             subtitle=f"{network_name(result)}, learning rate {result.lr:g}, seed {result.seed}",
             quantity="training loss" + (" in nats" if result.loss == "CrossEntropyLoss" else ""),
         ),
-        log,
+        *([log.path] if log.path.exists() else []),
+        *([args.checkpoint] if args.checkpoint else []),
     ]
     console.print("wrote " + ", ".join(str(path) for path in files), soft_wrap=True)
     return 0

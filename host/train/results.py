@@ -11,7 +11,7 @@ from typing import Any
 
 from thermokron.model import ArrayPhysics, UnitSpec
 
-__all__ = ["RunResult", "write_result"]
+__all__ = ["RunResult", "StepLog", "write_result"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,38 @@ class RunResult:
             "diagonal": "K-FAC, diagonal",
         }
         return names[self.engine]
+
+
+class StepLog:
+    """One line of JSON per step, written at once, so that a run can be followed.
+
+    A log begins anew with step 0. With a later step, as of a run that is resumed, it goes on, and
+    lines from that step on, of what was not saved, are dropped.
+
+    Parameters
+    ----------
+    path : Path
+        The file; folders are made as needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begun = False
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Add a line; `metrics` has a "step"."""
+        if not self._begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._before(metrics["step"]) if metrics["step"] > 0 else []
+            self.path.write_text("".join(line + "\n" for line in kept))
+            self._begun = True
+        with self.path.open("a") as lines:
+            lines.write(json.dumps(metrics) + "\n")
+
+    def _before(self, step: float) -> list[str]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        # the lines of a run are in the order of its steps, and there is one for each
+        return lines[: int(step)]
 
 
 def write_result(

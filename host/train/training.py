@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, Thermodynamic
+from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful, identity
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
-from thermokron.host.train.evaluation import evaluate
+from thermokron.host.train.evaluation import Evaluation, evaluate
+from thermokron.host.train.networks import BUILDERS
 from thermokron.host.train.results import RunResult
 from thermokron.host.train.schedules import scheduler
 from thermokron.host.train.tasks import Task, batch_of, make_task
@@ -64,6 +67,8 @@ def train(
     physics: ArrayPhysics | None = None,
     simulator: str = "verilator",
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+    resume: Path | None = None,
 ) -> RunResult:
     """Train once; the same arguments give the same losses, whatever else is running.
 
@@ -79,6 +84,12 @@ def train(
         What runs the Verilog, for engine "cosim".
     progress : callable, optional
         Called after every step.
+    checkpoint : Path, optional
+        File that is written anew after every epoch.
+    resume : Path, optional
+        Such a file, from which training goes on, exactly as if it had not been interrupted. All
+        that it depends on must be the same; only `epochs` may be another where the learning rate
+        is constant. A task's own generators, other than torch's, are not saved.
 
     Raises
     ------
@@ -87,8 +98,13 @@ def train(
     UnitFault
         If the unit failed.
     ValueError, TypeError
-        If the task is not one, or an option does not go with it or with another.
+        If the task is not one, or an option does not go with it or with another; or if the file
+        to resume from is no checkpoint of this run, or the one to write is there already.
     """
+    if checkpoint is not None and checkpoint != resume and checkpoint.exists():
+        raise ValueError(f"checkpoint = {checkpoint} exists; resume from it, or remove it")
+    # the networks that come along draw nothing while they train
+    draws = task is not None or config.network not in BUILDERS
     generator = torch.Generator().manual_seed(config.seed)
     with one_thread(), ExitStack() as stack:
         if task is None:
@@ -96,8 +112,12 @@ def train(
         optimizer = _optimizer(config, task.model)
         started = time.perf_counter()
         kfac = _kfac(config, task, optimizer, stack, spec, physics, simulator)
-        start_seconds = time.perf_counter() - started
-        return _loop(config, task, optimizer, generator, kfac, progress, start_seconds)
+        run = _Run(config, task, optimizer, generator, kfac)
+        checkpoints = run.checkpoints(spec, physics, global_generator=draws)
+        run.account.start_seconds = time.perf_counter() - started
+        if resume is not None:
+            run.take_up(checkpoints.load(resume))
+        return run.finish(progress, partial(checkpoints.save, checkpoint) if checkpoint else None)
 
 
 def _optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -151,78 +171,133 @@ def _loss(task: Task, inputs: tuple[Any, ...], targets: Any) -> torch.Tensor:
     return loss
 
 
-def _loop(
-    config: TrainConfig,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    kfac: KFAC | None,
-    progress: Callable[[Progress], None] | None,
-    start_seconds: float,
-) -> RunResult:
-    data = task.train
-    examples = len(data)  # type: ignore[arg-type]
-    batches = math.ceil(examples / config.batch_size)
-    steps = config.epochs * batches
-    schedule = scheduler(optimizer, config.schedule, steps=steps, warmup=config.warmup)
-    task.model.train()
-    started = time.perf_counter()
-    losses = [evaluate(task, data).loss]
-    epoch_seconds = []
-    metrics = []
-    for epoch in range(config.epochs):
-        epoch_started = time.perf_counter()
-        order = torch.randperm(examples, generator=generator)
-        for batch, chosen in enumerate(torch.split(order, config.batch_size)):
-            inputs, targets = batch_of(data, chosen)
-            optimizer.zero_grad()
-            loss = _loss(task, inputs, targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            record = {
-                "step": epoch * batches + batch,
-                "epoch": epoch,
-                "loss": loss.item(),
-                "lr": float(optimizer.param_groups[0]["lr"]),
-            }
-            if kfac is not None:
-                metrics.append(kfac.step())
-            optimizer.step()
-            schedule.step()
-            if kfac is not None:
-                if config.adapt_damping:
-                    kfac.adapt(partial(_loss, task, inputs, targets))
-                assert kfac.metrics is not None
-                record = kfac.metrics.as_dict() | record
-            if batch + 1 == batches:
-                epoch_seconds.append(time.perf_counter() - epoch_started)
-                losses.append(evaluate(task, data).loss)
-            if progress is not None:
-                step = epoch * batches + batch + 1
-                progress(Progress(step, steps, losses[-1], record))
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"{config.label}: the training loss is {losses[-1]} after epoch {epoch + 1}; "
-                f"lower lr = {config.lr:g}"
+class _Run:
+    """A training run, from epoch to epoch."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        kfac: KFAC | None,
+    ) -> None:
+        self.config, self.task, self.kfac = config, task, kfac
+        self.optimizer, self.generator = optimizer, generator
+        self.examples = len(task.train)  # type: ignore[arg-type]
+        self.batches = math.ceil(self.examples / config.batch_size)
+        self.steps = config.epochs * self.batches
+        self.schedule = scheduler(
+            optimizer, config.schedule, steps=self.steps, warmup=config.warmup
+        )
+        self.account = Account()
+
+    def checkpoints(
+        self, spec: UnitSpec | None, physics: ArrayPhysics | None, *, global_generator: bool
+    ) -> Checkpoints:
+        parts: dict[str, Stateful] = {
+            "model": self.task.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "loss": self.task.loss,
+        }
+        if self.kfac is not None:
+            parts["kfac"] = self.kfac
+        return Checkpoints(
+            identity(self.config, self.task, spec, physics),
+            parts,
+            self.generator,
+            global_generator=global_generator,
+        )
+
+    def take_up(self, account: Account) -> None:
+        """Go on from what a checkpoint had come to."""
+        if account.epochs > self.config.epochs:
+            raise ValueError(
+                f"epochs = {self.config.epochs} is out of range; legal: {account.epochs} or more, "
+                "which the checkpoint has seen"
             )
-    tested = None if task.test is None else evaluate(task, task.test)
+        account.start_seconds += self.account.start_seconds
+        self.account = account
+
+    def finish(
+        self,
+        progress: Callable[[Progress], None] | None,
+        save: Callable[[Account], None] | None,
+    ) -> RunResult:
+        """Train to the last epoch; call `save` after each."""
+        config, task, account = self.config, self.task, self.account
+        started, before = time.perf_counter(), account.seconds
+        task.model.train()
+        if not account.losses:
+            account.losses.append(evaluate(task, task.train).loss)
+        for epoch in range(account.epochs, config.epochs):
+            self._epoch(epoch, progress)
+            if not math.isfinite(account.losses[-1]):
+                raise FloatingPointError(
+                    f"{config.label}: the training loss is {account.losses[-1]} after epoch "
+                    f"{epoch + 1}; lower lr = {config.lr:g}"
+                )
+            account.seconds = before + time.perf_counter() - started
+            if save is not None:
+                save(account)
+        tested = None if task.test is None else evaluate(task, task.test)
+        account.seconds = before + time.perf_counter() - started
+        return _result(config, task, account, tested)
+
+    def _epoch(self, epoch: int, progress: Callable[[Progress], None] | None) -> None:
+        started = time.perf_counter()
+        order = torch.randperm(self.examples, generator=self.generator)
+        for batch, chosen in enumerate(torch.split(order, self.config.batch_size)):
+            step = epoch * self.batches + batch
+            record = {"step": step, "epoch": epoch} | self._step(chosen)
+            if batch + 1 == self.batches:
+                self.account.epoch_seconds.append(time.perf_counter() - started)
+                self.account.losses.append(evaluate(self.task, self.task.train).loss)
+            if progress is not None:
+                progress(Progress(step + 1, self.steps, self.account.losses[-1], record))
+
+    def _step(self, chosen: torch.Tensor) -> dict[str, float]:
+        task, kfac = self.task, self.kfac
+        inputs, targets = batch_of(task.train, chosen)
+        self.optimizer.zero_grad()
+        loss = _loss(task, inputs, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        record = {"loss": loss.item(), "lr": float(self.optimizer.param_groups[0]["lr"])}
+        if kfac is not None:
+            self.account.enter(kfac.step())
+        self.optimizer.step()
+        self.schedule.step()
+        if kfac is None:
+            return record
+        if self.config.adapt_damping:
+            kfac.adapt(partial(_loss, task, inputs, targets))
+        assert kfac.metrics is not None
+        return kfac.metrics.as_dict() | record
+
+
+def _result(
+    config: TrainConfig, task: Task, account: Account, tested: Evaluation | None
+) -> RunResult:
+    with_kfac, on_unit = config.optimizer == "kfac", config.engine in UNIT_ENGINES
     return RunResult(
         network=task.name,
         loss=type(task.loss).__name__,
         optimizer=config.optimizer,
         engine=config.engine,
         seed=config.seed,
-        initial_loss=losses[0],
-        train_loss=losses[1:],
+        initial_loss=account.losses[0],
+        train_loss=account.losses[1:],
         test_loss=None if tested is None else tested.loss,
         test_accuracy=None if tested is None else tested.accuracy,
-        wall_seconds=time.perf_counter() - started,
-        start_seconds=start_seconds,
-        epoch_seconds=epoch_seconds,
-        inversions=sum(m.inversions for m in metrics),
-        hardware_seconds=sum(m.hardware_seconds for m in metrics),
-        unit_runs=sum(m.runs for m in metrics),
-        digital_flops=sum(m.digital_flops for m in metrics),
-        clipped_steps=sum(m.clipped for m in metrics),
+        wall_seconds=account.seconds,
+        start_seconds=account.start_seconds,
+        epoch_seconds=account.epoch_seconds,
+        inversions=account.inversions,
+        hardware_seconds=account.hardware_seconds,
+        unit_runs=account.unit_runs,
+        digital_flops=account.digital_flops,
+        clipped_steps=account.clipped_steps,
         epochs=config.epochs,
         batch_size=config.batch_size,
         lr=config.lr,
@@ -230,11 +305,11 @@ def _loop(
         warmup=config.warmup,
         momentum=None if config.optimizer == "adam" else config.momentum,
         weight_decay=config.weight_decay,
-        damping=config.damping if kfac is not None else None,
-        adapt_damping=config.adapt_damping if kfac is not None else None,
-        kfac_options=config.kfac_options if kfac is not None else None,
-        samples=config.samples if config.engine in UNIT_ENGINES else None,
-        equilibrate=config.equilibrate if config.engine in UNIT_ENGINES else None,
-        guard=config.guard if config.engine in UNIT_ENGINES else None,
+        damping=config.damping if with_kfac else None,
+        adapt_damping=config.adapt_damping if with_kfac else None,
+        kfac_options=config.kfac_options if with_kfac else None,
+        samples=config.samples if on_unit else None,
+        equilibrate=config.equilibrate if on_unit else None,
+        guard=config.guard if on_unit else None,
         hidden=list(task.hidden),
     )

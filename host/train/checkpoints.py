@@ -1,0 +1,182 @@
+"""Checkpoints: a training run that is resumed ends as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from thermokron.host.kfac import StepMetrics
+from thermokron.host.train.config import UNIT_ENGINES, TrainConfig
+from thermokron.host.train.tasks import Task
+from thermokron.model import ArrayPhysics, UnitSpec
+
+__all__ = ["Account", "Checkpoints", "Stateful", "identity"]
+
+FORMAT = "thermokron training 1"
+
+
+@dataclass
+class Account:
+    """What a run came to so far.
+
+    Attributes
+    ----------
+    losses : list of float
+        Loss over all training examples: before training, then after each epoch.
+    epoch_seconds : list of float
+        Seconds that the steps of each epoch took.
+    seconds, start_seconds : float
+        Seconds of training, and those it took to open the unit before; of all sittings.
+
+    The others are sums over steps, see `RunResult`.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    start_seconds: float = 0.0
+    inversions: int = 0
+    hardware_seconds: float = 0.0
+    unit_runs: int = 0
+    digital_flops: int = 0
+    clipped_steps: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed."""
+        return len(self.epoch_seconds)
+
+    def enter(self, metrics: StepMetrics) -> None:
+        """Add what a step cost."""
+        self.inversions += metrics.inversions
+        self.hardware_seconds += metrics.hardware_seconds
+        self.unit_runs += metrics.runs
+        self.digital_flops += metrics.digital_flops
+        self.clipped_steps += metrics.clipped
+
+
+class Stateful(Protocol):
+    """What torch and K-FAC save and load."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+def identity(
+    config: TrainConfig, task: Task, spec: UnitSpec | None, physics: ArrayPhysics | None
+) -> dict[str, Any]:
+    """Everything that a run's losses depend on, by name.
+
+    The number of epochs counts where the learning rate's schedule does.
+    """
+    known = asdict(config) | {
+        "task": task.name,
+        "loss": type(task.loss).__name__,
+        "examples": len(task.train),  # type: ignore[arg-type]
+    }
+    if config.schedule == "constant":
+        del known["epochs"]
+    if config.engine in UNIT_ENGINES:
+        for name, value in (
+            ("spec", spec or UnitSpec()),
+            ("physics", physics or ArrayPhysics.ideal()),
+        ):
+            known |= {f"{name}.{k}": v for k, v in asdict(value).items()}
+    return known
+
+
+class Checkpoints:
+    """Saves a run after every epoch, and takes it up again.
+
+    Parameters
+    ----------
+    identity : dict
+        Of the run, see `identity`: a checkpoint of another run is refused.
+    parts : mapping of str to Stateful
+        Network, optimiser and so on.
+    generator : torch.Generator
+        Draws the order of the examples.
+    global_generator : bool
+        Whether the run draws from torch's own generator too, as dropout does.
+    """
+
+    def __init__(
+        self,
+        identity: Mapping[str, Any],
+        parts: Mapping[str, Stateful],
+        generator: torch.Generator,
+        *,
+        global_generator: bool,
+    ) -> None:
+        self.identity = dict(identity)
+        self.parts = dict(parts)
+        self.generator = generator
+        self.global_generator = global_generator
+
+    def save(self, path: Path, account: Account) -> None:
+        """Write a file that `torch.load` reads with `weights_only=True`.
+
+        It replaces an older one as a whole: whatever happens, one of both is there.
+        """
+        state = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "account": asdict(account),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "generator": self.generator.get_state(),
+            "global_generator": torch.get_rng_state() if self.global_generator else None,
+        }
+        unfinished = path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> Account:
+        """Put every part into its saved state; what the run had come to.
+
+        Raises
+        ------
+        ValueError
+            If the file is no checkpoint, or one of another run: the message says what differs.
+        """
+        state = _read(path)
+        differences = [
+            f"{name} = {state['identity'].get(name)!r}, not {self.identity.get(name)!r}"
+            for name in state["identity"] | self.identity
+            if state["identity"].get(name) != self.identity.get(name)
+        ]
+        if differences:
+            raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differences)}")
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())  # torch's has several lines
+            raise ValueError(f"{path} does not fit the network: {reason}") from error
+        self.generator.set_state(state["generator"])
+        if self.global_generator:
+            torch.set_rng_state(state["global_generator"])
+        return Account(**state["account"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    problem = f"{path} is no checkpoint of a training run"
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, weights_only=True)
+        except Exception as error:  # bytes that are no pickle fail in any way
+            raise ValueError(f"{problem}: it cannot be read, or not to the end") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError(problem)
+    if state["format"] != FORMAT:
+        raise ValueError(f"{path} has the format {state['format']!r}; legal: {FORMAT!r}")
+    return state

@@ -1,0 +1,215 @@
+"""Training that is interrupted and resumed: exactly as if it had not been, or refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from thermokron.host.cli import main
+from thermokron.host.train import Progress, Task, TrainConfig, train
+from thermokron.host.train.checkpoints import Account, Checkpoints
+from thermokron.model import ArrayPhysics, UnitSpec
+
+RUNS = {
+    "mlp numeric": TrainConfig(epochs=3, batch_size=479, samples=100, seed=3),
+    "cnn cosine": TrainConfig(
+        network="cnn",
+        engine="exact",
+        epochs=3,
+        batch_size=720,
+        hidden=(4, 8),
+        schedule="cosine",
+        warmup=1,
+        fisher="mc",
+        inverse_interval=4,
+    ),
+    "graph adapting": TrainConfig(
+        network="graph", engine="exact", epochs=3, adapt_damping=True, schedule="linear"
+    ),
+    "adam": TrainConfig(
+        optimizer="adam", engine=None, epochs=3, batch_size=479, weight_decay=0.01, schedule="step"
+    ),
+    "sgd": TrainConfig(optimizer="sgd", engine=None, epochs=3, batch_size=479),
+}
+TIMES = ("wall_seconds", "start_seconds", "epoch_seconds")
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(config: TrainConfig, path, *, at: int, **options) -> None:
+    """Train with a checkpoint until the middle of an epoch, counted from 0."""
+
+    def stop(now: Progress) -> None:
+        if now.metrics["epoch"] == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, progress=stop, checkpoint=path, **options)
+
+
+def record(result) -> dict:
+    """What a run came to, but for the time it took."""
+    return {name: value for name, value in vars(result).items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("at", [1, 2])
+def test_resumed_equals_uninterrupted(name: str, at: int, tmp_path) -> None:
+    """Losses, the test set's too, and everything that is counted."""
+    config, path = RUNS[name], tmp_path / "new" / "run.pt"
+    whole = train(config)
+    interrupt(config, path, at=at)
+    assert torch.load(path, weights_only=True)["account"]["losses"] == [
+        whole.initial_loss,
+        *whole.train_loss[:at],
+    ]
+    seen = []
+    resumed = train(config, resume=path, checkpoint=path, progress=seen.append)
+    assert record(resumed) == record(whole)
+    assert seen[0].metrics["epoch"] == at
+    assert len(resumed.epoch_seconds) == 3
+    again = train(config, resume=path)  # the file holds the finished run
+    assert record(again) == record(whole)
+    assert not list(path.parent.glob("*.part"))
+
+
+def noisy_task() -> Task:
+    """Dropout draws from torch's own generator while it trains."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 5, generator=generator)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator) / 3
+    data = torch.utils.data.TensorDataset(inputs, inputs[:, :1].sin())
+    return Task(model=model, train=data, loss=torch.nn.MSELoss(), name="noisy")
+
+
+def test_dropout_goes_on_where_it_was(tmp_path) -> None:
+    config = TrainConfig(engine="exact", epochs=4, batch_size=20, fisher="ggn")
+    torch.manual_seed(7)
+    whole = train(config, task=noisy_task())
+    torch.manual_seed(7)
+    interrupt(config, tmp_path / "run.pt", at=2, task=noisy_task())
+    torch.manual_seed(99)
+    resumed = train(config, task=noisy_task(), resume=tmp_path / "run.pt")
+    assert record(resumed) == record(whole)
+
+
+def test_a_constant_rate_may_go_on_for_longer(tmp_path) -> None:
+    config, path = replace(RUNS["sgd"], epochs=2), tmp_path / "run.pt"
+    train(config, checkpoint=path)
+    longer = train(RUNS["sgd"], resume=path)
+    assert longer.train_loss == train(RUNS["sgd"]).train_loss
+    with pytest.raises(ValueError, match="epochs = 1 is out of range; legal: 2 or more, which"):
+        train(replace(config, epochs=1), resume=path)
+
+
+def test_other_runs_are_refused_and_what_differs_is_named(tmp_path) -> None:
+    path = tmp_path / "run.pt"
+    config = replace(RUNS["mlp numeric"], epochs=1, batch_size=1437, schedule="cosine")
+    train(config, checkpoint=path, spec=UnitSpec(cells=20))
+    for changed, message in (
+        ({"seed": 4}, r"seed = 3, not 4$"),
+        ({"lr": 0.05, "samples": 99}, "lr = 0.07, not 0.05; samples = 100, not 99$"),
+        ({"epochs": 2}, "epochs = 1, not 2"),
+        ({"hidden": (16,)}, r"hidden = None, not \(16,\)"),
+        ({"network": "vit", "fisher": "empirical"}, "network = 'mlp', not 'vit'"),
+    ):
+        with pytest.raises(ValueError, match=f"{path} is a checkpoint of another run: .*{message}"):
+            train(replace(config, **changed), resume=path, spec=UnitSpec(cells=20))
+    with pytest.raises(ValueError, match=r"run: spec\.cells = 20, not 65; spec\.lanes"):
+        train(config, resume=path, spec=UnitSpec(cells=65))
+    physics = ArrayPhysics(adc_offset=0.01)
+    with pytest.raises(ValueError, match=r"run: physics\.adc_offset = None, not 0\.01$"):
+        train(config, resume=path, spec=UnitSpec(cells=20), physics=physics)
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
+    config, path = RUNS["sgd"], tmp_path / "run.pt"
+    train(replace(config, epochs=1), checkpoint=path)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of a training run: it"):
+            train(config, resume=path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of a training run$"):
+        train(config, resume=path)
+    torch.save({"format": "thermokron training 0"}, path)
+    with pytest.raises(ValueError, match="has the format 'thermokron training 0'; legal"):
+        train(config, resume=path)
+    with pytest.raises(FileNotFoundError):
+        train(config, resume=tmp_path / "nowhere.pt")
+
+
+def test_an_older_checkpoint_is_not_overwritten_unasked(tmp_path) -> None:
+    path = tmp_path / "run.pt"
+    train(replace(RUNS["sgd"], epochs=1), checkpoint=path)
+    with pytest.raises(ValueError, match=r"checkpoint = .*run\.pt exists; resume from it, or"):
+        train(RUNS["sgd"], checkpoint=path)
+
+
+def test_a_network_that_has_changed_is_refused(tmp_path) -> None:
+    config = TrainConfig(engine="exact", epochs=1, batch_size=20)
+    train(config, task=noisy_task(), checkpoint=tmp_path / "run.pt")
+    changed = noisy_task()
+    changed.model[0] = torch.nn.Linear(5, 9)
+    with pytest.raises(ValueError, match=r"does not fit the network: .*size mismatch"):
+        train(config, task=changed, resume=tmp_path / "run.pt")
+
+
+def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "run.pt"
+    model = torch.nn.Linear(2, 2)
+    checkpoints = Checkpoints({"a": 1}, {"model": model}, torch.Generator(), global_generator=False)
+    checkpoints.save(path, Account(losses=[1.0]))
+
+    def fail(state, file) -> None:
+        file.write(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(path, Account(losses=[1.0, 0.5]))
+    assert checkpoints.load(path).losses == [1.0]
+
+
+def test_the_command_line_resumes_and_completes_its_log(tmp_path, monkeypatch, capsys) -> None:
+    """Interrupted in the third step of its second epoch, by the user."""
+    from thermokron.host.kfac import KFAC
+
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "digits", "--epochs", "3", "--batch-size", "479", "--engine", "exact"]
+    command += ["--schedule", "cosine"]
+    assert main([*command, "-o", "whole"]) == 0
+    steps = 0
+
+    def step(kfac):
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+        return original(kfac)
+
+    original = KFAC.step
+    with monkeypatch.context() as patched:
+        patched.setattr(KFAC, "step", step)
+        assert main([*command, "-o", "parts", "--checkpoint", "run.pt"]) == 130
+    assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 5
+    arguments = [*command, "-o", "parts", "--checkpoint", "run.pt", "--resume", "run.pt"]
+    assert main(arguments) == 0
+    assert "run.pt" in capsys.readouterr().out
+    logs, runs = [], []
+    for folder in ("whole", "parts"):
+        logs.append((tmp_path / folder / "metrics.jsonl").read_text())
+        (run,) = json.loads((tmp_path / folder / "result.json").read_text())["runs"]
+        runs.append({name: value for name, value in run.items() if name not in TIMES})
+    assert logs[0] == logs[1]
+    assert runs[0] == runs[1]
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert "run.pt is a checkpoint of another run: seed = 0, not 1" in capsys.readouterr().err
