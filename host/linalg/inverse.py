@@ -16,7 +16,15 @@ from thermokron.host.linalg.spectrum import largest_eigenvalue
 from thermokron.model import Job, Readout, Unit, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES, MAX_SETTLE_CYCLES
 
-__all__ = ["Complements", "Options", "Persistent", "Sampled", "sample_inverse", "timing"]
+__all__ = [
+    "Complements",
+    "Options",
+    "Persistent",
+    "Sampled",
+    "sample_inverse",
+    "timing",
+    "tolerated_part",
+]
 
 #: Standard deviations of the noisiest cell that fit under the ADC's rail.
 HEADROOM = 4.5
@@ -26,6 +34,8 @@ COARSE_HEADROOM = 3.5
 SETTLING_BIAS = 1e-4
 #: Part of the samples of a cell that may clip: costs about 0.2% of its variance.
 CLIPPED_PART = 1e-3
+#: Slope of the converter below which it is not known: cells quieter than 0.22 of its step.
+LEAST_SLOPE = 0.2
 #: Runs of one matrix before it is given up.
 MAX_ATTEMPTS = 6
 #: Samples of the run that finds the temperature for a coarse ADC.
@@ -122,16 +132,19 @@ class Sampled:
         """(n, n): √((X_ii X_jj + X_ij²)/N), corrected for correlated samples.
 
         (Isserlis' theorem for Gaussian x.) Where the ADC step exceeds 1.5 σ, Sheppard's correction
-        fails by (q²/π² + 4σ²) exp(-2π²σ²/q²), which is added on the diagonal.
+        fails by (q²/π² + 4σ²) exp(-2π²σ²/q²), and the converter's mean slope is no longer 1 but
+        g = 1 - 2 exp(-2π²σ²/q²), so that covariances shrink by g_i g_j; both are the first terms
+        of Fourier series in 1/q, and are added as far as they can be told from the result.
         """
         diagonal = self.raw.diagonal()
         variance = (diagonal[:, None] * diagonal + self.raw**2) / (self.samples - 1)
         variance = variance * self.correlation()
         spread = np.maximum(self.value.diagonal(), 0.0)
-        missed = (self.adc_variance / math.pi**2 + 4.0 * spread) * np.exp(
-            -2.0 * math.pi**2 * spread / self.adc_variance
-        )
-        variance.flat[:: len(variance) + 1] += missed**2
+        faded = np.exp(-2.0 * math.pi**2 * spread / self.adc_variance)
+        slope = np.maximum(1.0 - 2.0 * faded, LEAST_SLOPE)
+        missed = self.raw * (1.0 / (slope[:, None] * slope) - 1.0)
+        missed.flat[:: len(missed) + 1] = (self.adc_variance / math.pi**2 + 4.0 * spread) * faded
+        variance += missed**2
         return np.sqrt(variance)
 
 
@@ -181,10 +194,11 @@ def sample_inverse(
         raw = centred * (step / (count - 1))
         account.flops(4 * n * n)
         worst = int(clipped[:n].max())
-        tolerated = 1.0 + CLIPPED_PART * count
+        tolerated = 1.0 + tolerated_part(spec) * count
         if worst <= tolerated:
             value = raw.copy()
             value.flat[:: n + 1] -= step / 12.0
+            _lift_quiet(value, matrix, step)
             # ‖Σ/T‖ is 1/λ_min as the array has it, widened by the noise of few samples
             slowest = largest_eigenvalue(value)
             account.flops(8 * n * n)
@@ -208,6 +222,31 @@ def sample_inverse(
         f"{worst} of {options.samples} samples of a cell clip, down to temperature code "
         f"{job.temperature}"
     )
+
+
+def _lift_quiet(value: Floats, matrix: Floats, step: float) -> None:
+    """Lift diagonal entries to 1/A_ii, which those of an inverse exceed, where the ADC hides them.
+
+    A cell quieter than half a step rests on one code nearly always, so that little or nothing is
+    left of its variance after Sheppard's correction. Louder cells are left as they were sampled,
+    for noise that is cut off at one side is a bias.
+    """
+    diagonal = value.diagonal()
+    if diagonal.min() < 0.25 * step:
+        lifted = np.maximum(diagonal, 1.0 / matrix.diagonal())
+        value.flat[:: len(value) + 1] = np.where(diagonal < 0.25 * step, lifted, diagonal)
+
+
+def tolerated_part(spec: UnitSpec) -> float:
+    """Part of a cell's samples that may count as clipped.
+
+    What counts is the outermost codes, and a coarse ADC has some that are not clipped among them:
+    the highest code of 3 bits begins at 5/8 of full scale. At `COARSE_HEADROOM` there are as many
+    as a Gaussian has beyond the outermost decision levels.
+    """
+    levels = (1.0 - 0.5 * spec.adc_step, 1.0 - 1.5 * spec.adc_step)
+    beyond = sum(0.5 * math.erfc(COARSE_HEADROOM * level / math.sqrt(2.0)) for level in levels)
+    return max(CLIPPED_PART, beyond)
 
 
 def _accumulate(unit: Unit, job: Job, account: Account) -> tuple[Floats, Floats, NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thermokron.host.linalg.arrays import Floats
-from thermokron.host.linalg.inverse import CLIPPED_PART, HEADROOM, Persistent, Sampled, timing
+from thermokron.host.linalg.inverse import HEADROOM, Persistent, Sampled, timing, tolerated_part
 from thermokron.host.linalg.result import Account
 from thermokron.model import Job, Unit
 
@@ -23,6 +23,9 @@ __all__ = ["MeanSolver", "Solved", "refined"]
 
 #: What the predicted solution may fill of the ADC's range, less the noise.
 FILL = 0.7
+#: What the loudest cell's noise may take of it, and what it gets where that would be more: quiet
+#: cells then dither a coarse ADC less than they should.
+MOST_NOISE, ENOUGH_NOISE = 0.9, 0.5
 #: Halvings of a column's bias before clipping counts as persistent.
 MAX_HALVINGS = 8
 
@@ -72,11 +75,12 @@ class MeanSolver:
         self.settle_cycles, self.interval_cycles = timing(
             spec, rate, interval, second_moments=False
         )
-        # the dither: one ADC step for the quietest cell, which has (A⁻¹)_ii ≥ 1
-        self.code = max(
-            spec.temperature_code(min(spec.adc_step**2, spec.temperature_full_scale)), 1
-        )
         gain = np.maximum(sampled.value.diagonal(), 1.0)
+        # the dither: one ADC step for the quietest cell, which has (A⁻¹)_ii ≥ 1
+        dither, loudest = spec.adc_step**2, float(gain.max())
+        if HEADROOM * math.sqrt(dither * loudest) > MOST_NOISE:
+            dither = (ENOUGH_NOISE / HEADROOM) ** 2 / loudest
+        self.code = max(spec.temperature_code(min(dither, spec.temperature_full_scale)), 1)
         self.spread = spec.temperature_value(self.code) * gain
         spacing = self.interval_cycles * spec.clock_s / spec.tau_s
         # between the least it can be (coth is convex) and the most, as for the covariance
@@ -121,7 +125,7 @@ class MeanSolver:
         pending = np.flatnonzero(largest > 0.0)
         drive = np.zeros(k)
         drive[pending] = np.minimum(1.0 / largest[pending], room / swing[pending])
-        tolerated = 1.0 + CLIPPED_PART * samples
+        tolerated = 1.0 + tolerated_part(spec) * samples
         for _ in range(MAX_HALVINGS):
             clipping: list[int] = []
             for first in range(0, len(pending), spec.rhs_depth):

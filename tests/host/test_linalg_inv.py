@@ -140,6 +140,42 @@ def test_quantisation_of_a_coarse_adc_is_corrected_and_known():
     assert np.median([relative_error(r, M) for r in results]) < 0.04
 
 
+def test_three_bits_are_enough_for_cells_of_like_loudness():
+    # q = 1/4, σ from 0.18 to 0.25; scores as above
+    M = spd(16, 10, 2)
+    results = [inv(unit(seed=s, adc_bits=3), M, samples=5000) for s in range(10)]
+    assert abs(np.mean([scores(r, M).diagonal() for r in results])) < 0.4
+    assert 0.7 < np.mean([squared_z(r, M) for r in results]) < 1.3
+    assert np.median([relative_error(r, M) for r in results]) < 0.08
+    assert max(r.reruns for r in results) == 0  # the outermost codes are not all clipped
+
+
+def test_cells_that_three_bits_do_not_hear_are_no_quieter_than_they_can_be():
+    # two coupled cells fluctuate √20 times as far as the others, whose σ is a fifth of a step
+    M = np.eye(8)
+    M[0, 1] = M[1, 0] = np.sqrt(1 - 1 / 20)
+    M[2, 3] = M[3, 2] = 0.5
+    results = [inv(unit(seed=s, adc_bits=3), M, samples=5000) for s in range(5)]
+    mean = np.mean([r.value for r in results], axis=0)
+    assert mean[0, 0] == pytest.approx(20.0, rel=0.05)
+    assert mean[4, 4] == pytest.approx(1.0, abs=1e-9)
+    assert 1.0 <= mean[2, 2] < 1.05  # 4/3 in truth, and the standard error says so
+    assert all(r.standard_error[2, 2] > 1 / 3 for r in results)
+    assert np.isfinite(results[0].standard_error).all()
+
+
+def test_standard_error_knows_what_a_coarse_adc_takes_from_covariances():
+    # pairs of cells from loud to quiet; the σ of the quietest is 0.4 ADC steps, and its covariance
+    # 20% too small, which would be 12 standard errors if that were not known
+    M = np.eye(8)
+    for pair, gain in enumerate((24, 4, 2, 1.3)):
+        i, j = 2 * pair, 2 * pair + 1
+        M[i, j] = M[j, i] = np.sqrt(1 - 1 / gain)
+    z = [scores(inv(unit(seed=s, adc_bits=4), M, samples=20_000), M) for s in range(10)]
+    # 6 sigma: a false alarm in 640 entries has a probability below 2e-6
+    assert np.abs(z).max() < 6.0
+
+
 def test_offsets_do_no_harm():
     physics = ArrayPhysics(cell_offset=0.05, adc_offset=0.05)
     M = spd(16, 10)

@@ -85,6 +85,7 @@ def test_right_hand_sides_of_any_scale_and_zero():
         (16, {"coupling_bits": 16}, {"refine": 0}, 0.85, 1.15),
         (16, {"coupling_bits": 16, "tau_s": 1e-6}, {"refine": 0, "interval": 0.5}, 0.8, 1.15),
         (16, {"coupling_bits": 16, "adc_bits": 6}, {"refine": 0}, 0.85, 1.15),
+        (16, {"coupling_bits": 16, "adc_bits": 3}, {"refine": 0}, 0.5, 1.15),
         (16, {}, {"refine": 1}, 0.75, 1.4),
         # what lasting errors have left of the last step is judged generously
         (40, {}, {"refine": 1}, 0.5, 1.2),
