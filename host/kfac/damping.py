@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from thermokron.host.kfac.layers import Layer
 from thermokron.model.checks import check_integer, check_real
 
-__all__ = ["LevenbergMarquardt", "Snapshot"]
+__all__ = ["LevenbergMarquardt", "Trial"]
+
+# torch says nothing of their types
+make_dual: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = forward_ad.make_dual
+unpack_dual: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+unpack_dual = forward_ad.unpack_dual
 
 
 class LevenbergMarquardt:
     """Adapts λ so that the quadratic model is trusted as far as it is right.
 
     The reduction ratio ρ = (L(θ+δ) - L(θ)) / M(δ) compares what the loss did with what the model
-    M(δ) = ∇Lᵀδ + ½ δᵀ(C + λI)δ foretold, C being K-FAC's own blocks. λ falls by `factor^interval`
-    where ρ > 3/4, and rises by its inverse where ρ < 1/4 (Martens & Grosse 2015, arXiv 1503.05671,
-    section 6.5).
+    M(δ) = ∇Lᵀδ + ½ δᵀ(C + λI)δ foretold, C being the batch's exact generalised Gauss-Newton
+    matrix. λ falls by `factor^interval` where ρ > 3/4, and rises by its inverse where ρ < 1/4
+    (Martens & Grosse 2015, arXiv 1503.05671, section 6.5).
 
     Parameters
     ----------
     initial : float
         λ at the start.
     interval : int
-        Steps between adaptations, each of which needs the loss once more.
+        Steps between adaptations, each of which costs two passes, one of them differentiated.
     factor : float
         ω in (0, 1): λ changes by ω^interval.
     minimum, maximum : float
@@ -67,33 +74,132 @@ class LevenbergMarquardt:
         )
 
 
-class Snapshot:
-    """Parameters and gradients before a step, to see afterwards what the step was.
+class Trial:
+    """Takes a step again, to see what it did to the loss, and what was to be expected of it.
+
+    The expectation is the quadratic model with the exact generalised Gauss-Newton matrix of the
+    batch, not with K-FAC's blocks: M(δ) = ∇Lᵀδ + ½ δᵀ(C + λI)δ, δᵀCδ = uᵀ(∂²L/∂f²)u, where u = Jδ
+    is how the outputs f that the criterion was given change with δ. u comes from one forward pass
+    with forward-mode differentiation, the rest from the criterion alone.
+
+    The model is left as it was: passes work on copies of its buffers, such as the averages of
+    batch normalisation, and draw from copies of torch's generators. Both passes draw the same
+    dropout masks.
 
     Parameters
     ----------
-    parameters : sequence of torch.nn.Parameter
-        All that are trained; those without a gradient are left out.
+    model : torch.nn.Module
+        The network.
+    criterion : torch.nn.Module or None
+        The loss module.
+
+    Raises
+    ------
+    ValueError
+        If there is no criterion.
     """
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        self._before = [
-            (p, p.detach().clone(), p.grad.clone()) for p in parameters if p.grad is not None
-        ]
+    def __init__(self, model: torch.nn.Module, criterion: torch.nn.Module | None) -> None:
+        if criterion is None:
+            raise ValueError(
+                "damping = LevenbergMarquardt(...) needs criterion, the loss module that is "
+                "called in training"
+            )
+        self.model, self.criterion = model, criterion
+        self._before: dict[str, torch.Tensor] | None = None
 
-    def predicted(self, layers: Sequence[Layer], damping: float) -> float:
-        """M(δ) for the step δ that was taken since.
+    def begin(self) -> None:
+        """Remember the parameters as they are before a step."""
+        self._before = {
+            name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
+        }
 
-        Parameters that no layer covers enter with their gradient alone.
+    @property
+    def begun(self) -> bool:
+        """Whether there is a step to look at."""
+        return self._before is not None
+
+    def end(self, closure: Callable[[], torch.Tensor], damping: float) -> tuple[float, float]:
+        """L(θ+δ) - L(θ) and M(δ) for the step δ since `begin`; `closure` gives the loss.
+
+        Raises
+        ------
+        RuntimeError
+            If the closure did not call the criterion, or calls what torch cannot differentiate in
+            forward mode.
         """
-        steps: Mapping[int, torch.Tensor] = {id(p): p - old for p, old, _ in self._before}
-        total = math.fsum((steps[id(p)] * gradient).sum().item() for p, _, gradient in self._before)
-        for layer in layers:
-            own = [steps.get(id(p)) for p in layer.parameters]
-            present = [step for step in own if step is not None]
-            if not layer.has_factors or len(present) < len(own):
-                continue
-            step = layer.stacked(present)
-            bent = layer.curvature_product(step) + damping * step
-            total += 0.5 * (step * bent).sum().item()
-        return total
+        assert self._before is not None
+        before, self._before = self._before, None
+        parameters = dict(self.model.named_parameters())
+        after = {name: parameters[name].detach() for name in before}
+        steps = {name: after[name] - old for name, old in before.items()}
+        with torch.no_grad():
+            reached = float(self._loss(closure, after))
+        loss, slope, bend = self._expand(closure, before, steps)
+        length = math.fsum((step * step).sum().item() for step in steps.values())
+        return reached - loss, slope + 0.5 * (bend + damping * length)
+
+    def _expand(
+        self,
+        closure: Callable[[], torch.Tensor],
+        values: dict[str, torch.Tensor],
+        steps: dict[str, torch.Tensor],
+    ) -> tuple[float, float, float]:
+        """L, ∇Lᵀδ and δᵀCδ at `values`."""
+        outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def cut(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+            """Gives the criterion outputs that know nothing of the parameters."""
+            name = None if args else next(iter(kwargs))
+            value, change = unpack_dual(args[0] if args else kwargs[name])
+            value = value.detach().requires_grad_()
+            if change is not None:
+                outputs.append((value, change.detach()))
+            return ((value, *args[1:]), kwargs) if args else (args, kwargs | {name: value})
+
+        handle = self.criterion.register_forward_pre_hook(cut, with_kwargs=True)
+        try:
+            # forward mode knows no fused attention
+            with torch.enable_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+                duals = {name: make_dual(v, steps[name]) for name, v in values.items()}
+                # of what the closure may add without the criterion, such as a penalty on weights
+                loss, slope = unpack_dual(self._loss(closure, duals))
+        finally:
+            handle.remove()
+        if not outputs:
+            raise RuntimeError(
+                "the closure of adapt() did not call criterion on the model's output"
+            )
+        fixed, changes = zip(*outputs, strict=True)
+        gradients = torch.autograd.grad(loss, fixed, create_graph=True)
+        along = torch.stack([(g * u).sum() for g, u in zip(gradients, changes, strict=True)]).sum()
+        bend = 0.0
+        if along.requires_grad:  # else the criterion is linear in the outputs
+            bends = torch.autograd.grad(along, fixed, allow_unused=True, materialize_grads=True)
+            bend = math.fsum((b * u).sum().item() for b, u in zip(bends, changes, strict=True))
+        return loss.item(), along.item() + (0.0 if slope is None else slope.item()), bend
+
+    def _loss(
+        self, closure: Callable[[], torch.Tensor], values: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The loss with these parameters in the model."""
+        values = values | {name: b.clone() for name, b in self.model.named_buffers()}
+        devices = {value.device for value in values.values() if value.is_cuda}
+        with torch.random.fork_rng(devices=devices):
+            loss: torch.Tensor = torch.func.functional_call(
+                _Closure(self.model, closure),
+                {f"model.{name}": v for name, v in values.items()},
+                (),
+            )
+        return loss
+
+
+class _Closure(torch.nn.Module):
+    """A closure over a model, as a module that has the model in it."""
+
+    def __init__(self, model: torch.nn.Module, closure: Callable[[], torch.Tensor]) -> None:
+        super().__init__()
+        self.model, self.closure = model, closure
+
+    def forward(self) -> torch.Tensor:
+        return self.closure()

@@ -16,7 +16,7 @@ from thermokron.host.kfac.choices import (
     loss_curvature,
     loss_reduction_of,
 )
-from thermokron.host.kfac.damping import LevenbergMarquardt, Snapshot
+from thermokron.host.kfac.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
@@ -78,7 +78,7 @@ class KFAC:
         scheduler changes it.
     damping : float or LevenbergMarquardt
         Tikhonov damping λ of the curvature, in units of the loss. A `LevenbergMarquardt` adapts
-        itself; call `adapt` after the optimiser's step.
+        itself; it needs `criterion`, and `adapt` to be called after the optimiser's step.
     criterion : torch.nn.Module, optional
         The loss module that the training loop calls, as `criterion(outputs, targets)`: a hook on
         it tells K-FAC outputs, targets and reduction. Needed for `fisher` "mc" and "ggn". Without
@@ -204,8 +204,7 @@ class KFAC:
             )
         self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.blocks = Blocks()
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._snapshot: Snapshot | None = None
+        self._trial = None if lm is None else Trial(model, criterion)
         self._watcher = Watcher(
             model,
             coverage,
@@ -272,8 +271,8 @@ class KFAC:
             norm_constraint=self._now("norm_constraint"),
         )
         lm = self.marquardt
-        if lm is not None and self.steps % lm.interval == 0:
-            self._snapshot = Snapshot(self._parameters)
+        if self._trial is not None and lm is not None and self.steps % lm.interval == 0:
+            self._trial.begin()
         for (owner, _), update in zip(present, updates, strict=True):
             owner.set_gradient(nu * update)
         self.metrics = StepMetrics(
@@ -309,11 +308,7 @@ class KFAC:
         assert isinstance(layer, NormLayer)
         return layer.precondition(gradient, damping)
 
-    def adapt(
-        self,
-        closure: Callable[[], torch.Tensor],
-        loss: torch.Tensor | float | None = None,
-    ) -> float | None:
+    def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
         """Adapt a `LevenbergMarquardt` damping; call it after the optimiser's step.
 
             optimizer.step()
@@ -322,12 +317,9 @@ class KFAC:
         Parameters
         ----------
         closure : callable
-            The loss on this step's batch with the new parameters; called without gradients, and
-            only at every `interval`-th step. Dropout draws another mask there, and batch
-            normalisation counts the batch twice.
-        loss : tensor or float, optional
-            The loss before the step; not needed where `criterion` was given, and the batch was
-            not accumulated from several.
+            The loss on this step's batch; called twice at every `interval`-th step, with the
+            parameters after and before it. Model and generators are left as they were, see
+            `thermokron.host.kfac.damping.Trial`.
 
         Returns
         -------
@@ -339,20 +331,16 @@ class KFAC:
         Raises
         ------
         RuntimeError
-            If damping does not adapt, or the loss before the step is not known.
+            If damping does not adapt, the closure did not call the criterion, or torch cannot
+            differentiate the model in forward mode.
         """
-        if self.marquardt is None:
+        if self.marquardt is None or self._trial is None:
             raise RuntimeError("adapt() needs damping=LevenbergMarquardt(...)")
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is None:
+        if not self._trial.begun:
             return None
         assert self.metrics is not None
-        before = self.metrics.loss if loss is None else float(torch.as_tensor(loss).detach())
-        if before is None:
-            raise RuntimeError("the loss before the step is not known: give loss or criterion")
-        with torch.no_grad():
-            change = float(closure()) - before
-            predicted = snapshot.predicted(self.layers, self.metrics.damping)
+        with self._watcher.asleep():
+            change, predicted = self._trial.end(closure, self.metrics.damping)
         ratio = change / predicted if predicted < 0.0 else None
         if ratio is not None:
             self.marquardt.adapt(ratio)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -98,6 +99,7 @@ class Watcher:
         self.curvature, self.fisher, self.reduce, self.mean = curvature, fisher, reduce, mean
         self.mc_samples, self.generator, self.due = mc_samples, generator, due
         self.loss: torch.Tensor | None = None
+        self._asleep = False
         self._pass = _Pass(whole=False)
         self._tape: list[tuple[_Use, Any, _Pass]] = []
         self._handles: list[Any] = [
@@ -133,6 +135,15 @@ class Watcher:
             attention.close()
         self._handles, self._attentions = [], []
         self.take_loss()
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Passes meanwhile leave no trace."""
+        self._asleep = True
+        try:
+            yield
+        finally:
+            self._asleep = False
 
     def take_loss(self) -> torch.Tensor | None:
         """The last loss, if there was one since the last call; passes without one are let go."""
@@ -174,7 +185,7 @@ class Watcher:
     def _enter(
         self, layer: Layer, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
-        if not (torch.is_grad_enabled() and output.requires_grad and self.due()):
+        if self._asleep or not (torch.is_grad_enabled() and output.requires_grad and self.due()):
             return
         if layer in self._pass.seen:  # after the backward pass: a submodule is called alone
             self._pass = _Pass(whole=False)
@@ -207,7 +218,7 @@ class Watcher:
 
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
-        if self.closed or not (torch.is_grad_enabled() and loss.requires_grad):
+        if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
         here, self.loss = self._pass, loss.detach()
         given = (*args, *kwargs.values())

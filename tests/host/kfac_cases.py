@@ -8,7 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["CASES", "Case", "Flow", "block_of", "brute_force", "cases", "dense_block"]
+from thermokron.host.kfac import KFAC
+
+__all__ = [
+    "CASES",
+    "Case",
+    "Flow",
+    "backward",
+    "batch",
+    "block_of",
+    "brute_force",
+    "cases",
+    "dense_block",
+    "linear",
+    "losses_of",
+    "stepped",
+]
 
 DTYPE = torch.float64
 torch.set_num_threads(1)  # threads for matrices this small cost more than they give
@@ -258,11 +273,13 @@ def brute_force(
 
 
 def dense_block(layer) -> torch.Tensor:
-    """What `curvature_product` multiplies with, as a matrix."""
-    like = layer.stacked([p.detach() for p in layer.parameters])
-    basis = torch.eye(like.numel(), dtype=like.dtype)
-    columns = [layer.curvature_product(e.reshape(like.shape)).reshape(-1) for e in basis]
-    return torch.stack(columns, dim=1)
+    """The layer's curvature as a matrix, rows and columns as of `brute_force`: G V A on vec(V)."""
+    if not hasattr(layer, "input_factor"):
+        return torch.diag(layer.curvature.value.reshape(-1))
+    a, g = layer.input_factor.value, layer.output_factor.value
+    a = torch.diag(a) if layer.input_factor.diagonal else a
+    pairs = zip(g, a, strict=True) if layer.blocks else [(g, a)]
+    return torch.block_diag(*(torch.kron(left, right) for left, right in pairs))
 
 
 def block_of(layer, matrix: torch.Tensor) -> torch.Tensor:
@@ -276,3 +293,57 @@ def block_of(layer, matrix: torch.Tensor) -> torch.Tensor:
     size = len(matrix) // blocks
     mask = torch.kron(torch.eye(blocks), torch.ones(size, size)).to(matrix)
     return matrix * mask
+
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+def stepped(name: str = "mlp", *, seed: int = 0, **options):
+    """Model, KFAC and plain gradients by layer after one step on a case."""
+    model, x = CASES[name].build(8, seed)
+    unit = options.pop("unit", None)
+    kfac = KFAC(model, unit, **({"lr": 0.1, "damping": 0.05, "kl_clip": None} | options))
+    y = torch.ones_like(model(x)).detach()
+    nn.functional.mse_loss(model(x), y).backward()
+    plain = {layer: layer.gradient().clone() for layer in kfac.layers}
+    kfac.step()
+    kfac.close()
+    return model, kfac, plain
+
+
+def losses_of(model, kfac, steps: int, *, lr: float = 0.1, criterion=None):
+    """Losses of full-batch steps on a fixed regression."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(32, 5, generator=generator, dtype=DTYPE)
+    y = torch.sin(x @ torch.randn(5, 3, generator=generator, dtype=DTYPE))
+    criterion = criterion or nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        if kfac is not None:
+            kfac.step()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True, seed: int = 0) -> nn.Linear:
+    """A layer in float64."""
+    torch.manual_seed(seed)
+    return nn.Linear(inputs, outputs, bias=bias, dtype=torch.float64)
+
+
+def backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Gradients of the mean squared error."""
+    model.zero_grad()
+    nn.functional.mse_loss(model(x), y).backward()
+
+
+def batch(rows: int = 20, inputs: int = 5, outputs: int = 3, seed: int = 1):
+    """Random inputs and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return draw(rows, inputs), draw(rows, outputs)

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
+from kfac_cases import backward, batch, linear
 
 from thermokron.host.kfac import KFAC, Inverse, diagonal, exact
 
-torch.manual_seed(0)
 F = torch.nn.functional
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = True, seed: int = 0) -> torch.nn.Linear:
-    torch.manual_seed(seed)
-    return torch.nn.Linear(inputs, outputs, bias=bias, dtype=torch.float64)
-
-
-def backward(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    model.zero_grad()
-    F.mse_loss(model(x), y).backward()
-
-
-def batch(rows: int = 20, inputs: int = 5, outputs: int = 3, seed: int = 1):
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    return draw(rows, inputs), draw(rows, outputs)
+# ---- the update ----------------------------------------------------------------------------------
 
 
 def dense_update(layer, a, g, gradient, damping):
@@ -41,9 +27,6 @@ def dense_update(layer, a, g, gradient, damping):
     block = torch.kron(a_damped, g_damped)
     solution = torch.linalg.solve(block, gradient.T.reshape(-1))
     return solution.reshape(gradient.shape[1], gradient.shape[0]).T
-
-
-# ---- the update --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -143,7 +126,7 @@ def test_a_newton_step_solves_linear_regression() -> None:
     assert cosine > 0.99
 
 
-# ---- averages, damping, clip, intervals ---------------------------------------------------------
+# ---- averages, damping, clip, intervals ----------------------------------------------------------
 
 
 def test_moving_average_is_bias_corrected() -> None:
@@ -263,94 +246,6 @@ def test_the_diagonal_control_ignores_correlations() -> None:
     expected = torch.tensor([[0.5, 0.0], [0.0, 0.25]], dtype=torch.float64)
     torch.testing.assert_close(diagonal(matrix, 0.1).value, expected)
     torch.testing.assert_close(exact(matrix, 0.1).value, torch.linalg.inv(matrix))
-
-
-# ---- what it covers ------------------------------------------------------------------------------
-
-
-class Mixed(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = torch.nn.ConvTranspose1d(1, 1, 3, padding=1)
-        self.head = torch.nn.Linear(6, 2)
-        self.unused = torch.nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.conv(x[:, None])[:, 0])
-
-
-def test_one_warning_names_what_is_not_covered_and_it_keeps_its_plain_gradient() -> None:
-    torch.manual_seed(0)
-    model = Mixed()
-    with pytest.warns(UserWarning, match=r"does not cover conv \(ConvTranspose1d\)") as record:
-        kfac = KFAC(model, lr=0.1, damping=0.01)
-    assert len(record) == 1
-    model(torch.randn(8, 6)).square().mean().backward()
-    conv, head = model.conv.weight.grad.clone(), model.head.weight.grad.clone()
-    kfac.step()
-    assert torch.equal(model.conv.weight.grad, conv)
-    assert not torch.allclose(model.head.weight.grad, head)
-    assert model.unused.weight.grad is None  # a layer without data
-
-
-def test_frozen_parameters() -> None:
-    frozen = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
-    frozen[0].requires_grad_(False)
-    frozen[1].bias.requires_grad_(False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        kfac = KFAC(frozen, lr=0.1, damping=0.01)
-    assert [(layer.name, layer.has_bias) for layer in kfac.layers] == [("1", False)]
-    frozen(torch.randn(5, 3)).square().mean().backward()
-    kfac.step()
-    assert frozen[0].weight.grad is None
-
-
-def test_frozen_later_is_left_alone() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
-    kfac = KFAC(model, lr=0.1, damping=0.01)
-    model[0].requires_grad_(False)
-    model(torch.randn(5, 3)).square().mean().backward()
-    assert kfac.step().inversions == 2
-    assert model[0].weight.grad is None
-
-
-def test_evaluation_leaves_no_trace() -> None:
-    model = linear(5, 3)
-    kfac = KFAC(model, lr=0.1, damping=0.01)
-    x, y = batch()
-    with torch.no_grad():
-        model(x)
-    model.eval()
-    F.mse_loss(model(x), y).backward()
-    model.train()
-    model(x)  # never followed by a backward pass
-    with pytest.raises(RuntimeError, match=r"call step\(\) after"):
-        kfac.step()
-
-
-def test_in_place_activations_and_a_layer_called_twice() -> None:
-    shared = linear(5, 5)
-    model = torch.nn.Sequential(shared, torch.nn.ReLU(inplace=True), shared)
-    kfac = KFAC(model, lr=0.1, damping=0.01)
-    x, _ = batch()
-    backward(model, x, torch.zeros(20, 5))
-    hidden = torch.relu(shared(x)).detach()
-    a = torch.cat([torch.cat([x, hidden]), torch.ones(40, 1)], 1)
-    (layer,) = _updated(kfac)
-    torch.testing.assert_close(layer.input_factor.value, a.T @ a / 40)
-
-
-def test_close_removes_the_hooks() -> None:
-    model = linear(5, 3)
-    with KFAC(model, lr=0.1, damping=0.01) as kfac:
-        assert model._forward_hooks
-    assert not model._forward_hooks
-    assert not model._forward_pre_hooks
-    kfac.close()
-    backward(model, *batch())
-    with pytest.raises(RuntimeError, match="closed"):
-        kfac.step()
 
 
 # ---- wrong inputs, representation, state ---------------------------------------------------------

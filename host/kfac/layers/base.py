@@ -120,10 +120,6 @@ class Layer(ABC):
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Tensors of the shapes of `parameters`, in the layout of `gradient`."""
 
-    @abstractmethod
-    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
-        """The undamped block times a tensor in the layout of `gradient`."""
-
     # ---- state ---------------------------------------------------------------------------
 
     @abstractmethod
@@ -295,11 +291,6 @@ class KroneckerLayer(Layer):
             assert parameter.grad is not None
             target = parameter.grad[self.rows]
             target.copy_(part.reshape(target.shape))
-
-    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
-        a, g = self.input_factor, self.output_factor
-        right = value * a.value if a.diagonal else value @ a.value
-        return g.value @ right
 
     # ---- state ---------------------------------------------------------------------------
 

@@ -117,9 +117,6 @@ class NormLayer(Layer):
         """v/(h + λ)."""
         return gradient / (self.curvature.value + damping)
 
-    def curvature_product(self, value: torch.Tensor) -> torch.Tensor:
-        return self.curvature.value * value
-
     # ---- state ---------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
