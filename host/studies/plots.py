@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from thermokron.host.studies.tables import number
-
-__all__ = ["plot_curves", "plot_heat_maps"]
+__all__ = ["HeatMap", "plot_curves", "plot_heat_maps", "smoothed"]
 
 INK = "#222222"
 QUIET = "#8a8a8a"
+#: Fields of a heat map without a result.
+FAILED = "#e8a798"
 #: Colours in the order of contenders; distinct without red against green.
 COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3")
 DPI = 110
@@ -120,60 +122,88 @@ def plot_curves(
     return _save(figure, path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """One panel of `plot_heat_maps`.
+
+    Attributes
+    ----------
+    title : str
+        Above it.
+    values : rows of float
+        Positive numbers, which become colours; none where one is not finite.
+    texts : rows of str
+        What is written into each field.
+    failed : rows of bool
+        Fields that stand out, as no result came.
+    limits : (float, float)
+        Ends of the colour scale, which is logarithmic.
+    """
+
+    title: str
+    values: Sequence[Sequence[float]]
+    texts: Sequence[Sequence[str]]
+    failed: Sequence[Sequence[bool]]
+    limits: tuple[float, float]
+
+
 def plot_heat_maps(
-    maps: Mapping[str, Sequence[Sequence[float]]],
+    maps: Sequence[HeatMap],
     path: Path,
     *,
     title: str,
+    across: int,
     rows: tuple[str, Sequence[int]],
     columns: tuple[str, Sequence[int]],
-    limits: Mapping[str, tuple[float, float]],
+    notes: Sequence[str] = (),
 ) -> Path:
-    """Heat maps on a logarithmic scale, two abreast, every field with its number.
+    """Heat maps, `across` of them abreast.
 
     Parameters
     ----------
-    maps : mapping
-        Heading to a table of positive numbers; inf is drawn as "never", without a colour.
+    maps : sequence of HeatMap
+        Row by row.
     path : Path
         Where to; folders are made as needed.
     title : str
         Above all of them.
+    across : int
+        Panels abreast.
     rows, columns : (str, sequence of int)
         Names of the axes, and their ticks.
-    limits : mapping
-        First line of a heading to the ends of its colour scale.
+    notes : sequence of str
+        Lines below all of them.
     """
-    names = list(maps)
-    deep = -(-len(names) // 2)
-    across = min(len(names), 2)
-    wide, high = 0.62 * len(columns[1]) + 0.9, 0.36 * len(rows[1]) + 1.1
-    figure = _figure(across * wide + 0.3, deep * high + 0.5, title)
-    panels = figure.subplots(deep, across, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        values = np.array(maps[name], dtype=float)
-        norm = LogNorm(*limits[name.partition("\n")[0]], clip=True)
-        axes.imshow(
-            np.ma.masked_invalid(values), cmap="YlGnBu", norm=norm, aspect="auto", origin="lower"
-        )
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                dark = np.isfinite(value) and norm(value) > 0.55
-                axes.text(
-                    j,
-                    i,
-                    number(value, 2),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if dark else INK if np.isfinite(value) else QUIET,
-                )
+    deep = -(-len(maps) // across)
+    wide, high = 0.44 * len(columns[1]) + 0.7, 0.27 * len(rows[1]) + 0.9
+    figure = _figure(max(across * wide + 0.3, 8.0), deep * high + 0.5 + 0.25 * len(notes), title)
+    panels = figure.subplots(deep, across, squeeze=False)
+    for axes, each in zip(panels.ravel(), maps, strict=False):
+        _heat_map(axes, each)
         axes.set_xticks(range(len(columns[1])), [str(c) for c in columns[1]])
         axes.set_yticks(range(len(rows[1])), [str(r) for r in rows[1]])
-        axes.set_xlabel(columns[0], fontsize=11, color=INK)
-        axes.set_ylabel(rows[0], fontsize=11, color=INK)
-        axes.set_title(name.replace("\n", ", "), loc="left", fontsize=11, color=INK)
+        axes.set_title(each.title, loc="left", fontsize=11, color=INK)
         _quiet(axes)
-    for axes in panels[len(names) :]:
+    for axes in panels.ravel()[len(maps) :]:
         axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(rows[0], fontsize=11, color=INK)
+    for axes in panels[-1]:
+        axes.set_xlabel(columns[0], fontsize=11, color=INK)
+    figure.supxlabel("\n".join(notes), x=0.02, ha="left", fontsize=11, color=INK)
     return _save(figure, path)
+
+
+def _heat_map(axes: Any, each: HeatMap) -> None:
+    values, norm = np.array(each.values, dtype=float), LogNorm(*each.limits, clip=True)
+    axes.imshow(
+        np.ma.masked_invalid(values), cmap="YlGnBu", norm=norm, aspect="auto", origin="lower"
+    )
+    for i, line in enumerate(each.texts):
+        for j, text in enumerate(line):
+            if each.failed[i][j]:
+                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAILED, linewidth=0))
+            dark = np.isfinite(values[i, j]) and norm(values[i, j]) > 0.55
+            axes.text(
+                j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK
+            )

@@ -65,12 +65,15 @@ keeps = 2.0
 config = { network = "mlp", hidden = [4], epochs = 1, samples = 50 }
 unit = { cells = 65 }
 rival = { network = "mlp", hidden = [4], epochs = 1 }
-coupling_bits = [5, 8]
-adc_bits = [8]
+coupling_bits = [4, 8]
+adc_bits = [3]
 equilibrate = [true, false]
+guards = ["lanczos", "none"]
+fixed_adc_bits = 8
 samples_coupling_bits = [8]
 samples = [20, 50]
-samples_adc_bits = 8
+damping_coupling_bits = [4]
+damped = [{ damping = 0.1, lr = 0.1 }]
 """
 
 
@@ -109,9 +112,16 @@ def test_a_grid_of_bits(plan, tmp_path):
     written = run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
     assert [path.name for path in written] == ["tables.md", "bits.png"]
     tables = written[0].read_text()
-    assert "Epochs to 2, equilibrated" in tables
-    assert "Final loss, divided by the largest entry" in tables
+    assert "### Epochs to 2, equilibrated, guard 'lanczos'" in tables
+    lines = tables.splitlines()
+    start = lines.index("### Final loss, divided by the largest entry, no guard")
+    assert lines[start + 4] == "| **4** | refused |"
+    assert float(lines[start + 5].split("|")[2]) < 3.0
+    fewest = next(line for line in lines if line.startswith("| divided by the largest entry, no"))
+    assert fewest == "| divided by the largest entry, no guard | 8 |"
     assert "fewest samples" in tables
+    assert next(line for line in lines if line.startswith("| damping 0.1, lr 0.1 |"))
+    assert written[1].read_bytes().startswith(b"\x89PNG")
 
 
 def test_results_do_not_depend_on_the_process_that_ran_them():
@@ -141,10 +151,10 @@ def test_a_second_time_runs_nothing_and_a_grown_plan_only_what_is_new(plan, tmp_
     first = results(tmp_path / "out")
     run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
     assert results(tmp_path / "out") == first
-    grown = QUANTISATION.replace("coupling_bits = [5, 8]", "coupling_bits = [5, 6, 8]", 1)
+    grown = QUANTISATION.replace("coupling_bits = [4, 8]", "coupling_bits = [4, 6, 8]", 1)
     run_study(load_study(plan(grown)), tmp_path / "out")
     second = results(tmp_path / "out")
-    assert len(second) == len(first) + 2
+    assert len(second) == len(first) + 4
     assert {name: second[name] for name in first} == first
 
 
@@ -279,7 +289,7 @@ def test_every_plan_of_the_package_is_sound():
         ("epochs = 3", "epoch = 3", "epoch is unknown in Network; legal: name"),
         ("points = 2", "points = 1", "2 points or more"),
         ('tuned_as = "K-FAC, exact"', 'tuned_as = "SGD"', "'SGD' names no contender with a grid"),
-        ("adc_bits = 8", "adc_bits = 3", "adc_bits = 3 is out of range; legal: 4 to 16"),
+        ("adc_bits = 8", "adc_bits = 2", "adc_bits = 2 is out of range; legal: 3 to 16"),
         ("adc_bits = 8", "adc_bit = 8", "adc_bit is unknown in UnitSpec"),
         ('against = "Adam"', 'against = "Eve"', "a claim names 'Eve'"),
         ("at_most = 0.5", "at_most = 0.5\nmeasure = 'taste'", "measure = 'taste' is unknown"),
@@ -292,6 +302,20 @@ def test_wrong_plans_are_refused_by_name(plan, old, new, message):
     assert COMPARISON.count(old) >= 1
     with pytest.raises(ValueError, match=message):
         load_study(plan(COMPARISON.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"none"]', '"luck"]', "guard = 'luck' is unknown"),
+        ('guards = ["lanczos", "none"]', "guards = []", "guards needs one entry at least"),
+        ("damping = 0.1, lr = 0.1", "damping = 0.1", r"damped holds {'damping': 0.1}; legal: damp"),
+        ("target = 2.0", "target = 0.0", "target = 0.0; legal: above 0"),
+    ],
+)
+def test_wrong_grids_are_refused_by_name(plan, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        load_study(plan(QUANTISATION.replace(old, new, 1)))
 
 
 def test_unknown_names_and_too_few_processes(plan, tmp_path, capsys):
