@@ -52,18 +52,22 @@ def test_every_size_is_inverted_within_its_standard_error(n):
 def test_a_small_matrix_on_a_large_array_costs_one_run():
     result = inv(unit(cells=32), spd(5, 10))
     assert result.runs == 1
-    assert relative_error(result, spd(5, 10)) < 0.2
+    # 0.062, its logarithm scattered by 0.26 over 200 seeds: 5.3 standard deviations
+    assert relative_error(result, spd(5, 10)) < 0.25
 
 
 def test_error_falls_as_one_over_the_root_of_samples():
+    # a squared error is a sum over pairs of modes with variances v = s_k s_l: its relative
+    # standard deviation is √(2 Σv²)/Σv = 0.21 here, that of the ratio's logarithm
+    # 0.21 √(2/32)/2 = 0.027. A ratio off by 15 % is 5 of these, a false alarm in less than 1e-6
     M = spd(16, 20)
     few, many = (
         np.sqrt(
-            np.mean([relative_error(inv(unit(seed=s), M, samples=n), M) ** 2 for s in range(8)])
+            np.mean([relative_error(inv(unit(seed=s), M, samples=n), M) ** 2 for s in range(32)])
         )
         for n in (300, 4800)
     )
-    assert few / many == pytest.approx(4.0, rel=0.2)
+    assert few / many == pytest.approx(4.0, rel=0.15)
 
 
 def test_samples_beyond_one_job_are_merged():
@@ -73,15 +77,18 @@ def test_samples_beyond_one_job_are_merged():
 
 
 def test_schur_blocks_keep_their_accuracy_at_any_condition():
-    # full array: √((n+1)/N)·tr/‖·‖_F, 0.16 to 0.22; 16 cells by means: 0.11 at every condition
+    # full array: √((n+1)/N)·tr/‖·‖_F, 0.16 to 0.22; 16 cells by means: 0.11 at every condition, its
+    # logarithm scattered by 6 % at most. A median of three is beyond 0.135, 3.6 of these, if two
+    # are: 3p², a false alarm in 1e-7
     for kappa in (30, 100, 300):
         errors = [
             relative_error(inv(unit(seed=s), spd(64, kappa, s)), spd(64, kappa, s))
             for s in range(3)
         ]
-        assert np.median(errors) < 0.13
-    # by covariance the error of a complement grows with the condition number
-    for kappa, low, high in ((10, 0.15, 0.22), (30, 0.2, 0.4), (100, 0.4, np.inf)):
+        assert np.median(errors) < 0.135
+    # by covariance the error of a complement grows with the condition number. Of 500 seeds at
+    # most one fell beyond each bound; three of five do in 10p³, a false alarm in 1e-7
+    for kappa, low, high in ((10, 0.15, 0.22), (30, 0.2, 0.5), (100, 0.4, np.inf)):
         errors = [
             relative_error(
                 inv(unit(seed=s), spd(64, kappa, s), complements="covariance"), spd(64, kappa, s)
@@ -130,11 +137,11 @@ def test_standard_error_is_calibrated(n, kappa, options):
 
 def test_quantisation_of_a_coarse_adc_is_corrected_and_known():
     # 5 bits: q = 1/16, σ from 0.1 to 0.28 of full scale; without Sheppard's correction variances
-    # would be 1.3 % too large, 1.3 standard errors. The mean score of a diagonal scatters by
-    # about 0.2 from run to run, so 0.4 for 10 of them is a false alarm in less than 1e-6
+    # would be 1.3 % too large, 1.3 standard errors. The mean score of a diagonal scatters by 0.27
+    # from run to run, so 0.45 for 10 of them, 5 standard deviations, is a false alarm in 1e-6
     M = spd(16, 5, 2)
     results = [inv(unit(seed=s, adc_bits=5), M, samples=20_000) for s in range(10)]
-    assert abs(np.mean([scores(r, M).diagonal() for r in results])) < 0.4
+    assert abs(np.mean([scores(r, M).diagonal() for r in results])) < 0.45
     z = np.array([squared_z(r, M) for r in results])
     assert z.mean() < 1.5
     assert np.median([relative_error(r, M) for r in results]) < 0.04
@@ -144,7 +151,7 @@ def test_three_bits_are_enough_for_cells_of_like_loudness():
     # q = 1/4, σ from 0.18 to 0.25; scores as above
     M = spd(16, 10, 2)
     results = [inv(unit(seed=s, adc_bits=3), M, samples=5000) for s in range(10)]
-    assert abs(np.mean([scores(r, M).diagonal() for r in results])) < 0.4
+    assert abs(np.mean([scores(r, M).diagonal() for r in results])) < 0.45
     assert 0.7 < np.mean([squared_z(r, M) for r in results]) < 1.3
     assert np.median([relative_error(r, M) for r in results]) < 0.08
     assert max(r.reruns for r in results) == 0  # the outermost codes are not all clipped
@@ -180,6 +187,7 @@ def test_offsets_do_no_harm():
     physics = ArrayPhysics(cell_offset=0.05, adc_offset=0.05)
     M = spd(16, 10)
     errors = [relative_error(inv(unit(seed=s, physics=physics), M), M) for s in range(5)]
+    # 0.109 ± 0.009: three of five are beyond in 10p³, far below 1e-6
     assert np.median(errors) < 0.15
 
 
