@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["Factor", "MovingAverage", "damp_factored", "symmetric"]
+__all__ = ["Factor", "MovingAverage", "Share", "damp_factored", "finite", "shares", "symmetric"]
+
+#: How much of the damping a factor gets: a number, or one for each of its blocks.
+Share = torch.Tensor | float
 
 
 class MovingAverage:
@@ -31,8 +34,8 @@ class MovingAverage:
 
     def update(self, value: torch.Tensor, decay: float) -> None:
         """Move towards `value`; β = `decay`."""
-        old = torch.zeros_like(value) if self.moment is None else self.moment
-        self.moment = decay * old + (1.0 - decay) * value
+        new = (1.0 - decay) * value
+        self.moment = new if self.moment is None else new.add_(decay * self.moment)
         self.weight = decay * self.weight + (1.0 - decay)
 
     @property
@@ -75,6 +78,18 @@ class Factor(MovingAverage):
         self._count = 0.0
 
     @property
+    def size(self) -> int:
+        """Rows of the matrix, or of each block."""
+        assert self.moment is not None
+        return self.moment.shape[-1]
+
+    @property
+    def blocks(self) -> int:
+        """Independent matrices, 1 for a single one."""
+        assert self.moment is not None
+        return len(self.moment) if self.moment.ndim > 2 else 1
+
+    @property
     def pending(self) -> bool:
         """Whether anything was entered since the last update."""
         return self._total is not None and self._count > 0.0
@@ -84,20 +99,35 @@ class Factor(MovingAverage):
         assert self._total is not None
         return self._total / self._count
 
-    def damped(self, amount: torch.Tensor | float) -> torch.Tensor:
-        """The average plus `amount` times the identity, in float64."""
-        value = self.value.double()
+    def damped(self, amount: Share, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """The average plus `amount` times the identity; in float64 made exactly symmetric.
+
+        In other types it is what BLAS made it, symmetric up to rounding: a Cholesky factorisation
+        reads one triangle, and the transposition would take a sixth of its time.
+        """
+        value = self.value.to(dtype)
         if self.diagonal:
-            return value + amount
-        eye = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
-        scale = amount[..., None, None] if isinstance(amount, torch.Tensor) else amount
-        return symmetric(value) + scale * eye
+            return value.add_(amount)
+        if dtype == torch.float64:
+            value = symmetric(value)
+        share = amount[..., None] if isinstance(amount, torch.Tensor) else amount
+        value.diagonal(dim1=-2, dim2=-1).add_(share)
+        return value
 
     def mean_diagonal(self) -> torch.Tensor:
         """Mean of the diagonal, a scalar or one number per block, in float64."""
-        value = self.value.double()
-        diagonal = value if self.diagonal else value.diagonal(dim1=-2, dim2=-1)
-        return diagonal.mean(dim=-1)
+        assert self.moment is not None
+        diagonal = self.moment if self.diagonal else self.moment.diagonal(dim1=-2, dim2=-1)
+        return (diagonal / self.weight).double().mean(dim=-1)
+
+
+def finite(moment: torch.Tensor) -> bool:
+    """Whether second moments, (n,), (n, n) or (blocks, n, n), are free of NaN and inf.
+
+    The diagonal tells: |E[x y]|² ≤ E[x²] E[y²].
+    """
+    diagonal = moment if moment.ndim == 1 else moment.diagonal(dim1=-2, dim2=-1)
+    return bool(torch.isfinite(diagonal).all())
 
 
 def symmetric(matrix: torch.Tensor) -> torch.Tensor:
@@ -105,22 +135,29 @@ def symmetric(matrix: torch.Tensor) -> torch.Tensor:
     return (matrix + matrix.mT) / 2
 
 
-def damp_factored(
-    a: Factor, g: Factor, damping: float
-) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), in float64.
+def shares(mean_a: torch.Tensor, mean_g: torch.Tensor, damping: float) -> tuple[Share, Share]:
+    """π√λ for A, √λ/π for G, with π² = mean_a / mean_g; each bounds its factor's eigenvalues.
 
-    Factored Tikhonov damping with π² = mean(diag A) / mean(diag G), so that the damping's share
-    in both factors is alike (Martens & Grosse 2015, arXiv 1503.05671, section 6.3). It adds
+    Factored Tikhonov damping takes the means of the diagonals, so that the damping's share in both
+    factors is alike (Martens & Grosse 2015, arXiv 1503.05671, section 6.3). It adds
     π√λ I ⊗ G + √λ/π A ⊗ I + λ I to A ⊗ G: more than λ, and by the same share where A or G is
-    large, which keeps the factors' condition numbers low. The second member of each pair is a
-    lower bound on the factor's eigenvalues, one number per block.
+    large, which keeps the factors' condition numbers low.
     """
-    mean_a, mean_g = a.mean_diagonal(), g.mean_diagonal()
-    # a factor that is zero, such as G behind dead units, has no scale to balance
+    root = math.sqrt(damping)
+    if mean_a.ndim == 0 and mean_g.ndim == 0:  # plain numbers cost less than tensors of one
+        over, under = mean_a.item(), mean_g.item()
+        # a factor that is zero, such as G behind dead units, has no scale to balance
+        ratio = math.sqrt(over / under) if over > 0.0 and under > 0.0 else 1.0
+        return ratio * root, root / ratio
     usable = (mean_a > 0.0) & (mean_g > 0.0)
     one = torch.ones_like(mean_a + mean_g)
     pi = torch.where(usable, torch.sqrt(mean_a / torch.where(usable, mean_g, one)), one)
-    root = math.sqrt(damping)
-    low_a, low_g = pi * root, root / pi
+    return pi * root, root / pi
+
+
+def damp_factored(
+    a: Factor, g: Factor, damping: float
+) -> tuple[tuple[torch.Tensor, Share], tuple[torch.Tensor, Share]]:
+    """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), in float64, with the parts of `shares`."""
+    low_a, low_g = shares(a.mean_diagonal(), g.mean_diagonal(), damping)
     return (a.damped(low_a), low_a), (g.damped(low_g), low_g)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from thermokron.host.kfac.dense import inverted
 from thermokron.host.linalg import Guard, Result, inv, solve
 from thermokron.model import Unit
 
@@ -58,8 +59,8 @@ class Inverter(Protocol):
 
 
 def exact(matrix: torch.Tensor, lambda_min: float) -> Inverse:
-    """The inverse by Cholesky factorisation, O(n³) on the host."""
-    return Inverse(torch.cholesky_inverse(torch.linalg.cholesky(matrix)))
+    """The inverse by Cholesky factorisation, O(n³) on the host, in the matrix's own precision."""
+    return Inverse(inverted(matrix))
 
 
 def diagonal(matrix: torch.Tensor, lambda_min: float) -> Inverse:

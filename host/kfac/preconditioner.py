@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ from thermokron.host.kfac.hyperparameters import (
 from thermokron.host.kfac.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
 from thermokron.host.kfac.layers.coverage import COVERED
-from thermokron.host.kfac.methods import EIGEN, Cost, prepare
+from thermokron.host.kfac.methods import EIGEN, Cost, alike, prepare
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.refresh import Blocks
 from thermokron.host.kfac.state import load_state, save_state
@@ -239,8 +239,9 @@ class KFAC:
         if self._watcher.closed:
             raise RuntimeError("this KFAC is closed")
         loss = self._watcher.take_loss()
+        decay = self._now("decay")
         for layer in self.layers:
-            if layer.update_factors(self._now("decay")):
+            if layer.update_factors(decay):
                 self.blocks.outdate(layer)
         ready = [layer for layer in self.layers if layer.has_factors]
         if not ready:
@@ -257,9 +258,9 @@ class KFAC:
             self.inverse = Thermodynamic(self.unit, self._now("samples"))
         damping, cost = self._now("damping"), Cost()
         due = self.steps % self._now("inverse_interval") == 0
-        for layer in ready:
-            if isinstance(layer, KroneckerLayer):
-                self._renew(layer, damping, due, cost)
+        self._renew(
+            [layer for layer in ready if isinstance(layer, KroneckerLayer)], damping, due, cost
+        )
         found = [(layer, layer.gradient()) for layer in ready]
         present = [(layer, g) for layer, g in found if g is not None]
         updates = [self._update(layer, g, damping, cost) for layer, g in present]
@@ -274,7 +275,7 @@ class KFAC:
         if self._trial is not None and lm is not None and self.steps % lm.interval == 0:
             self._trial.begin()
         for (owner, _), update in zip(present, updates, strict=True):
-            owner.set_gradient(nu * update)
+            owner.set_gradient(update if nu == 1.0 else update.mul_(nu))
         self.metrics = StepMetrics(
             step=self.steps,
             inversions=cost.inversions,
@@ -292,13 +293,21 @@ class KFAC:
         self.steps += 1
         return self.metrics
 
-    def _renew(self, layer: KroneckerLayer, damping: float, due: bool, cost: Cost) -> None:
+    def _renew(
+        self, layers: Sequence[KroneckerLayer], damping: float, due: bool, cost: Cost
+    ) -> None:
         threshold = self._now("refresh_threshold")
-        if self.blocks.stale(layer, damping, due=due, threshold=threshold):
-            exactly = self.choices["damping_mode"] == "exact"
-            method = EIGEN if exactly else self.choices["method"]
-            block = prepare(layer, damping, method=method, inverse=self.inverse, cost=cost)
-            self.blocks.renew(layer, block, damping, keep=threshold is not None)
+        exactly = self.choices["damping_mode"] == "exact"
+        method = EIGEN if exactly else self.choices["method"]
+        stale = [
+            layer
+            for layer in layers
+            if self.blocks.stale(layer, damping, due=due, threshold=threshold)
+        ]
+        for group in alike(stale):
+            blocks = prepare(group, damping, method=method, inverse=self.inverse, cost=cost)
+            for layer, block in zip(group, blocks, strict=True):
+                self.blocks.renew(layer, block, damping, keep=threshold is not None)
 
     def _update(
         self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.factors import Factor, damp_factored
+from thermokron.host.kfac.dense import product
+from thermokron.host.kfac.factors import Factor, Share, damp_factored, finite
 
 __all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
 
@@ -224,11 +225,11 @@ class KroneckerLayer(Layer):
         a = _as_examples(self.input_rows(module, full_precision(prepared)), reduce, mean=True)
         if self.has_bias:
             a = with_ones(a)
-        self.input_factor.add(a.mT @ a, a.shape[-2])
+        self.input_factor.add(product(a.mT, a), a.shape[-2])
         for gradient in gradients:
             rows = self.output_rows(module, full_precision(gradient))
             g = _as_examples(rows, reduce, mean=False)
-            self.output_factor.add(g.mT @ g, terms / len(gradients))
+            self.output_factor.add(product(g.mT, g), terms / len(gradients))
 
     def discard(self) -> None:
         self.input_factor.discard()
@@ -247,7 +248,7 @@ class KroneckerLayer(Layer):
             return False
         a, g = found
         for what, factor in (("activations", a), ("gradients", g)):
-            if not torch.isfinite(factor).all():
+            if not finite(factor):
                 raise FloatingPointError(
                     f"{what} of layer {self.name!r} hold NaN or inf; training has diverged "
                     "(lower lr, or raise damping)"
@@ -262,7 +263,7 @@ class KroneckerLayer(Layer):
 
     def damped_factors(
         self, damping: float
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    ) -> tuple[tuple[torch.Tensor, Share], tuple[torch.Tensor, Share]]:
         """`thermokron.host.kfac.factors.damp_factored` of this layer's factors."""
         return damp_factored(self.input_factor, self.output_factor, damping)
 
