@@ -22,6 +22,8 @@ INK = "#222222"
 QUIET = "#8a8a8a"
 #: Fields of a heat map without a result.
 FAILED = "#e8a798"
+#: Fields of a heat map whose number is not finite.
+EMPTY = "#dcdcdc"
 #: Colours in the order of contenders; distinct without red against green.
 COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3")
 DPI = 110
@@ -196,6 +198,7 @@ def plot_heat_maps(
 
 def _heat_map(axes: Any, each: HeatMap) -> None:
     values, norm = np.array(each.values, dtype=float), LogNorm(*each.limits, clip=True)
+    axes.set_facecolor(EMPTY)
     axes.imshow(
         np.ma.masked_invalid(values), cmap="YlGnBu", norm=norm, aspect="auto", origin="lower"
     )

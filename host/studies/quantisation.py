@@ -26,7 +26,8 @@ class Variant:
 
     def __str__(self) -> str:
         scaling = "equilibrated" if self.equilibrate else "divided by the largest entry"
-        return f"{scaling}, {'no guard' if self.guard == 'none' else f'guard {self.guard!r}'}"
+        guards = {"lanczos": "guarded", "none": "unguarded"}
+        return f"{scaling}, {guards.get(self.guard, f'guard {self.guard!r}')}"
 
 
 #: A variant, coupling bits, ADC bits.

@@ -193,8 +193,8 @@ def _heat_maps(
         f"{number(loss(references[study.exact]), 2)} thousandths; "
         f"Adam: {number(study.epochs(references[study.rival_name]), 2)}, "
         f"{number(loss(references[study.rival_name]), 2)}",
-        "-  not reached     x  refused: no positive definite matrix on the unit     "
-        "!  diverged     *  some seeds did",
+        "-  not reached     x  refused: not positive definite on the unit     !  diverged     "
+        "*  in one seed or more",
     ]
     return plot_heat_maps(
         maps,

@@ -112,13 +112,13 @@ def test_a_grid_of_bits(plan, tmp_path):
     written = run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
     assert [path.name for path in written] == ["tables.md", "bits.png"]
     tables = written[0].read_text()
-    assert "### Epochs to 2, equilibrated, guard 'lanczos'" in tables
+    assert "### Epochs to 2, equilibrated, guarded" in tables
     lines = tables.splitlines()
-    start = lines.index("### Final loss, divided by the largest entry, no guard")
+    start = lines.index("### Final loss, divided by the largest entry, unguarded")
     assert lines[start + 4] == "| **4** | refused |"
     assert float(lines[start + 5].split("|")[2]) < 3.0
-    fewest = next(line for line in lines if line.startswith("| divided by the largest entry, no"))
-    assert fewest == "| divided by the largest entry, no guard | 8 |"
+    fewest = next(line for line in lines if line.startswith("| divided by the largest entry, unguarded"))
+    assert fewest == "| divided by the largest entry, unguarded | 8 |"
     assert "fewest samples" in tables
     assert next(line for line in lines if line.startswith("| damping 0.1, lr 0.1 |"))
     assert written[1].read_bytes().startswith(b"\x89PNG")
