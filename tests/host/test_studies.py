@@ -117,7 +117,9 @@ def test_a_grid_of_bits(plan, tmp_path):
     start = lines.index("### Final loss, divided by the largest entry, unguarded")
     assert lines[start + 4] == "| **4** | refused |"
     assert float(lines[start + 5].split("|")[2]) < 3.0
-    fewest = next(line for line in lines if line.startswith("| divided by the largest entry, unguarded"))
+    fewest = next(
+        line for line in lines if line.startswith("| divided by the largest entry, unguarded")
+    )
     assert fewest == "| divided by the largest entry, unguarded | 8 |"
     assert "fewest samples" in tables
     assert next(line for line in lines if line.startswith("| damping 0.1, lr 0.1 |"))
