@@ -39,14 +39,20 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     does not, and takes half of the time there. It is reached as the linear layer that it is for
     torch; its results are as exact, and the same from run to run.
     """
-    few = left.ndim != 2 or right.ndim != 2 or left.numel() * right.shape[-1] < FEW
-    kinds = {left.dtype, right.dtype, left.device.type, right.device.type}
-    if few or kinds != {torch.float32, "cpu"} or torch.is_autocast_enabled("cpu"):
-        return left @ right
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if left.numel() * right.shape[-1] < FEW or not _for_onednn(left, right):
         return left @ right
     answer: torch.Tensor = torch.nn.functional.linear(left.to_mkldnn(), right.mT).to_dense()
     return answer
+
+
+def _for_onednn(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return (
+        left.ndim == right.ndim == 2
+        and left.dtype == right.dtype == torch.float32
+        and left.device.type == right.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
 
 
 def cholesky(matrix: torch.Tensor) -> torch.Tensor:

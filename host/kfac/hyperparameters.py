@@ -26,6 +26,7 @@ class Hyperparameters:
 
     def __init__(self, **given: Any) -> None:
         self.given = given
+        self._constants: dict[str, Any] = {}
 
     def at(self, name: str, step: int) -> Any:
         """The value of a hyperparameter at a step.
@@ -36,7 +37,14 @@ class Hyperparameters:
             If it is illegal; the message names it, its value and the legal range.
         """
         given = self.given[name]
-        value = given(step) if callable(given) else given
+        if callable(given):
+            return self._checked(name, given(step))
+        if name not in self._constants:
+            self._constants[name] = self._checked(name, given)
+        return self._constants[name]
+
+    @staticmethod
+    def _checked(name: str, value: Any) -> Any:
         if name.endswith("interval") or name == "samples":
             return check_count(name, value)
         if value is None and name in OPTIONAL:

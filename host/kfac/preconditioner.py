@@ -28,8 +28,10 @@ from thermokron.host.kfac.hyperparameters import (
 from thermokron.host.kfac.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
 from thermokron.host.kfac.layers.coverage import COVERED
-from thermokron.host.kfac.methods import EIGEN, Cost, alike, prepare
+from thermokron.host.kfac.methods import prepare
 from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.prepared import EIGEN, Cost
+from thermokron.host.kfac.overlooked import Overlooked
 from thermokron.host.kfac.refresh import Blocks
 from thermokron.host.kfac.state import load_state, save_state
 from thermokron.host.kfac.step_control import shortening
@@ -202,6 +204,7 @@ class KFAC:
                 f"K-FAC does not cover {', '.join(self.uncovered)}: plain gradients there",
                 stacklevel=2,
             )
+        self._overlooked = Overlooked(model)
         self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.blocks = Blocks()
         self._trial = None if lm is None else Trial(model, criterion)
@@ -240,9 +243,14 @@ class KFAC:
             raise RuntimeError("this KFAC is closed")
         loss = self._watcher.take_loss()
         decay = self._now("decay")
-        for layer in self.layers:
-            if layer.update_factors(decay):
-                self.blocks.outdate(layer)
+        try:
+            for layer in self.layers:
+                if layer.update_factors(decay):
+                    self.blocks.outdate(layer)
+        except FloatingPointError:
+            for layer in self.layers:  # the next step may be a better one
+                layer.discard()
+            raise
         ready = [layer for layer in self.layers if layer.has_factors]
         if not ready:
             before = (
@@ -253,6 +261,7 @@ class KFAC:
             raise RuntimeError(
                 f"no layer has seen a backward pass in training mode; call step() after {before}"
             )
+        self._overlooked.tell(self.layers)
         if self._owns_inverter:
             assert self.unit is not None
             self.inverse = Thermodynamic(self.unit, self._now("samples"))
@@ -304,10 +313,9 @@ class KFAC:
             for layer in layers
             if self.blocks.stale(layer, damping, due=due, threshold=threshold)
         ]
-        for group in alike(stale):
-            blocks = prepare(group, damping, method=method, inverse=self.inverse, cost=cost)
-            for layer, block in zip(group, blocks, strict=True):
-                self.blocks.renew(layer, block, damping, keep=threshold is not None)
+        blocks = prepare(stale, damping, method=method, inverse=self.inverse, cost=cost)
+        for layer, block in blocks.items():
+            self.blocks.renew(layer, block, damping, keep=threshold is not None)
 
     def _update(
         self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost

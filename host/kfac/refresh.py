@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from thermokron.host.kfac.layers import KroneckerLayer, Layer
-from thermokron.host.kfac.methods import Prepared
+from thermokron.host.kfac.prepared import Prepared
 
 __all__ = ["Blocks"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from thermokron.host.kfac.hyperparameters import check_count
-from thermokron.host.kfac.methods import restore
+from thermokron.host.kfac.prepared import restore
 
 if TYPE_CHECKING:
     from thermokron.host.kfac.preconditioner import KFAC

@@ -34,6 +34,10 @@ class Layer(ABC):
         """A copy of the model is not watched, and needs no layers of its own."""
         return self
 
+    def __reduce__(self) -> Any:
+        """Nor does one that is pickled: it gets None."""
+        return type(None), ()
+
     @classmethod
     @abstractmethod
     def covers(cls, module: torch.nn.Module) -> bool:
@@ -172,8 +176,8 @@ class KroneckerLayer(Layer):
 
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         super().__init__(name, modules)
-        bias = getattr(self.module, "bias", None)
-        self.has_bias = isinstance(bias, torch.Tensor) and bias.requires_grad
+        bias = self.module._parameters.get("bias")  # a parametrized one is no parameter
+        self.has_bias = bias is not None and bias.requires_grad
         self.input_factor = Factor()
         self.output_factor = Factor()
 
@@ -190,9 +194,7 @@ class KroneckerLayer(Layer):
     @property
     def weight(self) -> torch.nn.Parameter:
         """The weight, of shape (out, ...)."""
-        weight = self.module.weight
-        assert isinstance(weight, torch.nn.Parameter)
-        return weight
+        return self.module.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> torch.nn.Parameter | None:
@@ -206,7 +208,8 @@ class KroneckerLayer(Layer):
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
+        bias = self.bias
+        return [self.weight] if bias is None else [self.weight, bias]
 
     # ---- gathering ----------------------------------------------------------------------
 
