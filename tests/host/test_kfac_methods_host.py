@@ -1,0 +1,284 @@
+"""Preparing blocks on the host: precision, equal inputs, Cholesky factors that are kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from kfac_cases import CASES
+from torch import nn
+
+from thermokron.host.kfac import KFAC, dense, methods
+from thermokron.host.kfac.dense import SMALL, TOLERANCE, cholesky, inverted, product
+from thermokron.host.kfac.factors import Factor, finite
+from thermokron.host.kfac.prepared import Cost
+from thermokron.model import NumericUnit, UnitSpec
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def damped_moments(size: int, rank: int, damping: float) -> torch.Tensor:
+    """Second moments of `rank` correlated rows, mean of the diagonal 1, plus damping; float32."""
+    generator = torch.Generator().manual_seed(size + rank)
+    rows = torch.randn(rank, size, generator=generator) * torch.logspace(0, -1.5, size) + 0.3
+    moments = rows.T @ rows / rank
+    return moments / moments.diagonal().mean() + damping * torch.eye(size)
+
+
+def network(width: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 4)).to(dtype)
+    return model, torch.randn(32, width, dtype=dtype)
+
+
+def stepped(model: nn.Module, x: torch.Tensor, **options) -> KFAC:
+    kfac = KFAC(model, **({"lr": 0.1, "damping": 0.1, "kl_clip": None} | options))
+    nn.functional.cross_entropy(model(x), torch.arange(len(x)) % 4).backward()
+    kfac.step()
+    return kfac
+
+
+# ---- precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [128, 257, 512])
+@pytest.mark.parametrize("rank", [16, 128, 1000])
+def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, rank) -> None:
+    """Relative error in the spectral norm, with the damping at which the rule just allows it."""
+    damping = 1.0
+    while True:
+        matrix = damped_moments(size, rank, damping)
+        kappa = matrix.abs().sum(dim=1).max().item() / damping
+        if not dense.float32_suffices(size, kappa):
+            break
+        truth = torch.linalg.inv(matrix.double())
+        difference = torch.linalg.matrix_norm(inverted(matrix).double() - truth, 2)
+        error = (difference / torch.linalg.matrix_norm(truth, 2)).item()
+        assert error < kappa * EPS / 3 < TOLERANCE
+        damping /= 2
+    assert damping < 1.0  # something was tested
+
+
+def test_what_is_inverted_in_float32() -> None:
+    assert dense.float32_suffices(SMALL, TOLERANCE / EPS * 0.99)
+    assert not dense.float32_suffices(SMALL, TOLERANCE / EPS * 1.01)
+    assert not dense.float32_suffices(SMALL - 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("width", "damping", "dtype", "single"),
+    [
+        (150, 0.1, torch.float32, True),
+        (150, 1e-12, torch.float32, False),  # ill-conditioned
+        (100, 0.1, torch.float32, False),  # small
+        (150, 0.1, torch.float64, False),
+    ],
+)
+def test_factors_are_inverted_in_the_precision_that_they_need(
+    width, damping, dtype, single
+) -> None:
+    model, x = network(width, dtype)
+    kfac = stepped(model, x, damping=damping)
+    layer = kfac.layers[0]
+    (a, low), _ = layer.damped_factors(damping)
+    assert a.dtype == torch.float64
+    found, double = kfac.blocks[layer].a, inverted(a).to(dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, double) != single
+    error = (found.double() - inverted(a)).norm() / inverted(a).norm()
+    assert error < (a.abs().sum(dim=1).max() / low * EPS if single else EPS)
+
+
+@pytest.mark.parametrize("size", [128, 256, 130])
+def test_cholesky_factors_of_any_size(size) -> None:
+    matrix = damped_moments(size, 64, 0.1).double()
+    factor = cholesky(matrix)
+    assert factor.shape == matrix.shape
+    torch.testing.assert_close(factor @ factor.mT, matrix)
+    torch.testing.assert_close(factor, factor.tril())
+    with pytest.raises(torch.linalg.LinAlgError):
+        cholesky(matrix - 10.0 * torch.eye(size))
+
+
+@pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_are_those_of_torch(shape, turned) -> None:
+    """To the rounding of sums of k terms, √k ε for random signs, eight times over."""
+    m, k, n = shape
+    torch.manual_seed(1)
+    left, right = torch.randn(m, k), torch.randn(k, n)
+    if turned:
+        left, right = left.T.contiguous().T, right.T.contiguous().T
+    found, truth = product(left, right), left.double() @ right.double()
+    assert found.dtype == torch.float32
+    assert (found - truth).norm() < 8 * EPS * truth.norm()
+    assert torch.equal(found, product(left, right))
+    assert product(left.double(), right.double()).dtype == torch.float64
+    with torch.autocast("cpu"):
+        assert product(left, right).dtype == torch.bfloat16
+
+
+def test_a_step_in_float32_is_that_in_float64() -> None:
+    """Of a network whose products and inverses are all made in float32 on the fast path."""
+    model, x = network(300)
+    other = copy.deepcopy(model).double()
+    stepped(model, x)
+    stepped(other, x.double())
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert (p.grad - q.grad).norm() < 1e-4 * q.grad.norm()
+
+
+def test_small_factors_are_inverted_together_as_one_by_one(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(9, 9) for _ in range(4)), nn.Linear(9, 4, bias=False))
+    kfac = stepped(model, torch.randn(16, 9))
+    together = kfac.blocks.prepared
+    monkeypatch.setattr(methods, "SMALL", 0)
+    cost = Cost()
+    alone = methods.prepare(kfac.layers, 0.1, method="inverse", inverse=kfac.inverse, cost=cost)
+    assert cost.inversions == kfac.metrics.inversions == 10
+    for layer in kfac.layers:
+        assert torch.equal(together[layer].a, alone[layer].a)
+        assert torch.equal(together[layer].g, alone[layer].g)
+        assert together[layer].kappa == alone[layer].kappa
+
+
+# ---- equal inputs --------------------------------------------------------------------------------
+
+
+def attended(case: str, **options) -> KFAC:
+    model, x = CASES[case].build(8)
+    kfac = KFAC(model, **({"lr": 0.1, "damping": 0.1, "kl_clip": None} | options))
+    model(x).square().mean().backward()
+    kfac.step()
+    return kfac
+
+
+def test_self_attention_inverts_its_inputs_factor_once() -> None:
+    """Query, key and value: one A and three G; the output projection: two more. What is shared is
+    what each would invert for itself with the same damping, bit for bit."""
+    kfac = attended("attention")
+    *three, last = kfac.layers
+    assert [layer.name for layer in three] == [
+        f"attention.{part}_proj" for part in ("query", "key", "value")
+    ]
+    assert kfac.metrics.inversions == 6
+    a = three[0].input_factor
+    mean_g = sum(layer.output_factor.mean_diagonal() for layer in three) / 3
+    low_a = (0.1 * a.mean_diagonal() / mean_g).sqrt().item()
+    low_g = 0.1 / low_a
+    for layer in three:
+        block = kfac.blocks[layer]
+        assert torch.equal(block.a, kfac.blocks[three[0]].a)
+        torch.testing.assert_close(block.a, inverted(layer.input_factor.damped(low_a)))
+        torch.testing.assert_close(block.g, inverted(layer.output_factor.damped(low_g)))
+    assert not torch.equal(kfac.blocks[last].a, kfac.blocks[three[0]].a)
+
+
+def test_shared_decompositions_are_those_of_each() -> None:
+    kfac = attended("attention", damping_mode="exact")
+    assert kfac.metrics.inversions == 6
+    for layer in kfac.layers:
+        alone = methods.prepare([layer], 0.1, method="eigen", inverse=kfac.inverse, cost=Cost())[
+            layer
+        ]
+        shared = kfac.blocks[layer]
+        assert torch.equal(shared.qa, alone.qa)
+        assert torch.equal(shared.la, alone.la)
+        assert shared.kappa == alone.kappa
+
+
+def test_keys_and_values_of_other_inputs_share_without_the_query() -> None:
+    kfac = attended("attention, other keys")
+    groups = [[layer.name for layer in group] for group in methods.alike(kfac.layers)]
+    assert groups == [
+        ["attention.query_proj"],
+        ["attention.key_proj", "attention.value_proj"],
+        ["attention.out_proj"],
+    ]
+
+
+def test_a_unit_inverts_shared_factors_once() -> None:
+    unit = NumericUnit(UnitSpec(cells=8, lanes=2), seed=1)
+    kfac = attended("attention", unit=unit, samples=50)
+    assert kfac.metrics.inversions == 6
+    assert kfac.metrics.runs == 6
+
+
+def test_layers_that_only_look_alike_stay_apart() -> None:
+    """Equal size and weight of the average, and A that differ in one entry."""
+    model = nn.ModuleList(nn.Linear(3, 2) for _ in range(2))
+    kfac = KFAC(model, lr=0.1)
+    for layer in kfac.layers:
+        layer.input_factor.update(torch.eye(4), 0.5)
+        layer.output_factor.update(torch.eye(2), 0.5)
+    assert methods.alike(kfac.layers) == [kfac.layers]
+    kfac.layers[1].input_factor.moment[3, 3] = 2.0
+    assert methods.alike(kfac.layers) == [[layer] for layer in kfac.layers]
+
+
+# ---- solving on the host -------------------------------------------------------------------------
+
+
+def test_the_host_solves_with_the_factor_that_it_kept(monkeypatch) -> None:
+    count, inner = [], torch.linalg.cholesky
+    monkeypatch.setattr(torch.linalg, "cholesky", lambda m: count.append(1) or inner(m))
+    model, x = network(9)
+    kfac = KFAC(model, lr=0.1, damping=0.1, method="solve", inverse_interval=3, kl_clip=None)
+    inversions = []
+    for _ in range(4):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(32) % 4).backward()
+        plain = [layer.gradient().double() for layer in kfac.layers]
+        before = len(count)
+        inversions.append(kfac.step().inversions)
+        assert (len(count) > before) == (inversions[-1] > 0)
+        for layer, v in zip(kfac.layers, plain, strict=True):
+            block = kfac.blocks[layer]
+            a, g = (factor @ factor.mT for factor in (block.a, block.g))
+            torch.testing.assert_close(g @ layer.gradient().double() @ a, v)
+    assert inversions == [4, 0, 0, 4]
+
+
+@pytest.mark.parametrize("method", ["inverse", "solve"])
+def test_a_wide_float32_network_resumes_exactly(method, tmp_path) -> None:
+    """On the fast path, with blocks that were made before the break and are used after it."""
+
+    def train(first: int, last: int, model: nn.Module, kfac: KFAC) -> None:
+        for step in range(first, last):
+            model.zero_grad()
+            rows = x[step % 2 :: 2]
+            nn.functional.cross_entropy(model(rows), torch.arange(len(rows)) % 4).backward()
+            kfac.step()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.1 * p.grad
+
+    model, x = network(384)
+    start = copy.deepcopy(model)
+    options = {"lr": 0.1, "damping": 0.1, "method": method, "inverse_interval": 3}
+    kfac = KFAC(model, **options)
+    train(0, 2, model, kfac)
+    torch.save({"model": model.state_dict(), "kfac": kfac.state_dict()}, tmp_path / "state.pt")
+    train(2, 5, model, kfac)
+    again = KFAC(start, **options)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    start.load_state_dict(state["model"])
+    again.load_state_dict(state["kfac"])
+    train(2, 5, start, again)
+    assert again.metrics == kfac.metrics
+    for p, q in zip(model.parameters(), start.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_moments_that_are_not_finite_are_found_by_their_diagonal(value) -> None:
+    rows = torch.randn(5, 4)
+    assert finite(rows.T @ rows)
+    assert finite(torch.full((3, 3), 3e38))  # whose sum overflows
+    rows[2, 1] = value
+    assert not finite(rows.T @ rows)
+    factor = Factor(diagonal=True)
+    factor.update(torch.tensor([1.0, value]), 0.5)
+    assert not finite(factor.value)
