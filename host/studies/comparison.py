@@ -125,8 +125,9 @@ class Comparison:
     seeds, tuning_seeds : list of int
         Seeds that are reported, and those on which settings are chosen; none in common.
     targets : list of float
-        Training losses, falling. The trial with the fewest median epochs to the last one wins; if
-        none reaches it, the one with the lowest median final loss.
+        Training losses, falling. The trial with the fewest median epochs until the loss stays at
+        or below the last one wins, so that a fast trial that jumps up again does not; if none
+        stays there, the one with the lowest median final loss.
     networks, contenders, claims : list
         What is compared, and what should come out.
     """
@@ -218,8 +219,8 @@ class Comparison:
         def rank(trial: dict[str, float]) -> tuple[float, float]:
             done = [store[self._run(network, contender, trial, s)] for s in self.tuning_seeds]
             return (
-                median(outcome.epochs_to(self.targets[-1]) for outcome in done),
-                median(outcome.final_loss for outcome in done),
+                median(o.epochs_to(self.targets[-1], for_good=True) for o in done),
+                median(o.final_loss for o in done),
             )
 
         return min(contender.trials, key=rank)

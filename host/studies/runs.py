@@ -108,18 +108,23 @@ class Outcome:
         """Training loss after the last epoch; inf where the run did not end well."""
         return self.train_loss[-1]
 
-    def epochs_to(self, target: float) -> float:
+    def epochs_to(self, target: float, *, for_good: bool = False) -> float:
         """Epochs after which the training loss first is at or below `target`; inf if never.
 
-        Between the ends of two epochs the logarithm of the loss is interpolated linearly.
+        With `for_good`, those after which it stays there until the end. Between the ends of two
+        epochs the logarithm of the loss is interpolated linearly.
         """
-        for epoch, loss in enumerate(self.train_loss):
-            if loss <= target:
-                if epoch == 0:
-                    return 0.0
-                before = self.train_loss[epoch - 1]
-                return epoch - math.log(target / loss) / math.log(before / loss)
-        return math.inf
+        above = [loss > target for loss in self.train_loss]
+        if for_good:
+            epoch = len(above) - (above[::-1].index(True) if True in above else len(above))
+        else:
+            epoch = above.index(False) if False in above else len(above)
+        if epoch == len(above):
+            return math.inf
+        if epoch == 0:
+            return 0.0
+        before, loss = self.train_loss[epoch - 1 : epoch + 1]
+        return epoch - math.log(target / loss) / math.log(before / loss)
 
 
 def execute(run: Run) -> Outcome:

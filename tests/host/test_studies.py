@@ -248,6 +248,9 @@ def test_epochs_to_a_target_are_interpolated_in_the_logarithm():
     assert outcome.epochs_to(0.01) == pytest.approx(1.5)
     assert outcome.epochs_to(1.0) == 0.0
     assert outcome.epochs_to(1e-4) == math.inf
+    assert outcome.epochs_to(0.01, for_good=True) == pytest.approx(1.5)
+    assert outcome.epochs_to(1.0, for_good=True) == 0.0
+    assert outcome.epochs_to(0.003, for_good=True) == math.inf  # it was there, and left again
 
 
 def test_losses_of_steps_are_smoothed_over_nine():
