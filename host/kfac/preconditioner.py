@@ -30,8 +30,8 @@ from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_l
 from thermokron.host.kfac.layers.coverage import COVERED
 from thermokron.host.kfac.methods import prepare
 from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.overlooked import Overlooked, update_factors
 from thermokron.host.kfac.prepared import EIGEN, Cost
-from thermokron.host.kfac.overlooked import Overlooked
 from thermokron.host.kfac.refresh import Blocks
 from thermokron.host.kfac.state import load_state, save_state
 from thermokron.host.kfac.step_control import shortening
@@ -63,9 +63,10 @@ class KFAC:
     decay and learning-rate schedules stay with the optimiser.
 
     Covered are `torch.nn.Linear`, `Conv1d` to `Conv3d`, `Embedding`, `MultiheadAttention` with its
-    projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `GroupNorm`
-    and `BatchNorm1d` to `BatchNorm3d`. Other parameters keep their plain gradient, and a warning
-    names them. So do layers that no data has reached; those without a gradient stay without.
+    projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `RMSNorm`,
+    `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`. Other parameters keep their plain gradient, and
+    a warning names them. So do layers that no data has reached; those without a gradient stay
+    without.
     Passes under `torch.no_grad` and those of modules in eval mode leave no trace.
 
     Parameters
@@ -204,7 +205,7 @@ class KFAC:
                 f"K-FAC does not cover {', '.join(self.uncovered)}: plain gradients there",
                 stacklevel=2,
             )
-        self._overlooked = Overlooked(model)
+        self._overlooked = Overlooked(model, fisher)
         self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.blocks = Blocks()
         self._trial = None if lm is None else Trial(model, criterion)
@@ -235,33 +236,17 @@ class KFAC:
         RuntimeError
             If no layer has ever seen a backward pass, or the preconditioner is closed.
         FloatingPointError
-            If activations or gradients are NaN or inf.
+            If activations or gradients are NaN or inf; gradients and averages are then as they
+            were.
         UnitFault
             If the unit failed; gradients are then as they were.
         """
         if self._watcher.closed:
             raise RuntimeError("this KFAC is closed")
         loss = self._watcher.take_loss()
-        decay = self._now("decay")
-        try:
-            for layer in self.layers:
-                if layer.update_factors(decay):
-                    self.blocks.outdate(layer)
-        except FloatingPointError:
-            for layer in self.layers:  # the next step may be a better one
-                layer.discard()
-            raise
-        ready = [layer for layer in self.layers if layer.has_factors]
-        if not ready:
-            before = (
-                "loss.backward()"
-                if self.choices["fisher"] == "empirical"
-                else "loss = criterion(model(inputs), targets), with the criterion given to KFAC"
-            )
-            raise RuntimeError(
-                f"no layer has seen a backward pass in training mode; call step() after {before}"
-            )
-        self._overlooked.tell(self.layers)
+        for layer in update_factors(self.layers, self._now("decay")):
+            self.blocks.outdate(layer)
+        ready = self._overlooked.ready(self.layers)
         if self._owns_inverter:
             assert self.unit is not None
             self.inverse = Thermodynamic(self.unit, self._now("samples"))

@@ -39,7 +39,7 @@ class _Pass:
         self.seen: set[Layer] = set()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Use:
     """One call of a module: the layer that records it, and what `Layer.prepare` kept of it."""
 
@@ -54,9 +54,13 @@ class Watcher:
     Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace; nor does a
     forward pass that is never followed by a backward pass.
 
-    For the empirical Fisher, layers record in the backward pass itself. For "mc" and "ggn" the
-    loss module's forward is when vectors are sent back, from its first argument to the outputs of
-    the layers, without touching any parameter's gradient.
+    For the empirical Fisher, layers record in the backward pass itself, once it reaches their
+    weight: one that asks for other gradients alone, as for a penalty on those of the inputs, is
+    none of theirs. For "mc" and "ggn" the loss module's forward is when vectors are sent back, from
+    its first argument to the outputs of the layers, without touching any parameter's gradient.
+
+    Copies of the model, by `copy.deepcopy` or pickled, are not watched. Nor are passes inside
+    `torch.func` transforms, and those of nested tensors.
 
     Parameters
     ----------
@@ -102,6 +106,9 @@ class Watcher:
         self._asleep = False
         self._pass = _Pass(whole=False)
         self._tape: list[tuple[_Use, Any, _Pass]] = []
+        #: what backward passes brought to layers whose weight they have not reached yet
+        self._waiting: dict[Layer, list[tuple[int, _Use, torch.Tensor, float, _Pass]]] = {}
+        self._gates: dict[Layer, tuple[torch.Tensor, Any]] = {}
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._finish),
@@ -133,7 +140,9 @@ class Watcher:
             handle.remove()
         for attention in self._attentions:
             attention.close()
-        self._handles, self._attentions = [], []
+        for _, gate in self._gates.values():
+            gate.remove()
+        self._handles, self._attentions, self._gates = [], [], {}
         self.take_loss()
 
     @contextmanager
@@ -148,15 +157,15 @@ class Watcher:
     def take_loss(self) -> torch.Tensor | None:
         """The last loss, if there was one since the last call; passes without one are let go."""
         loss, self.loss, self._tape = self.loss, None, []
+        self._waiting.clear()
         return loss
 
     def __deepcopy__(self, memo: Any) -> Watcher:
-        """A copy of the model, for an average of its weights perhaps, is not watched."""
-        copied = object.__new__(Watcher)
-        copied.__dict__ |= self.__dict__
-        copied._handles, copied._attentions, copied._tape, copied.loss = [], [], [], None
-        copied.due = lambda: False
-        return copied
+        """What a copy of the model has of it: hooks that do nothing."""
+        return _blind()
+
+    def __reduce__(self) -> Any:
+        return _blind, ()
 
     # ---- the model's forward pass ----------------------------------------------------------
 
@@ -187,10 +196,16 @@ class Watcher:
     ) -> None:
         if self._asleep or not (torch.is_grad_enabled() and output.requires_grad and self.due()):
             return
+        if inputs.is_nested or torch._C._functorch.is_functorch_wrapped_tensor(output):
+            return
+        weight = layer.parameters[0]
+        if not weight.requires_grad:  # frozen since
+            return
         if layer in self._pass.seen:  # after the backward pass: a submodule is called alone
             self._pass = _Pass(whole=False)
         use, here = _Use(layer, module, layer.prepare(module, inputs)), self._pass
         if self.fisher == "empirical":
+            self._open_gate(layer, weight)
             output.register_hook(partial(self._collect, use, here))  # type: ignore[no-untyped-call]
         else:
             # the edge, as an in-place activation will make the tensor another one's
@@ -203,7 +218,23 @@ class Watcher:
     def _collect(self, use: _Use, here: _Pass, gradient: torch.Tensor) -> None:
         terms = here.terms if here.terms is not None else float(len(gradient))
         scale = (terms if self.mean else 1.0) / here.scale
-        self._record(use, [gradient.detach() * scale], terms, here)
+        entry = (torch._C._current_graph_task_id(), use, gradient.detach() * scale, terms, here)
+        self._waiting.setdefault(use.layer, []).append(entry)
+
+    def _open_gate(self, layer: Layer, weight: torch.Tensor) -> None:
+        """Have `_reached` called when a backward pass gets to a layer's weight."""
+        known, gate = self._gates.get(layer, (None, None))
+        if known is not weight:  # at its first use, or the parameter was replaced
+            if gate is not None:
+                gate.remove()
+            gate = weight.register_hook(partial(self._reached, layer))  # type: ignore[no-untyped-call]
+            self._gates[layer] = (weight, gate)
+
+    @torch.no_grad()
+    def _reached(self, layer: Layer, gradient: torch.Tensor) -> None:
+        for task, use, own, terms, here in self._waiting.pop(layer, []):
+            if task == torch._C._current_graph_task_id():  # else of a pass that did not get here
+                self._record(use, [own], terms, here)
 
     def _record(
         self, use: _Use, gradients: Sequence[torch.Tensor], terms: float, here: _Pass
@@ -246,9 +277,10 @@ class Watcher:
         edges = [edge for _, edge, _ in self._tape]
         found: list[list[torch.Tensor]] = [[] for _ in edges]
         for vector in vectors:
-            gradients = torch.autograd.grad(
-                outputs, edges, vector, retain_graph=True, allow_unused=True
-            )
+            with self.asleep():  # checkpointed parts run forward again
+                gradients = torch.autograd.grad(
+                    outputs, edges, vector, retain_graph=True, allow_unused=True
+                )
             for held, gradient in zip(found, gradients, strict=True):
                 if gradient is not None:
                     held.append(gradient / repeats**0.5)
@@ -263,6 +295,14 @@ class Watcher:
         self._tape = left
 
 
+def _blind() -> Watcher:
+    """A watcher that watches nothing."""
+    watcher = object.__new__(Watcher)
+    watcher._handles, watcher._asleep, watcher._pass = [], True, _Pass(whole=False)
+    watcher._waiting = {}
+    return watcher
+
+
 def _take_scale(here: _Pass, gradient: torch.Tensor) -> None:
     scale = float(gradient)
     here.scale = scale if scale else 1.0
@@ -271,7 +311,7 @@ def _take_scale(here: _Pass, gradient: torch.Tensor) -> None:
 def _rows(output: Any) -> float | None:
     """Rows of the first tensor with rows that a model returned, if there is any."""
     if isinstance(output, torch.Tensor):
-        if output.ndim == 0:  # a loss, perhaps
+        if output.ndim == 0 or output.is_nested:  # a loss, perhaps
             return None
         return float(output.shape[:-1].numel() if output.ndim > 1 else len(output))
     values = output.values() if isinstance(output, dict) else output

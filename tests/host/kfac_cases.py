@@ -225,6 +225,7 @@ CASES: dict[str, Case] = {
     "layer norm without bias": Case(
         _norm(lambda: nn.LayerNorm(4, bias=False), nothing), (4,), "norm"
     ),
+    "rms norm": Case(_norm(lambda: nn.RMSNorm(4), mean_positions), (3, 4), "norm"),
     "group norm": Case(_norm(lambda: nn.GroupNorm(2, 4), mean_pixels), (4, 3, 2), "norm"),
     "batch norm 1d": Case(_norm(lambda: nn.BatchNorm1d(4), nothing), (4,), "norm"),
     "batch norm 2d": Case(_norm(lambda: nn.BatchNorm2d(4), mean_pixels), (4, 3, 2), "norm"),

@@ -97,3 +97,21 @@ def test_close_removes_the_hooks() -> None:
     backward(model, *batch())
     with pytest.raises(RuntimeError, match="closed"):
         kfac.step()
+
+
+def test_complex_numbers_and_parametrized_biases_are_named() -> None:
+    model = torch.nn.ModuleDict(
+        {
+            "wave": torch.nn.Linear(3, 2, dtype=torch.complex64),
+            "head": torch.nn.Linear(3, 2),
+        }
+    )
+    torch.nn.utils.parametrize.register_parametrization(model["head"], "bias", torch.nn.Tanh())
+    with pytest.warns(UserWarning, match=r"wave \(Linear\), head\.parametrizations\.bias"):
+        kfac = KFAC(model, lr=0.1, damping=0.01, kl_clip=None)
+    (layer,) = kfac.layers
+    assert not layer.has_bias
+    model["head"](torch.randn(5, 3)).square().mean().backward()
+    plain = model["head"].weight.grad.clone()
+    kfac.step()
+    assert not torch.allclose(model["head"].weight.grad, plain)

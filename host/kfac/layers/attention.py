@@ -9,6 +9,7 @@ call back. In eval mode the module runs as torch wrote it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["Attention", "ProjectionLayer"]
 
 F = torch.nn.functional
 PARTS = ("query", "key", "value")
+WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
 
 
 class ProjectionLayer(LinearLayer):
@@ -41,22 +43,19 @@ class ProjectionLayer(LinearLayer):
         index, size = PARTS.index(part), module.embed_dim
         self._part = slice(index * size, (index + 1) * size)
         self._packed = module.in_proj_weight is not None
-        weight = (
-            module.in_proj_weight if self._packed else getattr(module, f"{part[0]}_proj_weight")
-        )
-        self._weight: torch.nn.Parameter = weight
+        self._key = "in_proj_weight" if self._packed else f"{part[0]}_proj_weight"
         super().__init__(f"{name}.{part}_proj" if name else f"{part}_proj", [module])
-        self._bias = module.in_proj_bias
-        self.has_bias = self._bias is not None and self._bias.requires_grad
+        bias = module.in_proj_bias
+        self.has_bias = bias is not None and bias.requires_grad
         self.sequence_first = frozenset([module])  # inside
 
     @property
     def weight(self) -> torch.nn.Parameter:
-        return self._weight
+        return getattr(self.module, self._key)  # type: ignore[no-any-return]
 
     @property
     def bias(self) -> torch.nn.Parameter | None:
-        return self._bias if self.has_bias else None
+        return self.module.in_proj_bias if self.has_bias else None  # type: ignore[return-value]
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.reshape(len(part), -1) for part in self._parts(tensors)], dim=1)
@@ -76,7 +75,7 @@ class ProjectionLayer(LinearLayer):
         return parts + [bias[self._part] for bias in tensors[1:]]
 
     def describe(self) -> str:
-        return f"A {self._weight.shape[1] + self.has_bias}, G {self._part.stop - self._part.start}"
+        return f"A {self.weight.shape[1] + self.has_bias}, G {self._part.stop - self._part.start}"
 
 
 class Attention:
@@ -85,7 +84,7 @@ class Attention:
     Parameters
     ----------
     module : torch.nn.MultiheadAttention
-        Gets a forward of its own until `close`.
+        Gets a forward of its own until `close`; several may watch one module.
     projected : callable
         Called with "query", "key" or "value", the projection's input (L, N, entries) and output.
     """
@@ -95,10 +94,9 @@ class Attention:
         module: torch.nn.MultiheadAttention,
         projected: Callable[[str, torch.Tensor, torch.Tensor], None],
     ) -> None:
-        self.module = module
         self.projected = projected
-        self.original = module.forward
-        module.forward = self.forward  # type: ignore[method-assign]
+        self._stage = _stage_of(module) or _Stage(module)
+        self._stage.listeners.append(self)
 
     @staticmethod
     def covers(module: torch.nn.Module) -> bool:
@@ -106,17 +104,38 @@ class Attention:
         return (
             isinstance(module, torch.nn.MultiheadAttention)
             and type(module).forward is torch.nn.MultiheadAttention.forward
+            and ("forward" not in vars(module) or _stage_of(module) is not None)
+            # parametrized ones are no parameters
+            and all(key in module._parameters for key in WEIGHTS)
         )
 
     def close(self) -> None:
-        """Give the module its own forward back."""
-        self.module.__dict__.pop("forward", None)
+        """Watch no more; the last one gives the module its own forward back."""
+        self._stage.listeners.remove(self)
+        if not self._stage.listeners:
+            self._stage.module.__dict__.pop("forward", None)
+
+
+class _Stage:
+    """An attention module's forward while it is watched."""
+
+    def __init__(self, module: torch.nn.MultiheadAttention) -> None:
+        self.module = module
+        self.listeners: list[Attention] = []
+        module.forward = self.forward  # type: ignore[method-assign]
+
+    def __deepcopy__(self, memo: Any) -> _Stage:
+        return _empty_stage(copy.deepcopy(self.module, memo))
+
+    def __reduce__(self) -> Any:
+        return _empty_stage, (self.module,)
 
     def forward(self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         """`torch.nn.MultiheadAttention.forward`; its arguments and results."""
         nested = any(t.is_nested for t in (query, key, value))
-        if nested or not self.module.training:
-            return self.original(query, key, value, *args, **kwargs)
+        if nested or not (self.module.training and self.listeners):
+            original = torch.nn.MultiheadAttention.forward
+            return original(self.module, query, key, value, *args, **kwargs)
         return self._attend(query, key, value, *args, **kwargs)
 
     def _attend(
@@ -180,8 +199,21 @@ class Attention:
         else:
             weight = getattr(module, f"{part[0]}_proj_weight")
         output = F.linear(x, weight, bias)
-        self.projected(part, x, output)
+        for listener in self.listeners:
+            listener.projected(part, x, output)
         return output
+
+
+def _stage_of(module: torch.nn.Module) -> _Stage | None:
+    stage = getattr(vars(module).get("forward"), "__self__", None)
+    return stage if isinstance(stage, _Stage) else None
+
+
+def _empty_stage(module: torch.nn.MultiheadAttention) -> _Stage:
+    """What a copy of a watched module has: nobody listens."""
+    stage = object.__new__(_Stage)
+    stage.module, stage.listeners = module, []
+    return stage
 
 
 def _mask(

@@ -28,11 +28,12 @@ class ConvLayer(KroneckerLayer):
 
     @classmethod
     def covers(cls, module: torch.nn.Module) -> bool:
+        weight = module._parameters.get("weight")
         return (
             any(type(module).forward is kind.forward for kind in KINDS)
-            and "weight" in module._parameters
-            and not isinstance(module.weight, torch.nn.UninitializedParameter)
-            and bool(module.weight.requires_grad)
+            and weight is not None
+            and weight.requires_grad
+            and not weight.is_complex()
         )
 
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from thermokron.host.kfac.layers.attention import PARTS, Attention, ProjectionLayer
 from thermokron.host.kfac.layers.base import KroneckerLayer, Layer
 from thermokron.host.kfac.layers.conv import ConvLayer
-from thermokron.host.kfac.layers.embedding import EmbeddingLayer
+from thermokron.host.kfac.layers.embedding import OPTIONS, EmbeddingLayer
 from thermokron.host.kfac.layers.linear import LinearLayer
 from thermokron.host.kfac.layers.norm import NormLayer
 from thermokron.host.kfac.layers.tied import TiedLayer
@@ -25,7 +26,9 @@ KINDS: tuple[type[Layer], ...] = (LinearLayer, ConvLayer, EmbeddingLayer, NormLa
 TRANSFORMERS = torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer
 
 #: The same in words.
-COVERED = "Linear, Conv1d-3d, Embedding, LayerNorm, GroupNorm, BatchNorm, MultiheadAttention"
+COVERED = (
+    "Linear, Conv1d-3d, Embedding, LayerNorm, RMSNorm, GroupNorm, BatchNorm, MultiheadAttention"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,15 @@ def find_layers(model: torch.nn.Module) -> Coverage:
     that share a weight matrix otherwise, such as an embedding and the output layer, or two linear
     layers with a bias each, form a `TiedLayer`. Other shared parameters are not covered, as their
     gradient is a sum that belongs to no single block.
+
+    Raises
+    ------
+    ValueError
+        If the model holds lazy modules that do not know their sizes yet.
     """
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(f"model holds lazy parameters: {', '.join(lazy)}; run it on data first")
     coverage = Coverage([], [], [])
     names = {module: name for name, module in model.named_modules()}
     users: dict[int, list[torch.nn.Module]] = defaultdict(list)
@@ -89,13 +100,13 @@ def find_layers(model: torch.nn.Module) -> Coverage:
             coverage.layers.append(layer)
             continue
         for member in group:
-            reason = ""
+            reasons = [type(member).__name__]
+            if isinstance(member, torch.nn.Embedding):
+                reasons += [f"its {name}" for name in OPTIONS if getattr(member, name)]
             if len(group) > 1:
                 others = (names[m] or "(model)" for m in group if m is not member)
-                reason = ", shares parameters with " + " and ".join(others)
-            coverage.uncovered.append(
-                f"{names[member] or '(model)'} ({type(member).__name__}{reason})"
-            )
+                reasons.append("shares parameters with " + " and ".join(others))
+            coverage.uncovered.append(f"{names[member] or '(model)'} ({', '.join(reasons)})")
     return coverage
 
 

@@ -9,7 +9,10 @@ import torch
 from thermokron.host.kfac.factors import Factor
 from thermokron.host.kfac.layers.base import KroneckerLayer, full_precision
 
-__all__ = ["EmbeddingLayer"]
+__all__ = ["OPTIONS", "EmbeddingLayer"]
+
+#: Options with which the gradient is another one, or sparse.
+OPTIONS = ("sparse", "scale_grad_by_freq", "max_norm")
 
 
 class EmbeddingLayer(KroneckerLayer):
@@ -35,7 +38,7 @@ class EmbeddingLayer(KroneckerLayer):
             and type(module).forward is torch.nn.Embedding.forward
             and "weight" in module._parameters
             and bool(module.weight.requires_grad)
-            and not (module.sparse or module.scale_grad_by_freq or module.max_norm)
+            and not any(getattr(module, option) for option in OPTIONS)
         )
 
     def record(

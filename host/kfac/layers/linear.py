@@ -26,11 +26,12 @@ class LinearLayer(KroneckerLayer):
     @classmethod
     def covers(cls, module: torch.nn.Module) -> bool:
         # a subclass may bypass forward, and a parametrized weight is no parameter
+        weight = module._parameters.get("weight")
         return (
             type(module).forward is torch.nn.Linear.forward
-            and "weight" in module._parameters
-            and not isinstance(module.weight, torch.nn.UninitializedParameter)
-            and bool(module.weight.requires_grad)
+            and weight is not None
+            and weight.requires_grad
+            and not weight.is_complex()
         )
 
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -44,4 +45,5 @@ class LinearLayer(KroneckerLayer):
             return tensor[None, None]
         if tensor.ndim > 2 and module in self.sequence_first:
             tensor = tensor.movedim(1, 0)
-        return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+        positions = tensor.shape[1:-1].numel()  # -1 is ambiguous where there are no examples
+        return tensor.reshape(len(tensor), positions, tensor.shape[-1])

@@ -14,7 +14,7 @@ __all__ = ["NormLayer"]
 
 F = torch.nn.functional
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-KINDS = (torch.nn.LayerNorm, torch.nn.GroupNorm, *BATCH_NORMS)
+KINDS = (torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.GroupNorm, *BATCH_NORMS)
 
 
 class NormLayer(Layer):
@@ -56,6 +56,8 @@ class NormLayer(Layer):
         x = inputs.detach()
         if isinstance(module, torch.nn.LayerNorm):
             return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+        if isinstance(module, torch.nn.RMSNorm):
+            return F.rms_norm(x, module.normalized_shape, eps=module.eps)
         if isinstance(module, torch.nn.GroupNorm):
             return F.group_norm(x, module.num_groups, eps=module.eps)
         assert isinstance(module, BATCH_NORMS)
@@ -132,9 +134,8 @@ class NormLayer(Layer):
 
 def _by_example(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
     """Sums over the positions of every example: (N, parameters)."""
-    if isinstance(module, torch.nn.LayerNorm):
-        size = len(module.normalized_shape)
-        flat = values.flatten(values.ndim - size)
-        examples = flat[None] if flat.ndim == 1 else flat
-        return examples.reshape(len(examples), -1, examples.shape[-1]).sum(dim=1)
-    return values.reshape(*values.shape[:2], -1).sum(dim=2)
+    if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
+        rows = values.flatten(values.ndim - len(module.normalized_shape))
+        examples = rows[None] if rows.ndim == 1 else rows
+        return examples[:, None].flatten(1, -2).sum(dim=1)
+    return values[..., None].flatten(2).sum(dim=2)
