@@ -55,6 +55,21 @@ class Tied(nn.Module):
         return result
 
 
+class TiedHead(nn.Module):
+    """Reads brightnesses as tokens, and shares their embedding with its output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(16, 8), nn.Linear(64 * 8, 8)
+        self.head = nn.Linear(8, 16)  # of which ten are classes
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.bucketize(x, torch.linspace(-1.2, 1.8, 15))
+        result: torch.Tensor = self.head(torch.tanh(self.mix(self.embed(tokens).flatten(1))))
+        return result
+
+
 class Transposed(nn.Module):
     """Gives its layers inputs that are not contiguous."""
 
@@ -106,6 +121,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "in-place ReLU": lambda: conv(padding=1, inplace=True),
     "unused layer": Unused,
     "layer used twice": Tied,
+    "output layer tied to the embedding": TiedHead,
     "attention": Attention,
     "input that is not contiguous": Transposed,
 }
