@@ -80,7 +80,9 @@ class KFAC:
         the optimiser itself, its first parameter group's rate is read at every step, whatever
         scheduler changes it.
     damping : float or LevenbergMarquardt
-        Tikhonov damping λ of the curvature, in units of the loss. A `LevenbergMarquardt` adapts
+        Tikhonov damping λ of the curvature, in units of the loss. The default holds for rates of
+        0.01 to 0.1; with a smaller rate a smaller λ is faster, such as 0.001 with 0.005, and in
+        deep networks, whose factors are small, both again. A `LevenbergMarquardt` adapts
         itself; it needs `criterion`, and `adapt` to be called after the optimiser's step.
     criterion : torch.nn.Module, optional
         The loss module that the training loop calls, as `criterion(outputs, targets)`: a hook on
@@ -147,7 +149,7 @@ class KFAC:
         unit: Unit | None = None,
         *,
         lr: Schedule | torch.optim.Optimizer,
-        damping: Schedule | LevenbergMarquardt = 0.1,
+        damping: Schedule | LevenbergMarquardt = 0.03,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
