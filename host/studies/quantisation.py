@@ -48,7 +48,7 @@ class Quantisation:
         Training loss for "epochs to target".
     keeps : float
         K-FAC's advantage counts as kept where it needs at most this many times the epochs that
-        exact K-FAC needs.
+        exact K-FAC needs, and all runs end well.
     config, unit : dict
         Settings of `TrainConfig`, and fields of `UnitSpec`, for all runs on the unit. The same
         settings serve exact K-FAC.
@@ -186,9 +186,10 @@ class Quantisation:
         )
 
     def keeps_lead(self, outcomes: list[Outcome], exact: list[Outcome]) -> bool:
-        """Whether K-FAC's advantage counts as kept."""
+        """Whether K-FAC's advantage counts as kept: in time, and no run ended badly."""
         limit = self.keeps * self.epochs(exact)
-        return math.isfinite(limit) and self.epochs(outcomes) <= limit
+        well = all(outcome.end == "finished" for outcome in outcomes)
+        return well and math.isfinite(limit) and self.epochs(outcomes) <= limit
 
     def report(self, store: Store, folder: Path) -> list[Path]:
         """`tables.md` and `bits.png`."""

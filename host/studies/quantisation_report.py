@@ -103,7 +103,7 @@ def _fewest_bits(
 
 def _kept(study: Quantisation, exact: Outcomes) -> str:
     limit = number(study.keeps * study.epochs(exact))
-    return f"at most {study.keeps:g} times exact K-FAC's epochs, {limit}"
+    return f"at most {study.keeps:g} times exact K-FAC's epochs, {limit}, for all seeds"
 
 
 def _samples(

@@ -263,6 +263,21 @@ def test_losses_of_steps_are_smoothed_over_nine():
     assert smoothed([]).shape == (0,)
 
 
+def test_an_advantage_is_kept_in_time_and_by_all_seeds(plan):
+    study = load_study(plan(QUANTISATION))
+
+    def ran(*losses, end="finished"):
+        rest = {"test_accuracy": 0.9, "wall_seconds": 1.0, "hardware_seconds": 0.0}
+        return Outcome(train_loss=list(losses), step_loss=[], inversions=0, end=end, **rest)
+
+    exact = [ran(4.0, 1.0)] * 3  # 0.5 epochs to 2; twice as many keep the advantage
+    soon, late, refused = ran(4.0, 2.0), ran(4.0, 3.0, 1.0), ran(4.0, math.inf, end="refused")
+    assert study.keeps_lead([soon, soon, late], exact)
+    assert not study.keeps_lead([soon, late, late], exact)
+    assert not study.keeps_lead([soon, soon, refused], exact)
+    assert not study.keeps_lead([soon] * 3, [ran(4.0, 3.0)] * 3)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (3.14159, "3.14"), (1234.5, "1234"), (2e-5, "2.00e-05"), (math.inf, "never")],
