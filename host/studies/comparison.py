@@ -256,13 +256,17 @@ class Comparison:
 
     def _table(self, network: Network, store: Store) -> str:
         head = ["", "settings", *(f"epochs to {target:g}" for target in self.targets)]
-        head += ["final loss", "epochs run", "seeds", "test accuracy", "ms per epoch"]
+        found = [
+            (contender, self._outcomes(network, contender, store))
+            for other, contender in self._pairs()
+            if other is network
+        ]
+        classes = any(math.isfinite(o.test_accuracy) for _, side in found for o in side)
+        head += ["final loss", "epochs run", "seeds"]
+        head += ["test accuracy" if classes else "test loss", "ms per epoch"]
         head += [f"s to {self.targets[-1]:g}", "ms on the unit per epoch"]
         rows = []
-        for other, contender in self._pairs():
-            if other is not network:
-                continue
-            outcomes = self._outcomes(network, contender, store)
+        for contender, outcomes in found:
             epochs = len(outcomes[0].train_loss) - 1
             per_epoch = median(o.wall_seconds / (len(o.train_loss) - 1) for o in outcomes)
             reached = [median(o.epochs_to(t) for o in outcomes) for t in self.targets]
@@ -276,7 +280,9 @@ class Comparison:
                     number(median(o.final_loss for o in outcomes), 2),
                     str(epochs),
                     str(len(outcomes)),
-                    _percent(statistics.median(o.test_accuracy for o in outcomes)),
+                    _percent(statistics.median(o.test_accuracy for o in outcomes))
+                    if classes
+                    else number(median(o.test_loss for o in outcomes), 2),
                     "simulated" if simulated else number(1e3 * per_epoch),
                     "simulated" if simulated else number(reached[-1] * per_epoch),
                     number(1e3 * hardware) if simulated else "",
@@ -323,7 +329,7 @@ class Comparison:
 
 
 def _percent(part: float) -> str:
-    """A share; nothing where there is none, as of regressions and of runs that diverged."""
+    """A share; nothing where there is none, as of runs that diverged."""
     return f"{100.0 * part:.1f}%" if math.isfinite(part) else ""
 
 

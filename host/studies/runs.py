@@ -90,6 +90,8 @@ class Outcome:
         On the unit, by its clock; 0 without one.
     inversions : int
         Factors inverted.
+    test_loss : float
+        At the end; NaN where the run did not end well.
     end : "finished", "diverged" or "refused"
         How it ended: whether the loss became NaN or inf, or the unit refused a factor that it
         could not hold as a positive definite matrix.
@@ -101,6 +103,7 @@ class Outcome:
     wall_seconds: float
     hardware_seconds: float
     inversions: int
+    test_loss: float = math.nan
     end: str = "finished"
 
     @property
@@ -156,6 +159,7 @@ def execute(run: Run) -> Outcome:
         wall_seconds=result.wall_seconds,
         hardware_seconds=result.hardware_seconds,
         inversions=result.inversions,
+        test_loss=math.nan if result.test_loss is None else result.test_loss,
     )
 
 
