@@ -7,10 +7,11 @@ Each method prepares a layer when its inverses are due, and is then applied at e
     solve      the damped factors (Method 2, means on a unit); on the host their Cholesky factors
     eigen      A = Q_A Λ_A Q_Aᵀ, G likewise; on the host alone
 
-"inverse" pays where inverses serve many steps, and V is wide: its columns are passes of the unit
-in "solve". "solve" pays where factors are renewed at every step, as means are far more exact than
-covariances in the same time, and where the products would cost the host more than the inversions:
-for a square layer of width n they are 4n³ operations at every step, both inversions 2n³ when due.
+On the host "inverse" is the faster one, but for small factors that are renewed at every step: for a
+square layer of width n the apply is 4n³ operations at every step, and products are faster than
+substitutions. On a unit means are far more exact than covariances in the same time, so that "solve"
+pays where factors are renewed at every step; every column of V is a pass of its own, so that
+"inverse" pays where inverses serve many steps, and where V is wide. docs/kfac.md has the figures.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import nn
 from thermokron.host.kfac import KFAC, dense, methods
 from thermokron.host.kfac.dense import SMALL, TOLERANCE, cholesky, inverted, product
 from thermokron.host.kfac.factors import Factor, finite
+from thermokron.host.kfac.layers import base
 from thermokron.host.kfac.prepared import Cost
 from thermokron.model import NumericUnit, UnitSpec
 
@@ -174,6 +175,32 @@ def test_self_attention_inverts_its_inputs_factor_once() -> None:
         torch.testing.assert_close(block.a, inverted(layer.input_factor.damped(low_a)))
         torch.testing.assert_close(block.g, inverted(layer.output_factor.damped(low_g)))
     assert not torch.equal(kfac.blocks[last].a, kfac.blocks[three[0]].a)
+
+
+def test_second_moments_of_shared_inputs_are_summed_once(monkeypatch) -> None:
+    """Over two accumulated batches: A of the three and of the output, and four G, each time."""
+    model, x = CASES["attention"].build(8)
+    other, _ = CASES["attention, other keys"].build(8)
+    count = []
+    monkeypatch.setattr(base, "product", lambda a, b: count.append(1) or a @ b)
+    for network, products in ((model, 6), (other, 7)):
+        kfac = KFAC(network, lr=0.1)
+        for batch in (x[:4], x[4:]):
+            count.clear()
+            network(batch).square().mean().backward()
+            assert len(count) == products
+        kfac.step()
+        key, value = kfac.layers[1:3]
+        assert torch.equal(key.input_factor.value, value.input_factor.value)
+    rows = x.reshape(-1, 4)
+    expected = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+    expected = expected.T @ expected / len(rows)
+    again = KFAC(model, lr=0.1)
+    for batch in (x[:4], x[4:]):
+        model(batch).square().mean().backward()
+    again.step()
+    for layer in again.layers[:3]:
+        torch.testing.assert_close(layer.input_factor.value, expected)
 
 
 def test_shared_decompositions_are_those_of_each() -> None:

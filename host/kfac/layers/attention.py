@@ -12,17 +12,41 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from thermokron.host.kfac.layers.linear import LinearLayer
 
-__all__ = ["Attention", "ProjectionLayer"]
+__all__ = ["Attention", "LastMoments", "ProjectionLayer"]
 
 F = torch.nn.functional
 PARTS = ("query", "key", "value")
 WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
+
+
+class LastMoments:
+    """Σ a aᵀ of the last inputs of an attention module's projections, which are often the same."""
+
+    def __init__(self) -> None:
+        self._inputs: torch.Tensor | None = None
+        self._key: tuple[object, ...] = ()
+        self._moments: tuple[torch.Tensor, int] | None = None
+
+    def of(
+        self, inputs: torch.Tensor, reduce: bool, make: Callable[[], tuple[torch.Tensor, int]]
+    ) -> tuple[torch.Tensor, int]:
+        """Those of `inputs`, made unless they are what was asked for last."""
+        key = (inputs.data_ptr(), inputs._version, inputs.shape, inputs.stride(), reduce)
+        if self._moments is None or key != self._key:
+            # the inputs are held, so that nothing else gets their memory while the key counts
+            self._inputs, self._key, self._moments = inputs, key, make()
+        return self._moments
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self._inputs = self._moments = None
 
 
 class ProjectionLayer(LinearLayer):
@@ -37,9 +61,14 @@ class ProjectionLayer(LinearLayer):
         sizes than the query.
     part : "query", "key" or "value"
         Which projection.
+    last : LastMoments
+        One for the three of them: in self-attention their inputs are the same.
     """
 
-    def __init__(self, name: str, module: torch.nn.MultiheadAttention, part: str) -> None:
+    def __init__(
+        self, name: str, module: torch.nn.MultiheadAttention, part: str, last: LastMoments
+    ) -> None:
+        self._last = last
         index, size = PARTS.index(part), module.embed_dim
         self._part = slice(index * size, (index + 1) * size)
         self._packed = module.in_proj_weight is not None
@@ -56,6 +85,16 @@ class ProjectionLayer(LinearLayer):
     @property
     def bias(self) -> torch.nn.Parameter | None:
         return self.module.in_proj_bias if self.has_bias else None  # type: ignore[return-value]
+
+    def input_moments(
+        self, module: torch.nn.Module, prepared: torch.Tensor, reduce: bool
+    ) -> tuple[torch.Tensor, int]:
+        make = partial(super().input_moments, module, prepared, reduce)
+        return self._last.of(prepared, reduce, make)
+
+    def discard(self) -> None:
+        super().discard()
+        self._last.forget()
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.reshape(len(part), -1) for part in self._parts(tensors)], dim=1)

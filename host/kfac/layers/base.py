@@ -225,14 +225,20 @@ class KroneckerLayer(Layer):
         *,
         reduce: bool,
     ) -> None:
-        a = _as_examples(self.input_rows(module, full_precision(prepared)), reduce, mean=True)
-        if self.has_bias:
-            a = with_ones(a)
-        self.input_factor.add(product(a.mT, a), a.shape[-2])
+        self.input_factor.add(*self.input_moments(module, prepared, reduce))
         for gradient in gradients:
             rows = self.output_rows(module, full_precision(gradient))
             g = _as_examples(rows, reduce, mean=False)
             self.output_factor.add(product(g.mT, g), terms / len(gradients))
+
+    def input_moments(
+        self, module: torch.nn.Module, prepared: torch.Tensor, reduce: bool
+    ) -> tuple[torch.Tensor, int]:
+        """Σ a aᵀ over the rows of one use, and their number."""
+        a = _as_examples(self.input_rows(module, full_precision(prepared)), reduce, mean=True)
+        if self.has_bias:
+            a = with_ones(a)
+        return product(a.mT, a), a.shape[-2]
 
     def discard(self) -> None:
         self.input_factor.discard()

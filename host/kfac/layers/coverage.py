@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from thermokron.host.kfac.layers.attention import PARTS, Attention, ProjectionLayer
+from thermokron.host.kfac.layers.attention import PARTS, Attention, LastMoments, ProjectionLayer
 from thermokron.host.kfac.layers.base import KroneckerLayer, Layer
 from thermokron.host.kfac.layers.conv import ConvLayer
 from thermokron.host.kfac.layers.embedding import OPTIONS, EmbeddingLayer
@@ -154,7 +154,8 @@ def _layer_of(
 
 
 def _add_attention(coverage: Coverage, name: str, module: torch.nn.MultiheadAttention) -> None:
-    layers = {part: ProjectionLayer(name, module, part) for part in PARTS}
+    last = LastMoments()
+    layers = {part: ProjectionLayer(name, module, part, last) for part in PARTS}
     parts = {part: layer for part, layer in layers.items() if layer.weight.requires_grad}
     coverage.layers.extend(parts.values())
     if parts or any(p.requires_grad for p in module.out_proj.parameters()):
