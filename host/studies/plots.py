@@ -25,7 +25,7 @@ FAILED = "#e8a798"
 #: Fields of a heat map whose number is not finite.
 EMPTY = "#dcdcdc"
 #: Colours in the order of contenders; distinct without red against green.
-COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3")
+COLOURS = ("#8a8a8a", "#00798c", "#222222", "#d1495b", "#edae49", "#7b4fa3", "#77a345")
 DPI = 110
 #: Steps over which losses of batches are smoothed; odd.
 WINDOW = 9
