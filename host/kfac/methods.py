@@ -72,8 +72,8 @@ def prepare(
 ) -> dict[KroneckerLayer, Prepared]:
     """Ready the blocks of layers, with their averages as they are now.
 
-    Factored damping takes layers with the same A for parts of one, whose G consists of theirs: π
-    comes from the diagonals of all, so that one inverse of A + π√λ I serves all of them.
+    Where the damping is exact, layers with the same A share its eigendecomposition. Factored
+    damping leaves no two alike: π, and with it A + π√λ I, depends on each layer's G.
 
     Parameters
     ----------
@@ -88,19 +88,17 @@ def prepare(
     cost : Cost
         Gets what it cost.
     """
-    groups = alike(layers)
     blocks: dict[KroneckerLayer, Prepared] = {}
     if method == EIGEN:
-        for group in groups:
+        for group in alike(layers):
             left = _decomposed(group[0].input_factor, cost)
             for layer in group:
                 blocks[layer] = _eigen(left, _decomposed(layer.output_factor, cost), damping)
         return blocks
     jobs: list[Job] = []
-    for group in groups:
-        a, several = group[0].input_factor, [layer.output_factor for layer in group]
-        low_a, low_g = shares(a.mean_diagonal(), _mean_diagonal(several), damping)
-        jobs += [(a, low_a), *((g, low_g) for g in several)]
+    for layer in layers:
+        a, g = layer.input_factor, layer.output_factor
+        jobs += zip((a, g), shares(a.mean_diagonal(), g.mean_diagonal(), damping), strict=True)
     on_unit = method == "solve" and inverse is not exact
     if on_unit:
         made = [_damped(job) for job in jobs]
@@ -109,17 +107,16 @@ def prepare(
     else:
         made = [_inverted_by(inverse, job, cost) for job in jobs]
     pairs = iter(zip(jobs, made, strict=True))
-    for group in groups:
-        (_, low_a), (a_made, kappa) = next(pairs)
-        for layer in group:
-            (_, low_g), (g_made, worse) = next(pairs)
-            worst, dtype = max(kappa, worse), layer.weight.dtype
-            if on_unit:
-                blocks[layer] = Solves(a_made, g_made, low_a, low_g, worst)
-            elif method == "solve":
-                blocks[layer] = Factorised(a_made, g_made, worst)
-            else:  # the products are made in the network's type
-                blocks[layer] = Inverses(a_made.to(dtype), g_made.to(dtype), worst)
+    for layer, ((_, low_a), (a_made, kappa)), ((_, low_g), (g_made, worse)) in zip(
+        layers, pairs, pairs, strict=True
+    ):
+        worst, dtype = max(kappa, worse), layer.weight.dtype
+        if on_unit:
+            blocks[layer] = Solves(a_made, g_made, low_a, low_g, worst)
+        elif method == "solve":
+            blocks[layer] = Factorised(a_made, g_made, worst)
+        else:  # the products are made in the network's type
+            blocks[layer] = Inverses(a_made.to(dtype), g_made.to(dtype), worst)
     return blocks
 
 
@@ -135,15 +132,6 @@ def _same_inputs(one: KroneckerLayer, other: KroneckerLayer) -> bool:
         and a.moment.dtype == b.moment.dtype
         and torch.equal(a.moment, b.moment)  # which stops at the first difference
     )
-
-
-def _mean_diagonal(factors: Sequence[Factor]) -> torch.Tensor:
-    """Mean over the diagonals of all."""
-    if len(factors) == 1:
-        return factors[0].mean_diagonal()
-    means = torch.stack([factor.mean_diagonal() for factor in factors])
-    sizes = means.new_tensor([factor.size for factor in factors])
-    return torch.dot(means, sizes) / sizes.sum()
 
 
 def _damped(job: Job) -> Made:

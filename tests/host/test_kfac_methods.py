@@ -92,11 +92,7 @@ def test_every_kind_of_layer_goes_through_the_unit(name, method) -> None:
     _, exact_kfac, _ = stepped(name, damping=0.3)
     unit = NumericUnit(UnitSpec(coupling_bits=12, adc_bits=12), seed=1)
     _, kfac, _ = stepped(name, damping=0.3, unit=unit, samples=20_000, method=method)
-    if method == "solve":  # with both factors of every layer, also where inputs are shared
-        solutions = {"conv2d groups": 6, "embedding": 3, "attention": 8, "layer norm": 2}
-        assert kfac.metrics.inversions == solutions[name]
-    else:
-        assert kfac.metrics.inversions == exact_kfac.metrics.inversions
+    assert kfac.metrics.inversions == exact_kfac.metrics.inversions
     for layer, other in zip(kfac.layers, exact_kfac.layers, strict=True):
         found, truth = layer.gradient(), other.gradient()
         assert (found - truth).norm() < 0.05 * truth.norm()
