@@ -16,7 +16,7 @@ Schedule = float | Callable[[int], float]
 Interval = int | Callable[[int], int]
 Optional = float | Callable[[int], float | None] | None
 
-TINY = 1e-12  # the least lr, damping and clip; there for the message, nobody wants less
+TINY = 1e-12  # the least damping and clip; there for the message, nobody wants less
 #: May be None, which switches them off.
 OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold")
 
@@ -52,6 +52,8 @@ class Hyperparameters:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if name == "decay":
             legal, fine = "0 to below 1", real and 0.0 <= value < 1.0
+        elif name == "lr":  # schedules begin or end at 0, where a step is nothing
+            legal, fine = "0 or more", real and 0.0 <= value < math.inf
         else:
             legal, fine = f"{TINY:g} or more", real and TINY <= value < math.inf
         if not fine:

@@ -78,7 +78,7 @@ class KFAC:
     lr : float or torch.optim.Optimizer
         The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
         the optimiser itself, its first parameter group's rate is read at every step, whatever
-        scheduler changes it.
+        scheduler changes it. 0 is legal, as at the end of a schedule.
     damping : float or LevenbergMarquardt
         Tikhonov damping λ of the curvature, in units of the loss. The default holds for rates of
         0.01 to 0.1; with a smaller rate a smaller λ is faster, such as 0.001 with 0.005, and in

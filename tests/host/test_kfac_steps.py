@@ -154,6 +154,34 @@ def test_the_rate_may_be_read_from_the_optimiser() -> None:
     assert nus[2] == pytest.approx(4 * nus[0])
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2),
+    ],
+    ids=["warm-up", "cosine"],
+)
+def test_a_schedule_may_begin_or_end_at_zero(schedule) -> None:
+    """Where η is 0 no clip shortens the update, and the step is nothing."""
+    model, x = CASES["mlp"].build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+    scheduler = schedule(optimizer)
+    kfac = KFAC(model, lr=optimizer, kl_clip=1e-9, norm_constraint=1e-9)
+    nus = {}
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        rate = optimizer.param_groups[0]["lr"]
+        before = model.a.weight.detach().clone()
+        nus[rate] = kfac.step().nu
+        optimizer.step()
+        assert torch.equal(model.a.weight, before) == (rate == 0.0)
+        scheduler.step()
+    assert nus.pop(0.0) == 1.0
+    assert all(nu < 1e-3 for nu in nus.values())
+
+
 def test_samples_may_follow_a_schedule() -> None:
     model = nn.Linear(3, 2)
     kfac = KFAC(model, NumericUnit(UnitSpec()), lr=0.1, samples=lambda step: 100 * 10**step)
