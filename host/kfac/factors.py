@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["Factor", "MovingAverage", "Share", "damp_factored", "finite", "shares", "symmetric"]
+__all__ = [
+    "Factor",
+    "MovingAverage",
+    "Share",
+    "all_finite",
+    "damp_factored",
+    "finite",
+    "shares",
+    "symmetric",
+]
 
 #: How much of the damping a factor gets: a number, or one for each of its blocks.
 Share = torch.Tensor | float
@@ -127,8 +136,13 @@ def finite(moment: torch.Tensor) -> bool:
     The diagonal tells: |E[x y]|² ≤ E[x²] E[y²].
     """
     diagonal = moment if moment.ndim == 1 else moment.diagonal(dim1=-2, dim2=-1)
+    return all_finite(diagonal)
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether values are free of NaN and inf."""
     # a sum is half the work, and overflows where no entry does at worst
-    return math.isfinite(diagonal.sum().item()) or bool(torch.isfinite(diagonal).all())
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def symmetric(matrix: torch.Tensor) -> torch.Tensor:

@@ -7,26 +7,42 @@ from collections.abc import Sequence
 
 import torch
 
+from thermokron.host.kfac.factors import all_finite
 from thermokron.host.kfac.layers import Layer
 
 __all__ = ["Overlooked", "update_factors"]
 
 
-def update_factors(layers: Sequence[Layer], decay: float) -> list[Layer]:
-    """Move the averages of all layers that saw data; those layers.
+def update_factors(
+    layers: Sequence[Layer], decay: float
+) -> tuple[list[Layer], dict[Layer, torch.Tensor]]:
+    """Move the averages of all layers that saw data; those layers, and the gradients by layer.
+
+    Gradients are those of layers with averages, where there are any.
 
     Raises
     ------
     FloatingPointError
-        If any of it was NaN or inf; all of it is then forgotten, so that the next step may do
-        better, as where a loss was scaled too far for half precision.
+        If data or gradients were NaN or inf. The averages of all layers are then as they were, and
+        the data forgotten, so that the next step may do better, as where a loss was scaled too far
+        for half precision.
     """
+    before = [layer.state_dict() for layer in layers]
     try:
-        return [layer for layer in layers if layer.update_factors(decay)]
+        moved = [layer for layer in layers if layer.update_factors(decay)]
+        found = ((layer, layer.gradient()) for layer in layers if layer.has_factors)
+        gradients = {layer: gradient for layer, gradient in found if gradient is not None}
+        for layer, gradient in gradients.items():
+            if not all_finite(gradient):
+                raise FloatingPointError(
+                    f"the gradient of layer {layer.name or '(model)'!r} holds NaN or inf: training "
+                    "has diverged (lower lr, or raise damping), or the data held some"
+                )
     except FloatingPointError:
-        for layer in layers:
-            layer.discard()
+        for layer, state in zip(layers, before, strict=True):
+            layer.load_state_dict(state)  # which discards the data
         raise
+    return moved, gradients
 
 
 class Overlooked:

@@ -132,6 +132,73 @@ def test_no_case_is_broken_by_ggn_on_the_host(name) -> None:
     assert losses[2] < losses[1] < losses[0]
 
 
+# ---- steps that are refused ----------------------------------------------------------------------
+
+
+def test_a_refused_step_changes_no_layer() -> None:
+    """Whichever layer held the NaN: those before it have not moved, and go on as if without."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.norm(self.a(x)), self.b(z)])
+
+    torch.manual_seed(0)
+    model, x = Branches().to(DTYPE), torch.randn(8, 4, dtype=DTYPE)
+    poor = x.clone()
+    poor[2, 1] = math.inf
+    kfac = KFAC(model, lr=0.1, damping=0.1)
+    model(x, x).square().mean().backward()
+    kfac.step()
+    state = copy.deepcopy(kfac.state_dict())
+    for _ in range(2):
+        model.zero_grad()
+        model(3.0 * x, poor).square().mean().backward()
+        plain = [p.grad.clone() for p in model.parameters()]
+        with pytest.raises(FloatingPointError, match="activations of layer 'b' hold NaN or inf"):
+            kfac.step()
+        for p, gradient in zip(model.parameters(), plain, strict=True):
+            torch.testing.assert_close(p.grad, gradient, rtol=0, atol=0, equal_nan=True)
+        now = kfac.state_dict()
+        assert now["steps"] == state["steps"] == 1
+        assert now["current"] == state["current"]
+        for name, layer in state["layers"].items():
+            for factor, was in layer.items():
+                assert torch.equal(now["layers"][name][factor]["moment"], was["moment"]), name
+                assert now["layers"][name][factor]["weight"] == was["weight"]
+    model.zero_grad()
+    model(3.0 * x, x).square().mean().backward()
+    assert kfac.step().inversions == 4  # as all have moved
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_gradient_that_is_not_finite_is_refused(value, interval) -> None:
+    """Also where only the gradient shows it, as after an overflow between backward and step."""
+    model, x = CASES["mlp"].build()
+    kfac = KFAC(model, lr=0.1, factor_interval=interval)
+    model(x).square().mean().backward()
+    kfac.step()
+    before = {layer: layer.input_factor.value for layer in kfac.layers}
+    model.zero_grad()
+    model(2.0 * x).square().mean().backward()
+    model.b.weight.grad[0, 0] = value
+    plain = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match="the gradient of layer 'b' holds NaN or inf"):
+        kfac.step()
+    for p, gradient in zip(model.parameters(), plain, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=0, atol=0, equal_nan=True)
+    assert kfac.steps == 1
+    for layer, moment in before.items():
+        assert torch.equal(layer.input_factor.value, moment)
+    model.b.weight.grad[0, 0] = 0.0
+    kfac.step()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 # ---- beside optimisers, schedulers and copies ----------------------------------------------------
 
 
