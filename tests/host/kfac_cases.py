@@ -211,7 +211,7 @@ CASES: dict[str, Case] = {
         (5,),
         vocabulary=6,
     ),
-    "layer norm": Case(_norm(lambda: nn.LayerNorm(4), nothing), (4,), "norm"),
+    "layer norm": Case(_norm(lambda: nn.LayerNorm(4, eps=0.3), nothing), (4,), "norm"),
     "layer norm over positions": Case(
         _norm(lambda: nn.LayerNorm(4), mean_positions), (3, 4), "norm"
     ),
@@ -225,9 +225,9 @@ CASES: dict[str, Case] = {
     "layer norm without bias": Case(
         _norm(lambda: nn.LayerNorm(4, bias=False), nothing), (4,), "norm"
     ),
-    "rms norm": Case(_norm(lambda: nn.RMSNorm(4), mean_positions), (3, 4), "norm"),
-    "group norm": Case(_norm(lambda: nn.GroupNorm(2, 4), mean_pixels), (4, 3, 2), "norm"),
-    "batch norm 1d": Case(_norm(lambda: nn.BatchNorm1d(4), nothing), (4,), "norm"),
+    "rms norm": Case(_norm(lambda: nn.RMSNorm(4, eps=0.3), mean_positions), (3, 4), "norm"),
+    "group norm": Case(_norm(lambda: nn.GroupNorm(2, 4, eps=0.3), mean_pixels), (4, 3, 2), "norm"),
+    "batch norm 1d": Case(_norm(lambda: nn.BatchNorm1d(4, eps=0.3), nothing), (4,), "norm"),
     "batch norm 2d": Case(_norm(lambda: nn.BatchNorm2d(4), mean_pixels), (4, 3, 2), "norm"),
     "attention": Case(lambda: SelfAttention(batch_first=True), (3, 4)),
     "attention, sequence first": Case(lambda: SelfAttention(), (3, 4)),

@@ -24,6 +24,7 @@ __all__ = ["COVERED", "Coverage", "find_layers"]
 KINDS: tuple[type[Layer], ...] = (LinearLayer, ConvLayer, EmbeddingLayer, NormLayer)
 
 TRANSFORMERS = torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer
+STACKS = torch.nn.TransformerEncoder | torch.nn.TransformerDecoder
 
 #: The same in words.
 COVERED = (
@@ -75,8 +76,7 @@ def find_layers(model: torch.nn.Module) -> Coverage:
     for module in names:
         for key in _ids(module):
             users[key].append(module)
-        if isinstance(module, TRANSFORMERS) and not module.self_attn.batch_first:
-            sequence_first |= {module.linear1, module.linear2}
+        sequence_first |= _sequence_first(module)
     watched = set()
     for module in names:
         if isinstance(module, torch.nn.MultiheadAttention):
@@ -110,6 +110,17 @@ def find_layers(model: torch.nn.Module) -> Coverage:
     return coverage
 
 
+def _sequence_first(module: torch.nn.Module) -> set[torch.nn.Module]:
+    """Submodules of one of torch's transformers that are given (S, N, entries)."""
+    if isinstance(module, TRANSFORMERS) and not module.self_attn.batch_first:
+        return set(module.children())
+    if isinstance(module, STACKS) and len(module.layers) and module.norm is not None:
+        first = module.layers[0]
+        if isinstance(first, TRANSFORMERS) and not first.self_attn.batch_first:
+            return {module.norm}
+    return set()
+
+
 def _sharing(
     module: torch.nn.Module, users: Mapping[int, list[torch.nn.Module]]
 ) -> list[torch.nn.Module]:
@@ -140,7 +151,7 @@ def _layer_of(
         kind(names[modules[0]], modules) for (kind, _, _), modules in alike.items()
     ]
     for part in parts:
-        if isinstance(part, LinearLayer):
+        if isinstance(part, LinearLayer | NormLayer):
             part.sequence_first = frozenset(part.modules) & sequence_first
     if len(parts) == 1:
         return parts[0]

@@ -24,11 +24,17 @@ class NormLayer(Layer):
     d_n with respect to it, over R loss terms: h = 1/R Σ_n d_n². For w, d_n = Σ_s g x̂ over the
     positions s of the example that share it, for b, d_n = Σ_s g. The update is v/(h + λ).
 
+    The first dimension counts the examples.
+
     Attributes
     ----------
+    sequence_first : frozenset of torch.nn.Module
+        Those of its modules whose inputs (S, N, entries) have the examples second.
     curvature : Factor
         Running average of h, (2, parameters) for w and b, fewer rows where one is missing.
     """
+
+    sequence_first: frozenset[torch.nn.Module] = frozenset()
 
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         super().__init__(name, modules)
@@ -75,8 +81,20 @@ class NormLayer(Layer):
         prepared = full_precision(prepared)
         for gradient in map(full_precision, gradients):
             products = {"weight": gradient * prepared, "bias": gradient}
-            each = torch.stack([_by_example(module, products[key]) for key in self._trained], dim=1)
+            each = torch.stack(
+                [self._by_example(module, products[key]) for key in self._trained], dim=1
+            )
             self.curvature.add((each**2).sum(dim=0), terms / len(gradients))
+
+    def _by_example(self, module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
+        """Sums over the positions of every example: (N, parameters)."""
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
+            rows = values.flatten(values.ndim - len(module.normalized_shape))
+            if rows.ndim > 2 and module in self.sequence_first:
+                rows = rows.movedim(1, 0)
+            examples = rows[None] if rows.ndim == 1 else rows
+            return examples[:, None].flatten(1, -2).sum(dim=1)
+        return values[..., None].flatten(2).sum(dim=2)
 
     def discard(self) -> None:
         self.curvature.discard()
@@ -89,8 +107,8 @@ class NormLayer(Layer):
         self.discard()
         if not torch.isfinite(mean).all():
             raise FloatingPointError(
-                f"gradients of layer {self.name!r} hold NaN or inf; training has diverged "
-                "(lower lr, or raise damping)"
+                f"gradients of layer {self.name or '(model)'!r} hold NaN or inf: training has "
+                "diverged (lower lr, or raise damping), or the data held some"
             )
         self.curvature.update(mean, decay)
         return True
@@ -130,12 +148,3 @@ class NormLayer(Layer):
 
     def describe(self) -> str:
         return f"diagonal {sum(p.numel() for p in self.parameters)}"
-
-
-def _by_example(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Sums over the positions of every example: (N, parameters)."""
-    if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
-        rows = values.flatten(values.ndim - len(module.normalized_shape))
-        examples = rows[None] if rows.ndim == 1 else rows
-        return examples[:, None].flatten(1, -2).sum(dim=1)
-    return values[..., None].flatten(2).sum(dim=2)
