@@ -94,7 +94,7 @@ class CrossEntropy(LossCurvature):
             omega = (mixed.movedim(axis, -1) * scale).sum(dim=-1)
         else:
             kept = target != module.ignore_index
-            own = scale[target.clamp(min=0)] * (1.0 - module.label_smoothing)
+            own = scale[target.where(kept, 0)] * (1.0 - module.label_smoothing)
             omega = (own + module.label_smoothing * scale.mean()) * kept
         return omega.sqrt().unsqueeze(axis)
 

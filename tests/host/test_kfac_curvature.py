@@ -246,6 +246,7 @@ LOSSES = {
         "labels",
     ),
     "ignoring": (nn.CrossEntropyLoss(ignore_index=2), "labels"),
+    "ignoring 255": (nn.CrossEntropyLoss(ignore_index=255), "void"),
     "ignoring -100": (nn.CrossEntropyLoss(), "masked"),
     "probabilities": (nn.CrossEntropyLoss(label_smoothing=0.1), "probabilities"),
     "summed": (nn.CrossEntropyLoss(reduction="sum"), "labels"),
@@ -274,6 +275,7 @@ def test_the_square_root_is_that_of_the_losss_hessian(name, positions) -> None:
     y = {
         "labels": labels,
         "masked": labels.masked_fill(labels == 2, -100),
+        "void": labels.masked_fill(labels == 2, 255),
         "probabilities": torch.softmax(outputs.flip(0), dim=1),
         "real": outputs.flip(0),
         "bits": (outputs.flip(0) > 0).to(DTYPE),
