@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["add_parser", "run"]
@@ -84,6 +87,17 @@ def run(args: argparse.Namespace) -> int:
                 tasks[stage] = bars.add_task(stage, total=total, remark=remark)
             bars.update(tasks[stage], completed=done, total=total, remark=remark)
 
-        written = run_study(study, folder, jobs=args.jobs, listen=listen)
+        with _terminated_as_interrupted():
+            written = run_study(study, folder, jobs=args.jobs, listen=listen)
     console.print("wrote " + " and ".join(map(str, written)), soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, is Ctrl-C: it ends the processes that share the work."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

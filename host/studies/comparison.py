@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from thermokron.host.studies.plan import take
+from thermokron.host.studies.comparison_report import write_report
+from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.studies.settings import about, take
+from thermokron.host.studies.tables import median
+from thermokron.host.train import TrainConfig
+from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
 
 __all__ = ["Claim", "Comparison", "Contender", "Network"]
@@ -48,6 +51,13 @@ class Network:
     unit: dict[str, Any] = field(default_factory=dict)
     skip: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        _refuse(self.config, ("epochs", "seed"), "config")
+        for name in ("unit_epochs", "unit_seeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}; legal: 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
@@ -77,7 +87,21 @@ class Contender:
 
     def __post_init__(self) -> None:
         if self.grid and self.tuned_as is not None:
-            raise ValueError(f"contender {self.name} has a grid and tuned_as; give one of them")
+            raise ValueError("there are a grid and tuned_as; give one of them")
+        for settings, where in ((self.config, "config"), (self.grid, "grid")):
+            _refuse(settings, ("network", "epochs", "seed"), where)
+        twice = sorted(set(self.config) & set(self.grid))
+        if twice:
+            raise ValueError(f"{twice[0]} is in config and in grid; give it once")
+        engine = self.config.get("engine")
+        if self.unit is None and engine in UNIT_ENGINES:
+            raise ValueError(f"engine = {engine!r} needs a unit; unit = {{}} is the default one")
+        if self.unit is not None and engine not in (None, *UNIT_ENGINES):
+            raise ValueError(f"unit has no effect with engine = {engine!r}")
+        if self.unit is not None and self.config.get("optimizer", "kfac") != "kfac":
+            raise ValueError(f"unit has no effect with optimizer = {self.config['optimizer']!r}")
+        for name, values in self.grid.items():
+            _axis(name, values)
 
     @property
     def trials(self) -> list[dict[str, float]]:
@@ -112,6 +136,8 @@ class Claim:
     def __post_init__(self) -> None:
         if self.measure not in ("epochs", "accuracy"):
             raise ValueError(f"measure = {self.measure!r} is unknown; legal: epochs, accuracy")
+        if not self.networks:
+            raise ValueError("networks needs one entry at least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,45 +169,120 @@ class Comparison:
 
     def __post_init__(self) -> None:
         for name, kind in (("networks", Network), ("contenders", Contender), ("claims", Claim)):
-            parts = [take(kind, table) for table in getattr(self, name)]
+            parts = []
+            for place, table in enumerate(getattr(self, name), 1):
+                with about(f"{name}, {table.get('name', f'entry {place}')}"):
+                    parts.append(take(kind, table))
             object.__setattr__(self, name, parts)
-        shared = set(self.seeds) & set(self.tuning_seeds)
-        if shared:
-            raise ValueError(f"seeds and tuning_seeds share {sorted(shared)}; tune on other seeds")
         for name in ("seeds", "targets", "networks", "contenders"):
             if not getattr(self, name):
                 raise ValueError(f"{name} needs one entry at least")
+        shared = set(self.seeds) & set(self.tuning_seeds)
+        if shared:
+            raise ValueError(f"seeds and tuning_seeds share {sorted(shared)}; tune on other seeds")
+        for name, entries in (
+            ("seeds", self.seeds),
+            ("tuning_seeds", self.tuning_seeds),
+            ("networks", [network.name for network in self.networks]),
+            ("contenders", [contender.name for contender in self.contenders]),
+        ):
+            twice = [entry for place, entry in enumerate(entries) if entry in entries[:place]]
+            if twice:
+                raise ValueError(f"{name} holds {twice[0]!r} twice; legal: each once")
         if not self.tuning_seeds and any(len(c.trials) > 1 for c in self.contenders):
             raise ValueError("tuning_seeds needs one entry at least, where there is a grid")
-        if sorted(self.targets, reverse=True) != self.targets or min(self.targets) <= 0.0:
+        if sorted(set(self.targets), reverse=True) != self.targets or min(self.targets) <= 0.0:
             raise ValueError(f"targets = {self.targets}; legal: falling, above 0")
-        known = {c.name for c in self.contenders}
-        tuned = {c.name for c in self.contenders if c.grid}
+        self._check_names()
+        self._check_runs()
+
+    def _check_names(self) -> None:
+        """Who is named exists, and runs where it is needed."""
+        contenders = {c.name: c for c in self.contenders}
+        networks = {n.name: n for n in self.networks}
+        tuned = [c.name for c in self.contenders if c.grid]
         for contender in self.contenders:
-            if contender.tuned_as is not None and contender.tuned_as not in tuned:
+            other = contender.tuned_as
+            if other is not None and other not in tuned:
                 raise ValueError(
-                    f"tuned_as = {contender.tuned_as!r} names no contender with a grid; "
-                    f"legal: {', '.join(sorted(tuned))}"
+                    f"contenders, {contender.name}: tuned_as = {other!r} names no contender with "
+                    f"a grid; legal: {', '.join(tuned)}"
                 )
-        for name in itertools.chain(*((c.contender, c.against) for c in self.claims)):
-            if name not in known:
-                raise ValueError(f"a claim names {name!r}; legal: {', '.join(sorted(known))}")
-        for network, contender in self._pairs():  # every setting is checked before a run is made
-            self._run(network, contender, contender.trials[0], self.seeds[0])
+        for network, contender in self.pairs():
+            if contender.tuned_as in network.skip:
+                raise ValueError(
+                    f"networks, {network.name}: skip has {contender.tuned_as!r}, as which "
+                    f"{contender.name!r} is tuned; skip both or neither"
+                )
+        for network in self.networks:
+            for name in network.skip:
+                if name not in contenders:
+                    raise ValueError(
+                        f"networks, {network.name}: skip has {name!r}; "
+                        f"legal: {', '.join(contenders)}"
+                    )
+        for place, claim in enumerate(self.claims, 1):
+            for who in (claim.contender, claim.against):
+                if who not in contenders:
+                    raise ValueError(
+                        f"claims, entry {place}: a claim names {who!r}; "
+                        f"legal: {', '.join(contenders)}"
+                    )
+            for name in claim.networks:
+                if name not in networks:
+                    raise ValueError(
+                        f"claims, entry {place}: networks has {name!r}; "
+                        f"legal: {', '.join(networks)}"
+                    )
+                for who in (claim.contender, claim.against):
+                    if who in networks[name].skip:
+                        raise ValueError(
+                            f"claims, entry {place}: {who!r} is not run on {name!r}, which skips it"
+                        )
+
+    def _check_runs(self) -> None:
+        """Every setting of every trial is legal, and has an effect somewhere."""
+        runs: list[tuple[Network, Contender, Run]] = []
+        for network, contender in self.pairs():
+            for trial in self._tuned_as(contender).trials:
+                with about(_label(network, contender, trial)):
+                    run = self._run(network, contender, trial, self.seeds[0])
+                runs.append((network, contender, run))
+        for contender in self.contenders:
+            with about(f"contenders, {contender.name}"):
+                mine = [run for _, who, run in runs if who is contender]
+                check_effects((*contender.config, *contender.grid), mine)
+                overridden = set(contender.config) & set(self._tuned_as(contender).grid)
+                if overridden:
+                    raise ValueError(
+                        f"{min(overridden)} has no effect: it is taken over from "
+                        f"{contender.tuned_as!r}"
+                    )
+        for network in self.networks:
+            with about(f"networks, {network.name}"):
+                here = [run for where, _, run in runs if where is network]
+                if not here:
+                    raise ValueError("skip leaves no contender")
+                check_effects(network.config, here)
+                if all(run.spec is None for run in here):
+                    for name in ("unit", "unit_epochs", "unit_seeds"):
+                        if getattr(network, name):
+                            raise ValueError(f"{name} has no effect: no contender has a unit")
 
     # ---- what to run ----------------------------------------------------------------------
 
     def stages(self, store: Store) -> Iterator[tuple[str, list[Run]]]:
         """Tuning, then the reported runs."""
-        tuning = [run for pair in self._pairs() for run in self._tuning(*pair)]
+        tuning = [run for pair in self.pairs() for run in self._tuning(*pair)]
         if tuning:
             yield "tuning", tuning
         yield (
             "reported runs",
-            [run for pair in self._pairs() for run in self._reported(*pair, store)],
+            [run for pair in self.pairs() for run in self.reported(*pair, store)],
         )
 
-    def _pairs(self) -> Iterator[tuple[Network, Contender]]:
+    def pairs(self) -> Iterator[tuple[Network, Contender]]:
+        """Who is run on what."""
         for network in self.networks:
             for contender in self.contenders:
                 if contender.name not in network.skip:
@@ -196,8 +297,7 @@ class Comparison:
             settings = {"engine": "numeric", **settings}
             settings["epochs"] = network.unit_epochs or network.epochs
             spec = take(UnitSpec, {**network.unit, **contender.unit})
-        values = ", ".join(f"{name} {value:.3g}" for name, value in trial.items())
-        label = f"{network.name}, {contender.name}, {values}, seed {seed}"
+        label = f"{_label(network, contender, trial)}, seed {seed}"
         return Run(label=label, config=make_config({**settings, "seed": seed}), spec=spec)
 
     def _tuning(self, network: Network, contender: Contender) -> list[Run]:
@@ -211,8 +311,7 @@ class Comparison:
 
     def chosen(self, network: Network, contender: Contender, store: Store) -> dict[str, float]:
         """The settings that tuning found best."""
-        if contender.tuned_as is not None:
-            contender = next(c for c in self.contenders if c.name == contender.tuned_as)
+        contender = self._tuned_as(contender)
         if len(contender.trials) == 1:
             return contender.trials[0]
 
@@ -225,117 +324,38 @@ class Comparison:
 
         return min(contender.trials, key=rank)
 
-    def _reported(self, network: Network, contender: Contender, store: Store) -> list[Run]:
+    def _tuned_as(self, contender: Contender) -> Contender:
+        """Whose trials count: those of the contender itself, or of the one it names."""
+        if contender.tuned_as is None:
+            return contender
+        return next(c for c in self.contenders if c.name == contender.tuned_as)
+
+    def reported(self, network: Network, contender: Contender, store: Store) -> list[Run]:
+        """The runs that are reported, by seed."""
         best = self.chosen(network, contender, store)
         seeds = self.seeds if contender.unit is None else self.seeds[: network.unit_seeds]
         return [self._run(network, contender, best, seed) for seed in seeds]
 
-    # ---- what to tell ---------------------------------------------------------------------
+    def outcomes(self, network: Network, contender: Contender, store: Store) -> list[Outcome]:
+        """What came of them."""
+        return [store[run] for run in self.reported(network, contender, store)]
 
     def report(self, store: Store, folder: Path) -> list[Path]:
         """`tables.md` and `loss.png`."""
-        from thermokron.host.studies.plots import plot_curves
-
-        parts = [f"## {self.title}"]
-        for network in self.networks:
-            parts += [f"### {network.name}", self._table(network, store)]
-        if self.claims:
-            parts += ["### What should hold", self._verdicts(store)]
-        curves: dict[str, dict[str, list[list[float]]]] = {}
-        for network, contender in self._pairs():
-            runs = self._reported(network, contender, store)
-            losses = [store[run].step_loss for run in runs]
-            curves.setdefault(network.name, {})[contender.name] = losses
-        return [
-            write(folder / "tables.md", *parts),
-            plot_curves(curves, folder / "loss.png", title=self.title, targets=self.targets),
-        ]
-
-    def _outcomes(self, network: Network, contender: Contender, store: Store) -> list[Outcome]:
-        return [store[run] for run in self._reported(network, contender, store)]
-
-    def _table(self, network: Network, store: Store) -> str:
-        head = ["", "settings", *(f"epochs to {target:g}" for target in self.targets)]
-        found = [
-            (contender, self._outcomes(network, contender, store))
-            for other, contender in self._pairs()
-            if other is network
-        ]
-        classes = any(math.isfinite(o.test_accuracy) for _, side in found for o in side)
-        head += ["final loss", "epochs run", "seeds"]
-        head += ["test accuracy" if classes else "test loss", "ms per epoch"]
-        head += [f"s to {self.targets[-1]:g}", "ms on the unit per epoch"]
-        rows = []
-        for contender, outcomes in found:
-            epochs = len(outcomes[0].train_loss) - 1
-            per_epoch = median(o.wall_seconds / (len(o.train_loss) - 1) for o in outcomes)
-            reached = [median(o.epochs_to(t) for o in outcomes) for t in self.targets]
-            hardware = median(o.hardware_seconds for o in outcomes) / epochs
-            simulated = contender.unit is not None
-            rows.append(
-                [
-                    contender.name,
-                    _settings(self._reported(network, contender, store)[0]),
-                    *(number(value) for value in reached),
-                    number(median(o.final_loss for o in outcomes), 2),
-                    str(epochs),
-                    str(len(outcomes)),
-                    _percent(statistics.median(o.test_accuracy for o in outcomes))
-                    if classes
-                    else number(median(o.test_loss for o in outcomes), 2),
-                    "simulated" if simulated else number(1e3 * per_epoch),
-                    "simulated" if simulated else number(reached[-1] * per_epoch),
-                    number(1e3 * hardware) if simulated else "",
-                ]
-            )
-        return markdown(head, rows)
-
-    def _verdicts(self, store: Store) -> str:
-        contenders = {c.name: c for c in self.contenders}
-        networks = {n.name: n for n in self.networks}
-        target = self.targets[-1]
-        rows = []
-        for claim in self.claims:
-            for name in claim.networks:
-                if name not in networks or claim.contender in networks[name].skip:
-                    continue
-                pair = [
-                    self._outcomes(networks[name], contenders[who], store)
-                    for who in (claim.contender, claim.against)
-                ]
-                shared = min(map(len, pair))  # the same seeds on both sides
-                pair = [side[:shared] for side in pair]
-                if claim.measure == "epochs":
-                    what = f"epochs to {target:g}, quotient"
-                    first, second = (median(o.epochs_to(target) for o in side) for side in pair)
-                    found = first / second if math.isfinite(second) else math.nan
-                else:
-                    what = "test accuracy, points lower"
-                    first, second = (
-                        100.0 * statistics.median(o.test_accuracy for o in side) for side in pair
-                    )
-                    found = second - first
-                rows.append(
-                    [
-                        f"{claim.contender} against {claim.against}, {name}",
-                        what,
-                        number(found),
-                        number(claim.at_most),
-                        "yes" if found <= claim.at_most else "**no**",
-                    ]
-                )
-        head = ["medians over the same seeds", "", "measured", "at most", "holds"]
-        return markdown(head, rows)
+        return write_report(self, store, folder)
 
 
-def _percent(part: float) -> str:
-    """A share; nothing where there is none, as of runs that diverged."""
-    return f"{100.0 * part:.1f}%" if math.isfinite(part) else ""
+def _label(network: Network, contender: Contender, trial: dict[str, float]) -> str:
+    return ", ".join(
+        [network.name, contender.name, *(f"{name} {value:.3g}" for name, value in trial.items())]
+    )
 
 
-def _settings(run: Run) -> str:
-    damping = f", damping {run.config.damping:.3g}" if run.config.optimizer == "kfac" else ""
-    return f"lr {run.config.lr:.3g}{damping}"
+def _refuse(settings: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """`ValueError` for settings that a plan says elsewhere, and that would be overridden."""
+    for name in names:
+        if name in settings:
+            raise ValueError(f"{name} does not belong in {where}; the plan has it elsewhere")
 
 
 def _axis(name: str, values: Any) -> list[float]:
@@ -343,10 +363,23 @@ def _axis(name: str, values: Any) -> list[float]:
         if set(values) != {"from", "to", "points"}:
             raise ValueError(f"grid of {name} = {values}; legal: a list, or from, to and points")
         low, high, points = values["from"], values["to"], values["points"]
-        if not (0 < low < high and isinstance(points, int) and points > 1):
+        if not (
+            all(isinstance(value, int | float) for value in (low, high))
+            and 0 < low < high < math.inf
+            and isinstance(points, int)
+            and points > 1
+        ):
             raise ValueError(f"grid of {name} = {values}; legal: 0 < from < to, 2 points or more")
         # three digits, so that tables say exactly what was run
         return [float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points)]
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"grid of {name} = {values!r}; legal: a list, or from, to and points")
-    return [float(value) for value in values]
+    kind = int if get_type_hints(TrainConfig).get(name) is int else float
+    if (
+        not isinstance(values, list)
+        or not values
+        or any(isinstance(value, bool) or not isinstance(value, (int, kind)) for value in values)
+    ):
+        numbers = "integers" if kind is int else "numbers"
+        raise ValueError(
+            f"grid of {name} = {values!r}; legal: a list of {numbers}, or from, to and points"
+        )
+    return [kind(value) for value in values]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
 from thermokron.host.studies.runs import Run, Store
+from thermokron.host.studies.settings import about, take
 
-__all__ = ["Study", "load_study", "plan_names", "plan_text", "take"]
+__all__ = ["Study", "load_study", "plan_names", "plan_text"]
 
 
 class Study(Protocol):
@@ -55,13 +55,16 @@ def plan_names() -> list[str]:
 def plan_text(name: str) -> str:
     """A plan as it is written; arguments and errors as of `load_study`."""
     if name.endswith(".toml"):
-        return Path(name).read_text()
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"plan {name} is not UTF-8: {error}") from None
     if name not in _plans():
         raise ValueError(
             f"no plan is called {name!r}; legal: {', '.join(plan_names())}, or a path that ends "
             "in .toml"
         )
-    text: str = _plans()[name].read_text()
+    text: str = _plans()[name].read_text(encoding="utf-8")
     return text
 
 
@@ -91,24 +94,8 @@ def load_study(name: str) -> Study:
 
     kinds = {"comparison": Comparison, "quantisation": Quantisation}
     kind = plan.pop("kind", None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"plan {name}: kind = {kind!r} is unknown; legal: {', '.join(kinds)}")
-    try:
+    with about(f"plan {name}"):
         study: Study = take(kinds[kind], {"name": name, **plan})
-        return study
-    except ValueError as error:
-        raise ValueError(f"plan {name}: {error}") from None
-
-
-def take(kind: Any, settings: dict[str, Any]) -> Any:
-    """A dataclass from a plan's table; `ValueError` names what is unknown or missing."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"{settings!r} should be a table of {kind.__name__}")
-    known = [field.name for field in fields(kind)]
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is unknown in {kind.__name__}; legal: {', '.join(known)}")
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(str(error).replace("__init__() ", "")) from None
+    return study

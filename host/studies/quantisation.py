@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from thermokron.host.studies.plan import take
+from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.quantisation_report import write_report
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
+from thermokron.host.studies.settings import about, take
 from thermokron.host.studies.tables import median
+from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
 
 __all__ = ["Point", "Quantisation", "Variant"]
@@ -95,14 +97,29 @@ class Quantisation:
         for name in ("seeds", "coupling_bits", "adc_bits", "equilibrate", "guards"):
             if not getattr(self, name):
                 raise ValueError(f"{name} needs one entry at least")
-        if self.target <= 0.0:
-            raise ValueError(f"target = {self.target}; legal: above 0")
+        for name in ("target", "keeps"):
+            if getattr(self, name) <= 0.0:
+                raise ValueError(f"{name} = {getattr(self, name)}; legal: above 0")
         for settings in self.damped:
             if set(settings) != {"damping", "lr"}:
                 raise ValueError(f"damped holds {settings}; legal: damping and lr")
-        for grid in (self.grid(), self.samples_grid(), self.damping_grid(), self.references()):
-            for _ in grid:
-                pass  # every spec and config is checked here
+        for name in ("config", "rival"):
+            if "seed" in getattr(self, name):
+                raise ValueError(f"seed does not belong in {name}; the plan has seeds")
+        if self.config.get("optimizer", "kfac") != "kfac":
+            raise ValueError(f"optimizer = {self.config['optimizer']!r} in config; legal: kfac")
+        if self.config.get("engine", "numeric") not in UNIT_ENGINES:
+            raise ValueError(
+                f"engine = {self.config['engine']!r} in config; legal: {', '.join(UNIT_ENGINES)}"
+            )
+        # every spec and config is made here, and so checked
+        references = dict(self.references())
+        grids = (self.grid(), self.samples_grid(), self.damping_grid())
+        on_unit = [run for grid in grids for _, runs in grid for run in runs]
+        with about("config"):
+            check_effects(self.config, on_unit)
+        with about("rival"):
+            check_effects(self.rival, references[self.rival_name])
 
     # ---- what to run ----------------------------------------------------------------------
 
@@ -154,14 +171,12 @@ class Quantisation:
     def _seeds(
         self, label: str, settings: dict[str, Any], unit: dict[str, Any] | None
     ) -> list[Run]:
-        spec = None if unit is None else take(UnitSpec, unit)
+        with about(label):
+            spec = None if unit is None else take(UnitSpec, unit)
+            configs = [make_config({**settings, "seed": seed}) for seed in self.seeds]
         return [
-            Run(
-                label=f"{label}, seed {seed}",
-                config=make_config({**settings, "seed": seed}),
-                spec=spec,
-            )
-            for seed in self.seeds
+            Run(label=f"{label}, seed {config.seed}", config=config, spec=spec)
+            for config in configs
         ]
 
     def _on_unit(self, couplings: int, adc: int, **more: Any) -> list[Run]:

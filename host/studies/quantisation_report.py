@@ -36,7 +36,7 @@ def write_report(study: Quantisation, store: Store, folder: Path) -> list[Path]:
         *_damping(study, done(study.damping_grid())),
     ]
     plot = _heat_maps(study, references, grid, folder / "bits.png")
-    return [write(folder / "tables.md", *parts), plot]
+    return [write(folder / "tables.md", *parts, store.told_versions()), plot]
 
 
 def final_loss(outcomes: Outcomes) -> float:

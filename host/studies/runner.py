@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from signal import SIG_IGN, SIGINT
 
 from thermokron.host.studies.plan import Study
 from thermokron.host.studies.runs import Outcome, Run, Store, execute
@@ -35,7 +36,8 @@ def run_study(
 
     Results go to `folder/runs`, one file per training run, as they come; what is there already is
     not run again, so an interrupted study goes on where it was, and a plan that has grown runs
-    only what is new. Results do not depend on `jobs`.
+    only what is new. Results do not depend on `jobs`. The folder is of one study, whose name
+    `folder/study.json` remembers.
 
     Parameters
     ----------
@@ -57,8 +59,11 @@ def run_study(
     ------
     UnitFault, ValueError
         If a run fails, other than by diverging; results so far are kept.
+    ValueError
+        If the folder is another study's, or holds a file that is not a result.
     """
     jobs = check_integer("jobs", jobs, 1, 256)
+    _claim(folder, study.name)
     store = Store(folder / "runs")
     with _workers(jobs) as outcomes:
         for stage, runs in study.stages(store):
@@ -73,18 +78,49 @@ def run_study(
     return study.report(store, folder)
 
 
+def _claim(folder: Path, name: str) -> None:
+    """Note whose folder it is, as two studies would replace each other's tables."""
+    path = folder / "study.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"name": name}) + "\n")
+        return
+    try:
+        owner = json.loads(path.read_text())["name"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not name a study ({error!r}); delete it") from None
+    if owner != name:
+        raise ValueError(
+            f"{folder} holds the study {owner!r}, not {name!r}; give another folder with -o, or "
+            f"delete {path} to replace its tables"
+        )
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 @contextmanager
 def _workers(jobs: int) -> Iterator[Callable[[list[Run]], Iterator[tuple[Run, Outcome]]]]:
     """What executes runs, and gives outcomes as they come.
 
-    Leaving early, as after Ctrl-C, ends the processes.
+    Leaving early, as after Ctrl-C, ends the processes, and so does the end of this one.
     """
     if jobs == 1:
         yield lambda runs: ((run, execute(run)) for run in runs)
         return
     with _one_thread_each():
         # spawned, as a fork of a process whose libraries have threads may hang
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (SIGINT, SIG_IGN))
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
 
         def outcomes(runs: list[Run]) -> Iterator[tuple[Run, Outcome]]:
             waiting = {pool.submit(execute, run): run for run in runs}

@@ -7,14 +7,17 @@ import itertools
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from thermokron.host.linalg import NotPositiveDefinite
+from thermokron.host.studies.settings import take
 from thermokron.host.train import Progress, TrainConfig, train
 from thermokron.model import UnitSpec
 
@@ -22,16 +25,23 @@ __all__ = ["Outcome", "Run", "Store", "execute", "make_config"]
 
 
 def make_config(settings: Mapping[str, Any]) -> TrainConfig:
-    """`TrainConfig` of a plan's settings; without an `engine`, the one that needs no unit."""
-    settings = dict(settings)
+    """`TrainConfig` of a plan's settings; without an `engine`, the one that needs no unit.
+
+    "none" stands for None where that is legal, as TOML has no word for it.
+    """
+    optional = {
+        name for name, hint in get_type_hints(TrainConfig).items() if NoneType in get_args(hint)
+    }
+    settings = {
+        name: None if value == "none" and name in optional else value
+        for name, value in settings.items()
+    }
     optimizer = settings.get("optimizer", "kfac")
     settings.setdefault("engine", "exact" if optimizer == "kfac" else None)
-    if "hidden" in settings:
+    if isinstance(settings.get("hidden"), list):
         settings["hidden"] = tuple(settings["hidden"])
-    try:
-        return TrainConfig(**settings)
-    except TypeError as error:
-        raise ValueError(f"config = {settings}: {error}") from None
+    config: TrainConfig = take(TrainConfig, settings)
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +141,16 @@ class Outcome:
 
 
 def execute(run: Run) -> Outcome:
-    """Train; a run that diverges, or whose factors the unit refuses, has an outcome too."""
+    """Train on an ideal array; a run that diverges, or whose factors the unit refuses, has an
+    outcome too.
+
+    Raises
+    ------
+    UnitFault
+        If the unit failed.
+    ValueError
+        If the run cannot be made; the message names it.
+    """
     losses: list[float] = []
     steps: list[float] = []
 
@@ -152,6 +171,8 @@ def execute(run: Run) -> Outcome:
             inversions=0,
             end="diverged" if isinstance(error, FloatingPointError) else "refused",
         )
+    except ValueError as error:
+        raise ValueError(f"{run.label}: {error}") from error
     return Outcome(
         train_loss=[result.initial_loss, *result.train_loss],
         step_loss=steps,
@@ -176,6 +197,8 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 def _restored(record: dict[str, Any]) -> Outcome:
     losses = [math.inf if loss is None else float(loss) for loss in record.pop("train_loss")]
+    if not losses:
+        raise ValueError("train_loss is empty")
     others: dict[str, Any] = {
         name: math.nan if value is None else value for name, value in record.items()
     }
@@ -185,8 +208,9 @@ def _restored(record: dict[str, Any]) -> Outcome:
 class Store:
     """Outcomes by run, each in a file of its own.
 
-    A file holds the outcome, and what was run, for people to read. It appears whole or not at
-    all, so that an interruption costs no more than the runs that were under way.
+    A file holds the outcome, and for people to read what was run, on which array (`physics`; null
+    is an ideal one) and by which version of this package. It appears whole or not at all, so that
+    an interruption costs no more than the runs that were under way.
 
     Parameters
     ----------
@@ -197,6 +221,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[str, Outcome] = {}
+        self._versions: dict[str, str] = {}
 
     def get(self, run: Run) -> Outcome | None:
         """The outcome of a run, or None if it has not been run to its end.
@@ -211,8 +236,10 @@ class Store:
             if not path.exists():
                 return None
             try:
-                self._known[run.key] = _restored(json.loads(path.read_text())["outcome"])
-            except (ValueError, TypeError, KeyError) as error:
+                record = json.loads(path.read_text())
+                self._known[run.key] = _restored(record["outcome"])
+                self._versions[run.key] = str(record.get("version", "unknown"))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(
                     f"{path} is not the result of a run ({error}); delete it to run again"
                 ) from None
@@ -240,12 +267,22 @@ class Store:
             "label": run.label,
             "version": version("thermokron"),
             **run.record,
+            "physics": None,
             "outcome": _plain(outcome),
         }
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(json.dumps(record, indent=1) + "\n")
         draft.replace(path)
         self._known[run.key] = outcome
+        self._versions[run.key] = version("thermokron")
+
+    def told_versions(self) -> str:
+        """A sentence on what made the outcomes asked for; "" if only the installed version did."""
+        counts = Counter(self._versions.values())
+        if set(counts) <= {version("thermokron")}:
+            return ""
+        made = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
+        return f"Versions of thermokron that made the runs, with their numbers of runs: {made}."
 
     def _path(self, run: Run) -> Path:
         return self.folder / f"{run.key}.json"

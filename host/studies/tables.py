@@ -34,7 +34,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(path: Path, *paragraphs: str) -> Path:
-    """Write paragraphs, an empty line between them; the path."""
+    """Write paragraphs but empty ones, an empty line between them; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(text.strip() for text in paragraphs) + "\n")
+    path.write_text("\n\n".join(text.strip() for text in paragraphs if text) + "\n")
     return path

@@ -314,7 +314,7 @@ def test_every_plan_of_the_package_is_sound():
         ('against = "Adam"', 'against = "Eve"', "a claim names 'Eve'"),
         ("at_most = 0.5", "at_most = 0.5\nmeasure = 'taste'", "measure = 'taste' is unknown"),
         ("tuning_seeds = [10]", "tuning_seeds = []", "tuning_seeds needs one entry"),
-        ("samples = 50", "sample = 50", "unexpected keyword argument 'sample'"),
+        ("samples = 50", "sample = 50", "sample is unknown in TrainConfig; legal: network"),
         ("seeds = [0, 1]", "seeds = [0, 1", "plan tiny: "),
     ],
 )
