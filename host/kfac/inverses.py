@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from thermokron.host.kfac.dense import inverted
+from thermokron.host.kfac.dense import definite_cholesky
 from thermokron.host.linalg import Guard, Result, inv, solve
 from thermokron.model import Unit
 
@@ -29,7 +29,8 @@ class Inverse:
     digital_flops : int
         Floating-point operations that the host spent beside the unit, 0 where none was used.
     repairs : int
-        Schur complements that noise had made indefinite and that were repaired.
+        Matrices that rounding, or Schur complements that noise, had made indefinite and that were
+        repaired.
     clipped : int
         Samples that left the ADC's range in the runs that made the value.
     """
@@ -59,8 +60,13 @@ class Inverter(Protocol):
 
 
 def exact(matrix: torch.Tensor, lambda_min: float) -> Inverse:
-    """The inverse by Cholesky factorisation, O(n³) on the host, in the matrix's own precision."""
-    return Inverse(inverted(matrix))
+    """The inverse by Cholesky factorisation, O(n³) on the host, in the matrix's own precision.
+
+    A matrix that rounding made indefinite has its eigenvalues raised to `lambda_min` first, see
+    `thermokron.host.kfac.dense.definite_cholesky`.
+    """
+    factor, repairs = definite_cholesky(matrix, lambda_min)
+    return Inverse(torch.cholesky_inverse(factor), repairs=repairs)
 
 
 def diagonal(matrix: torch.Tensor, lambda_min: float) -> Inverse:

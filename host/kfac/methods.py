@@ -17,11 +17,11 @@ pays where factors are renewed at every step; every column of V is a pass of its
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.dense import SMALL, cholesky, float32_suffices, inverted
+from thermokron.host.kfac.dense import SMALL, definite_cholesky, float32_suffices
 from thermokron.host.kfac.factors import Factor, Share, shares, symmetric
 from thermokron.host.kfac.inverses import Inverter, exact
 from thermokron.host.kfac.layers import KroneckerLayer
@@ -103,7 +103,7 @@ def prepare(
     if on_unit:
         made = [_damped(job) for job in jobs]
     elif inverse is exact:
-        made = _on_host(jobs, inverted if method == "inverse" else cholesky, cost)
+        made = _on_host(jobs, cost, invert=method == "inverse")
     else:
         made = [_inverted_by(inverse, job, cost) for job in jobs]
     pairs = iter(zip(jobs, made, strict=True))
@@ -155,9 +155,7 @@ def _inverted_by(inverse: Inverter, job: Job, cost: Cost) -> Made:
 # ---- on the host ---------------------------------------------------------------------------------
 
 
-def _on_host(
-    jobs: Sequence[Job], make: Callable[[torch.Tensor], torch.Tensor], cost: Cost
-) -> list[Made]:
+def _on_host(jobs: Sequence[Job], cost: Cost, *, invert: bool) -> list[Made]:
     """Inverses, or Cholesky factors, of damped factors.
 
     Of diagonals the inverses, or themselves. Small matrices of one size are worked on together,
@@ -169,12 +167,12 @@ def _on_host(
         assert factor.moment is not None
         if factor.diagonal:
             matrix, kappa = _damped((factor, low))
-            made[place] = 1.0 / matrix if make is inverted else matrix, kappa
+            made[place] = 1.0 / matrix if invert else matrix, kappa
         elif factor.moment.ndim == 2 and factor.size < SMALL:
             together[factor.size, factor.moment.device].append(place)
         else:
             matrix, kappa = _as_exact_as_needed(factor, low)
-            made[place] = make(matrix), kappa
+            made[place] = _factorised(matrix, low, cost, invert), kappa
             cost.inversions += factor.blocks
     for places in together.values():
         values = torch.stack([jobs[place][0].value.double() for place in places])
@@ -182,9 +180,17 @@ def _on_host(
         matrices = symmetric(values)
         matrices.diagonal(dim1=-2, dim2=-1).add_(lows[:, None])
         kappas = (matrices.abs().sum(dim=-1).amax(dim=-1) / lows).tolist()
-        made |= dict(zip(places, zip(make(matrices), kappas, strict=True), strict=True))
+        answers = _factorised(matrices, lows, cost, invert)
+        made |= dict(zip(places, zip(answers, kappas, strict=True), strict=True))
         cost.inversions += len(places)
     return [made[place] for place in range(len(jobs))]
+
+
+def _factorised(matrix: torch.Tensor, low: Share, cost: Cost, invert: bool) -> torch.Tensor:
+    """Inverses, or Cholesky factors."""
+    factor, repairs = definite_cholesky(matrix, low)
+    cost.repairs += repairs
+    return torch.cholesky_inverse(factor) if invert else factor
 
 
 def _as_exact_as_needed(factor: Factor, low: Share) -> Made:

@@ -24,7 +24,8 @@ class StepMetrics:
     digital_flops : int
         Floating-point operations that the host spent beside the unit.
     repairs : int
-        Schur complements that noise had made indefinite and that were repaired.
+        Matrices that had lost their definiteness and were repaired: Schur complements on the unit
+        to noise, factors on the host to rounding.
     nu : float
         Factor by which KL clip and norm constraint shortened the update, 1 where they did not.
     clipped : bool

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from thermokron.host.kfac.dense import cholesky, product, solved
+from thermokron.host.kfac.dense import definite_cholesky, product, solved
 from thermokron.host.kfac.factors import Share
 from thermokron.host.kfac.inverses import Inverse, Inverter, Thermodynamic
 
@@ -184,7 +184,8 @@ def _each_solution(
 
 def _solve_on_host(matrix: torch.Tensor, right: torch.Tensor, lambda_min: float) -> Inverse:
     """For a state that was saved with a unit, and goes on without."""
-    return Inverse(solved(cholesky(matrix), right))
+    factor, repairs = definite_cholesky(matrix, lambda_min)
+    return Inverse(solved(factor, right), repairs=repairs)
 
 
 def _is_diagonal(a: torch.Tensor, gradient: torch.Tensor) -> bool:

@@ -10,12 +10,16 @@ from kfac_cases import CASES
 from torch import nn
 
 from thermokron.host.kfac import KFAC, dense, methods
-from thermokron.host.kfac.dense import SMALL, TOLERANCE, cholesky, inverted, product
+from thermokron.host.kfac.dense import SMALL, TOLERANCE, cholesky, definite_cholesky, product
 from thermokron.host.kfac.factors import Factor, finite
 from thermokron.host.kfac.layers import base
 from thermokron.host.kfac.prepared import Cost
 
 EPS = torch.finfo(torch.float32).eps
+
+
+def inverted(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.cholesky_inverse(cholesky(matrix))
 
 
 def damped_moments(size: int, rank: int, damping: float) -> torch.Tensor:
@@ -99,6 +103,50 @@ def test_cholesky_factors_of_any_size(size) -> None:
     torch.testing.assert_close(factor, factor.tril())
     with pytest.raises(torch.linalg.LinAlgError):
         cholesky(matrix - 10.0 * torch.eye(size))
+
+
+@pytest.mark.parametrize("shape", [(6,), (128,), (3, 6), (2, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_lost_to_rounding_are_raised_to_their_bound(shape, dtype) -> None:
+    """Of the last matrix alone, where there are several; to the rounding of the type."""
+    *blocks, size = shape
+    torch.manual_seed(0)
+    vectors, _ = torch.linalg.qr(torch.randn(*blocks, size, size, dtype=torch.float64))
+    values = torch.linspace(0.02, 3.0, size, dtype=torch.float64).repeat(*blocks, 1)
+    values[(-1,) * len(blocks)][0] = -1e-3
+    matrix = vectors @ torch.diag_embed(values) @ vectors.mT
+    lifted = vectors @ torch.diag_embed(values.clamp(min=0.01)) @ vectors.mT
+    least = torch.full(blocks, 0.01) if blocks else 0.01
+    factor, repairs = definite_cholesky(matrix.to(dtype), least)
+    assert repairs == 1
+    assert factor.dtype == torch.float64
+    torch.testing.assert_close(factor, factor.tril())
+    assert (factor.diagonal(dim1=-2, dim2=-1) > 0.0).all()
+    difference = torch.linalg.matrix_norm(factor @ factor.mT - lifted, 2).max()
+    assert difference < (10 + size) * torch.finfo(dtype).eps * 3.0
+    sound = lifted.to(dtype)
+    factor, repairs = definite_cholesky(sound, least)
+    assert repairs == 0
+    assert torch.equal(factor, cholesky(sound))
+
+
+@pytest.mark.parametrize("method", ["inverse", "solve"])
+def test_moments_that_lost_their_definiteness_make_steps_that_damping_bounds(method) -> None:
+    """Where κ ε is far above 1, float32 moments are not semidefinite. The step still descends, and
+    is no longer than ‖V‖/λ, as the least eigenvalues of the damped factors have the product λ."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 1))
+    x, criterion = 1000.0 * torch.rand(256, 64), nn.MSELoss()
+    kfac = KFAC(model, lr=0.1, damping=0.03, criterion=criterion, method=method, kl_clip=None)
+    criterion(model(x), x.sum(dim=1, keepdim=True)).backward()
+    plain = {layer: layer.gradient().clone() for layer in kfac.layers}
+    metrics = kfac.step()
+    assert metrics.repairs > 0
+    assert metrics.kappa * EPS > 1.0
+    for layer, v in plain.items():
+        update = layer.gradient()
+        assert (update * v).sum() > 0.0
+        assert update.norm() <= v.norm() / 0.03 * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9)])
