@@ -116,7 +116,7 @@ def test_eigenvalues_lost_to_rounding_are_raised_to_their_bound(shape, dtype) ->
     values[(-1,) * len(blocks)][0] = -1e-3
     matrix = vectors @ torch.diag_embed(values) @ vectors.mT
     lifted = vectors @ torch.diag_embed(values.clamp(min=0.01)) @ vectors.mT
-    least = torch.full(blocks, 0.01) if blocks else 0.01
+    least = torch.full(blocks, 0.01, dtype=torch.float64) if blocks else 0.01
     factor, repairs = definite_cholesky(matrix.to(dtype), least)
     assert repairs == 1
     assert factor.dtype == torch.float64
