@@ -6,9 +6,11 @@ import argparse
 import importlib
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import ModuleType
+from typing import TextIO
 
 from thermokron.host import commands
 from thermokron.model import UnitFault
@@ -27,6 +29,7 @@ EPILOG = """\
 examples:
   thermokron train digits                     train on handwritten digits, on the numeric model
   thermokron train demo                       the same on the Verilog, beside Adam and SGD
+  thermokron study quantisation --jobs 2      losses and time by the bits of a unit, from a plan
   thermokron verilog --cells 64 --lanes 8     write the control plane and its register map
   thermokron cosim --bench array --waves      run the Verilog with the array at its pins
 
@@ -61,6 +64,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning in one line, without the line of source that a program would get."""
+    print(f"thermokron: warning: {message}", file=file or sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 2 refused, 130 interrupted.
 
@@ -73,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        status: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status: int = args.run(args)
     except KeyboardInterrupt:
         print("\nthermokron: interrupted", file=sys.stderr)
         return 130

@@ -31,23 +31,26 @@ UNIT_ONLY = ("samples", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
 
 
 def number_or_none(text: str) -> float | None:
-    """A number, or None for "none"."""
-    return None if text == "none" else float(text)
+    """A number, or None for "none", as argparse reads it."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
-def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: str | None) -> None:
+def add_train_options(parser: argparse.ArgumentParser, *, hidden: str | None) -> None:
     """Add every option of a run but those of the unit's specification.
 
     Parameters
     ----------
     parser : ArgumentParser
         Where to add them.
-    output : str
-        Default folder for results.
     hidden : str or None
         What `--hidden` means for the network; None where it has no such option.
     """
-    group = parser.add_argument_group("training", "defaults in []; * suits the network")
+    group = parser.add_argument_group("training", "defaults in []; [*] in the table below")
     _choice(group, "optimizer", ("kfac", "adam", "sgd"), "what trains [kfac]")
     _choice(
         group,
@@ -58,7 +61,7 @@ def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: s
     group.add_argument(
         "--simulator",
         choices=("verilator", "icarus"),
-        default="verilator",
+        default=argparse.SUPPRESS,
         help="what runs the Verilog, for --engine cosim [verilator]",
     )
     _number(group, "epochs", int, "passes over the examples [*]")
@@ -72,7 +75,7 @@ def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: s
         "the steps and to a hundredth after three quarters [constant]",
     )
     _number(group, "warmup", int, "steps over which the learning rate rises first [0]")
-    _number(group, "momentum", float, "of SGD, K-FAC's too [0.9]")
+    _number(group, "momentum", float, "of SGD, and of K-FAC, which uses it [0.9]")
     _number(group, "weight_decay", float, "of the optimizer; decoupled with Adam [0]")
     if hidden is not None:
         group.add_argument(
@@ -83,13 +86,12 @@ def add_train_options(parser: argparse.ArgumentParser, *, output: str, hidden: s
         "-o",
         "--output",
         type=Path,
-        default=Path(output) if output else None,
         metavar="DIR",
-        help=f"where results go [{output or 'runs/FUNCTION'}]",
+        help="where results go [runs/NETWORK-OPTIMIZER-ENGINE]",
     )
     for flag, text in (
-        ("--checkpoint", "save the run there after every epoch"),
-        ("--resume", "go on from such a file; the other options as before"),
+        ("--checkpoint", "save the run there after every epoch [the file of --resume, if given]"),
+        ("--resume", "go on from such a file, and save there; the other options as before"),
     ):
         group.add_argument(flag, type=Path, metavar="FILE", help=text)
     _add_kfac_options(parser)
@@ -105,7 +107,10 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
         help="adapt it from there, as Levenberg and Marquardt do",
     )
     _choice(
-        group, "damping_mode", ("factored", "exact"), "of both factors, or their product [factored]"
+        group,
+        "damping_mode",
+        ("factored", "exact"),
+        "of both factors, or their product, which needs --engine exact [factored]",
     )
     _choice(
         group,
@@ -125,10 +130,20 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
         group,
         "refresh_threshold",
         number_or_none,
-        "invert earlier where a factor has moved by this part of its norm [none]",
+        "invert earlier where a factor has moved by this part of its norm, or none [none]",
     )
-    _number(group, "kl_clip", number_or_none, "bound on the step's KL divergence [0.01]")
-    _number(group, "norm_constraint", number_or_none, "bound on the step's length [none]")
+    _number(
+        group,
+        "kl_clip",
+        number_or_none,
+        "bound on the step's KL divergence, or none [0.01]",
+    )
+    _number(
+        group,
+        "norm_constraint",
+        number_or_none,
+        "bound on the step's length, or none [none]",
+    )
     _number(group, "samples", int, "per run of the unit [1000]")
     _choice(
         group,
@@ -142,14 +157,14 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         default=argparse.SUPPRESS,
         help="divide factors by their largest entry, rather than scale them to unit diagonal, "
-        "before they are rounded",
+        "before they are rounded; the unit must hold the largest factor: --cells 65 for the MLP",
     )
     group.add_argument(
         "--physics",
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="ArrayPhysics of the unit as JSON [ideal]",
+        help="fields of ArrayPhysics as JSON; those left out are ideal [ideal]",
     )
 
 
@@ -161,11 +176,17 @@ def given_options(args: argparse.Namespace, names: set[str]) -> dict[str, Any]:
     return given
 
 
-def check_effect(given: Mapping[str, Any], *, label: str, kfac: bool, unit: bool) -> None:
+def check_effect(
+    given: Mapping[str, Any], *, label: str, optimizer: str, engine: str | None, fisher: str
+) -> None:
     """`ValueError` if an option was given that has no effect on such a run."""
+    kfac, unit = optimizer == "kfac", engine in ("numeric", "cosim")
     for names, there, reason in (
         (KFAC_ONLY, kfac, "uses no K-FAC"),
         (UNIT_ONLY, unit, "uses no unit"),
+        (("momentum",), optimizer != "adam", "has its own two averages"),
+        (("simulator",), engine == "cosim", "runs no Verilog; --engine cosim does"),
+        (("mc_samples",), fisher == "mc", "samples no labels; --fisher mc does"),
     ):
         for name in names:
             if name in given and not there:

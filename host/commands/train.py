@@ -3,138 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from thermokron.host import train_help as text
 from thermokron.host.spec_options import add_spec_options, spec_from_args
+from thermokron.host.train_defaults import OWN, SUITS, help_table
 from thermokron.host.train_options import add_train_options, check_effect, given_options
 from thermokron.model import ArrayPhysics
 
+if TYPE_CHECKING:
+    from thermokron.host.train import TrainConfig
+
 __all__ = ["add_parser", "run"]
-
-EPILOG = """\
-examples:
-  thermokron train digits                     an MLP on the numeric engine, in seconds
-  thermokron train digits --network cnn       a convolutional network
-  thermokron train vit                        a small vision transformer
-  thermokron train graph                      boiling points of molecules
-  thermokron train package.module:function    a network, data and loss of your own
-  thermokron train demo                       the comparison of `make demo`
-
-Each has its own help: thermokron train digits --help
-"""
-
-ENGINES = """\
-K-FAC inverts its Kronecker factors: on a thermodynamic unit, in numbers (--engine numeric) or in
-the Verilog that runs in a simulator (--engine cosim); exactly on the host (--engine exact); or by
-their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
-metrics.jsonl with one line of numbers per step.
-"""
-
-DIGITS = (
-    """\
-Train a network on scikit-learn's handwritten digits (8 x 8 pixels, 1,437 for training): a tanh
-MLP, a CNN of two convolutions, or a vision transformer.
-
-"""
-    + ENGINES
-)
-
-DIGITS_EPILOG = """\
-examples:
-  thermokron train digits                     K-FAC on the numeric engine
-  thermokron train digits --engine cosim      the same integers, from the generated Verilog
-  thermokron train digits --optimizer adam --lr 0.05
-  thermokron train digits --network cnn --hidden 16 32 --schedule cosine --fisher mc
-  thermokron train digits --hidden 64 32 --inverse-interval 5 --damping-mode exact --engine exact
-  thermokron train digits --coupling-bits 4 --samples 200 -o runs/coarse
-                                              a cheaper unit, to see what it costs
-  thermokron train digits --cells 32 --lanes 8 --hidden 64 32 --seed 3
-  thermokron train digits --checkpoint run.pt
-  thermokron train digits --checkpoint run.pt --resume run.pt
-                                              to go on after an interruption
-  thermokron train digits --physics flaws.json
-                                              a flawed array: {"coupling_mismatch": 0.01, ...},
-                                              every field of ArrayPhysics, null for ideal
-"""
-
-VIT = (
-    """\
-Train a small vision transformer on scikit-learn's handwritten digits: sixteen patches of 2 x 2
-pixels as tokens of width 32, four heads.
-
-"""
-    + ENGINES
-)
-
-VIT_EPILOG = """\
-examples:
-  thermokron train vit --engine exact
-  thermokron train vit --optimizer adam
-  thermokron train vit --hidden 64 64 64      three blocks
-  thermokron train vit --epochs 2 --inverse-interval 5
-                                              on the numeric engine
-"""
-
-GRAPH = (
-    """\
-Train a graph network on the boiling points of 496 small organic molecules (400 for training), from
-their atoms and bonds. The loss is the mean squared error relative to the variance of the data, so
-that predicting their mean has loss 1.
-
-"""
-    + ENGINES
-)
-
-GRAPH_EPILOG = """\
-examples:
-  thermokron train graph                      K-FAC on the numeric engine
-  thermokron train graph --engine exact --fisher mc
-  thermokron train graph --optimizer adam --lr 0.01
-  thermokron train graph --hidden 64 64 64    three steps of message passing, 64 numbers per atom
-"""
-
-MODULE = (
-    """\
-Train what a function of yours returns. It is called with the seed, and returns a
-thermokron.host.train.Task: model, training data, loss, and, if you like, test data.
-
-    # mytask.py
-    import torch
-    from thermokron.host.train import Task
-
-    def task(seed):
-        inputs, targets = torch.randn(500, 8), torch.randn(500, 1)
-        return Task(
-            model=torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(),
-                                      torch.nn.Linear(16, 1)),
-            train=torch.utils.data.TensorDataset(inputs, targets),
-            loss=torch.nn.MSELoss(),
-        )
-
-"""
-    + ENGINES
-)
-
-MODULE_EPILOG = """\
-examples:
-  thermokron train mytask:task                from mytask.py in this folder
-  thermokron train package.module:function --optimizer adam --lr 0.001
-  thermokron train mytask:task --fisher ggn --engine exact --epochs 20 --batch-size 50
-"""
-
-DEMO = """\
-K-FAC whose inverses all come from a co-simulated unit, renewed at every step, beside K-FAC with
-exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that replaces
-every inverse by the inverse of the diagonal. Writes result.json and loss.png.
-"""
-
-DEMO_EPILOG = """\
-examples:
-  thermokron train demo                       a few minutes; results in runs/demo
-  thermokron train demo --engine numeric      the same losses without a simulator
-  thermokron train demo -o runs/talk
-"""
 
 FUNCTION = "MODULE:FUNCTION"
 
@@ -166,48 +50,63 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "train",
         help="train a network, with K-FAC's inverses from a unit",
         description="Train a network, with K-FAC's inverses from a thermodynamic unit.",
-        epilog=EPILOG,
+        epilog=f"{help_table([*SUITS, OWN])}\n{text.EPILOG}",
         formatter_class=raw,
     )
     kinds = parser.add_subparsers(dest="kind", metavar="WHAT", required=True)
 
-    def add(kind: str, text: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    def add(
+        kind: str, short: str, description: str, epilog: str, networks: Sequence[str]
+    ) -> argparse.ArgumentParser:
+        if networks:
+            epilog = f"{help_table(networks)}\n{epilog}"
         return kinds.add_parser(
-            kind, help=text, description=description, epilog=epilog, formatter_class=raw
+            kind, help=short, description=description, epilog=epilog, formatter_class=raw
         )
 
-    digits = add("digits", "handwritten digits, your choice of network", DIGITS, DIGITS_EPILOG)
+    digits = add(
+        "digits",
+        "handwritten digits, your choice of network",
+        text.DIGITS,
+        text.DIGITS_EPILOG,
+        ("mlp", "cnn", "vit"),
+    )
     digits.add_argument(
         "--network", choices=("mlp", "cnn", "vit"), default="mlp", help="which one [mlp]"
     )
     add_train_options(
         digits,
-        output="runs/digits",
         hidden="widths of layers [mlp: 32], channels [cnn: 8 16], or see train vit",
     )
     add_spec_options(digits)
 
-    vit = add("vit", "handwritten digits, a vision transformer", VIT, VIT_EPILOG)
-    vit.set_defaults(network="vit")
-    add_train_options(
-        vit, output="runs/vit", hidden="width of each block's feed-forward layer [64 64]"
+    vit = add(
+        "vit",
+        "handwritten digits, a vision transformer",
+        text.VIT,
+        text.VIT_EPILOG,
+        ("vit",),
     )
+    vit.set_defaults(network="vit")
+    add_train_options(vit, hidden="width of each block's feed-forward layer [64 64]")
     add_spec_options(vit)
 
-    graph = add("graph", "boiling points of molecules, a graph network", GRAPH, GRAPH_EPILOG)
-    graph.set_defaults(network="graph")
-    add_train_options(
-        graph,
-        output="runs/graph",
-        hidden="numbers per atom after each step of message passing [32 32]",
+    graph = add(
+        "graph",
+        "boiling points of molecules, a graph network",
+        text.GRAPH,
+        text.GRAPH_EPILOG,
+        ("graph",),
     )
+    graph.set_defaults(network="graph")
+    add_train_options(graph, hidden="numbers per atom after each step of message passing [32 32]")
     add_spec_options(graph)
 
-    function = add(FUNCTION, "a task of your own", MODULE, MODULE_EPILOG)
-    add_train_options(function, output="", hidden=None)
+    function = add(FUNCTION, "a task of your own", text.MODULE, text.MODULE_EPILOG, (OWN,))
+    add_train_options(function, hidden=None)
     add_spec_options(function)
 
-    demo = add("demo", "the comparison that `make demo` shows", DEMO, DEMO_EPILOG)
+    demo = add("demo", "the comparison that `make demo` shows", text.DEMO, text.DEMO_EPILOG, ())
     demo.add_argument(
         "--engine", choices=("cosim", "numeric"), default="cosim", help="of the unit [cosim]"
     )
@@ -236,21 +135,34 @@ def _train(args: argparse.Namespace) -> int:
     from thermokron.host.train import Progress, TrainConfig, train, write_result
     from thermokron.host.train.display import network_name, progress_bars, results_table
     from thermokron.host.train.plots import plot_losses
-    from thermokron.host.train.results import StepLog
+    from thermokron.host.train.results import StepLog, check_writable
 
     if ":" in args.kind:
         args.network = args.kind
-        args.output = args.output or Path("runs") / args.kind.rpartition(":")[2]
     settings = given_options(args, {field.name for field in fields(TrainConfig)})
     if settings.get("optimizer", "kfac") != "kfac":
         settings.setdefault("engine", None)
     config = TrainConfig(**settings)
     on_unit = config.engine in ("numeric", "cosim")
-    check_effect(vars(args), label=config.label, kfac=config.optimizer == "kfac", unit=on_unit)
+    check_effect(
+        vars(args),
+        label=config.label,
+        optimizer=config.optimizer,
+        engine=config.engine,
+        fisher=config.fisher,
+    )
     spec = spec_from_args(args) if on_unit else None
     physics = _physics(args) if on_unit else None
     console = Console()
-    log = StepLog(args.output / "metrics.jsonl")
+    folder = args.output or _folder(config)
+    result_file, plot_file = folder / "result.json", folder / "loss.png"
+    log = StepLog(folder / "metrics.jsonl", outdated=[result_file, plot_file])
+    for file in (result_file, plot_file, log.path):
+        check_writable(file)
+    if args.resume is None and result_file.exists():
+        console.print(f"the result in {folder} will be replaced", soft_wrap=True)
+    # who resumes wants to be able to resume again
+    checkpoint = args.checkpoint or args.resume
     with progress_bars(console) as listen:
 
         def follow(now: Progress) -> None:
@@ -263,9 +175,9 @@ def _train(args: argparse.Namespace) -> int:
                 config,
                 spec=spec,
                 physics=physics,
-                simulator=args.simulator,
+                simulator=getattr(args, "simulator", "verilator"),
                 progress=follow,
-                checkpoint=args.checkpoint,
+                checkpoint=checkpoint,
                 resume=args.resume,
             )
         except FloatingPointError as error:
@@ -273,17 +185,23 @@ def _train(args: argparse.Namespace) -> int:
     console.print(results_table([[result]]))
     about = DATA.get(config.network, config.network)
     files = [
-        write_result(args.output / "result.json", [result], spec=spec, physics=physics),
+        write_result(result_file, [result], spec=spec, physics=physics),
         plot_losses(
             [result],
-            args.output / "loss.png",
+            plot_file,
             title=f"Training loss on {about}",
             subtitle=f"{network_name(result)}, learning rate {result.lr:g}, seed {result.seed}",
             quantity="training loss" + (" in nats" if result.loss == "CrossEntropyLoss" else ""),
         ),
         *([log.path] if log.path.exists() else []),
-        *([args.checkpoint] if args.checkpoint else []),
+        *([checkpoint] if checkpoint else []),
     ]
+    if log.missing:
+        console.print(
+            f"{log.path} lacks the {log.missing} steps before it was resumed: they are in the "
+            "folder where the run began",
+            soft_wrap=True,
+        )
     console.print("wrote " + ", ".join(str(path) for path in files), soft_wrap=True)
     return 0
 
@@ -292,9 +210,22 @@ def _physics(args: argparse.Namespace) -> ArrayPhysics:
     if not hasattr(args, "physics"):
         return ArrayPhysics.ideal()
     try:
-        return ArrayPhysics.from_json(args.physics.read_text())
+        content = args.physics.read_text()
+        try:
+            given = json.loads(content)
+        except json.JSONDecodeError:
+            given = None
+        if isinstance(given, dict):  # else `from_json` says what is wrong with it
+            content = json.dumps(asdict(ArrayPhysics.ideal()) | given)
+        return ArrayPhysics.from_json(content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{args.physics}: {error}") from error
+
+
+def _folder(config: TrainConfig) -> Path:
+    """Where results go if nobody says: runs to compare do not replace each other."""
+    parts = (config.network.replace(":", "."), config.optimizer, config.engine)
+    return Path("runs") / "-".join(part for part in parts if part)
 
 
 # ---- the demo ------------------------------------------------------------------------------
@@ -306,9 +237,10 @@ def _demo(args: argparse.Namespace) -> int:
     from thermokron.host.train.demo import DemoPlan, run_demo
     from thermokron.host.train.display import network_name, progress_bars, results_table
     from thermokron.host.train.plots import plot_losses
-    from thermokron.host.train.results import RunResult, write_result
+    from thermokron.host.train.results import RunResult, check_writable, write_result
 
-    args.output.mkdir(parents=True, exist_ok=True)  # now, rather than lose minutes of training
+    for name in ("result.json", "loss.png"):
+        check_writable(args.output / name)  # now, rather than lose minutes of training
     plan = DemoPlan(unit_engine=args.engine)
     spec = plan.spec
     console = Console()

@@ -175,7 +175,7 @@ def inv(
     if not equilibrate and len(matrix) > spec.cells:
         raise ValueError(
             f"equilibrate = False, but M has {len(matrix)} rows; legal: up to the unit's "
-            f"{spec.cells} cells"
+            f"{spec.cells} cells, or a unit with cells = {len(matrix)} or more"
         )
     try:
         if len(matrix) <= spec.cells:

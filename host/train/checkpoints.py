@@ -149,23 +149,37 @@ class Checkpoints:
             If the file is no checkpoint, or one of another run: the message says what differs.
         """
         state = _read(path)
-        differences = [
-            f"{name} = {state['identity'].get(name)!r}, not {self.identity.get(name)!r}"
-            for name in state["identity"] | self.identity
-            if state["identity"].get(name) != self.identity.get(name)
-        ]
+        differences = self._differences(state["identity"])
         if differences:
             raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differences)}")
+        lacking = [name for name in self.parts if name not in state["parts"]]
+        if lacking:
+            raise ValueError(f"{path} is no whole checkpoint: it lacks parts: {', '.join(lacking)}")
+        try:
+            account = Account(**state["account"])
+        except TypeError as error:
+            reason = str(error).replace("Account.__init__() ", "")
+            raise ValueError(f"{path} is no whole checkpoint: account: {reason}") from error
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state["parts"][name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())  # torch's has several lines
-            raise ValueError(f"{path} does not fit the network: {reason}") from error
-        self.generator.set_state(state["generator"])
-        if self.global_generator:
-            torch.set_rng_state(state["global_generator"])
-        return Account(**state["account"])
+            raise ValueError(f"{path} does not fit the network: {name}: {reason}") from error
+        try:
+            self.generator.set_state(state["generator"])
+            if self.global_generator:
+                torch.set_rng_state(state["global_generator"])
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is no whole checkpoint: generators: {error}") from error
+        return account
+
+    def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
+        ours = self.identity
+        names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+        if "engine" in names:  # with it comes or goes the unit, of which nothing else is to say
+            names = [name for name in names if not name.startswith(("spec.", "physics."))]
+        return [f"{name} = {theirs.get(name)!r}, not {ours.get(name)!r}" for name in names]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -179,4 +193,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(problem)
     if state["format"] != FORMAT:
         raise ValueError(f"{path} has the format {state['format']!r}; legal: {FORMAT!r}")
+    for name in ("identity", "account", "parts"):
+        if not isinstance(state.get(name), dict):
+            raise ValueError(f"{problem}: it has no {name}")
+    for name in ("generator", "global_generator"):
+        if name not in state:
+            raise ValueError(f"{problem}: it has no {name}")
     return state

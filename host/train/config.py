@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from thermokron.host.kfac import diagonal, exact
+from thermokron.host.kfac.choices import check_choices
+from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
 from thermokron.host.linalg import GUARDS, Guard
 from thermokron.host.train.schedules import SCHEDULES
+from thermokron.host.train_defaults import CAUTIOUS, SUITS
 from thermokron.host.train_options import KFAC_OPTIONS
 from thermokron.model.checks import check_integer, check_real
 
@@ -18,39 +22,10 @@ OPTIMIZERS = ("kfac", "adam", "sgd")
 UNIT_ENGINES = ("numeric", "cosim")
 #: Ways to invert that need none.
 INVERTERS = {"exact": exact, "diagonal": diagonal}
+#: Options of `KFAC` that are one of a few words.
+KFAC_CHOICES = ("fisher", "sharing", "damping_mode", "method")
 #: What may invert K-FAC's factors.
 ENGINES = (*UNIT_ENGINES, *INVERTERS)
-
-
-@dataclass(frozen=True)
-class _Suits:
-    """What suits a network: learning rates by optimiser, and the rest."""
-
-    lr: dict[str, float]
-    epochs: int = 10
-    batch_size: int = 144
-    damping: float = 0.03
-    fisher: str = "empirical"
-
-
-#: Learning rates of the MLP are those that `make demo` found best on other seeds than it reports.
-#: The others' K-FAC has a small damping and a small rate, which on seeds 10 to 12 was twice as fast
-#: and steadier than ten times of both: their factors are small, and a damping that is not hides
-#: the curvature.
-SUITS = {
-    "mlp": _Suits({"kfac": 0.07, "adam": 0.04, "sgd": 0.5}),
-    "cnn": _Suits({"kfac": 0.005, "adam": 0.02, "sgd": 0.1}, damping=0.001),
-    "vit": _Suits({"kfac": 0.001, "adam": 0.01, "sgd": 0.1}, damping=0.0003, fisher="mc"),
-    "graph": _Suits(
-        {"kfac": 0.003, "adam": 0.01, "sgd": 0.05},
-        epochs=30,
-        batch_size=50,
-        damping=0.0003,
-        fisher="ggn",
-    ),
-}
-#: The same for networks that are not known here.
-CAUTIOUS = _Suits({"kfac": 0.01, "adam": 0.001, "sgd": 0.05}, damping=0.01)
 
 
 def _suited() -> Any:
@@ -142,18 +117,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer = {self.optimizer!r} is unknown; legal: {OPTIMIZERS}")
-        legal = ENGINES if self.optimizer == "kfac" else (None,)
-        if self.engine not in legal:
-            raise ValueError(
-                f"engine = {self.engine!r} does not go with optimizer = {self.optimizer!r}; "
-                f"legal: {legal}"
-            )
-        if self.guard not in GUARDS:
-            raise ValueError(f"guard = {self.guard!r} is unknown; legal: {GUARDS}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule = {self.schedule!r} is unknown; legal: {tuple(SCHEDULES)}")
+        if not isinstance(self.network, str):
+            raise TypeError(f"network = {self.network!r} is not a string")
+        self._check_choices()
         suits = SUITS.get(self.network, CAUTIOUS)
         for name, value in (vars(suits) | {"lr": suits.lr[self.optimizer]}).items():
             if getattr(self, name) is None:
@@ -166,9 +132,58 @@ class TrainConfig:
         check_real("momentum", self.momentum, 0.0, 0.9999)
         check_real("weight_decay", self.weight_decay, 0.0, 1e6)
         check_real("damping", self.damping, 1e-12, 1e12)
-        for width in self.hidden or ():
-            check_integer("hidden", width, 1, 10**5)
+        self._check_hidden()
         check_real("lr", self.lr, 1e-30, 1e37)
+        self._check_kfac()
+
+    def _check_choices(self) -> None:
+        for name, legal in (
+            ("optimizer", OPTIMIZERS),
+            ("guard", GUARDS),
+            ("schedule", tuple(SCHEDULES)),
+        ):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown; legal: {legal}")
+        if self.optimizer == "kfac" and self.engine not in ENGINES:
+            raise ValueError(
+                f"engine = {self.engine!r} does not go with optimizer = 'kfac'; legal: {ENGINES}"
+            )
+        if self.optimizer != "kfac" and self.engine is not None:
+            raise ValueError(
+                f"engine = {self.engine!r} does not go with optimizer = {self.optimizer!r}, which "
+                "inverts nothing; legal: None; on the command line, no --engine"
+            )
+        for name in ("adapt_damping", "equilibrate"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} = {getattr(self, name)!r}; legal: True, False")
+
+    def _check_hidden(self) -> None:
+        if self.hidden is None:
+            return
+        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
+            raise TypeError(f"hidden = {self.hidden!r} is no sequence of integers; legal: (32,)")
+        for width in self.hidden:
+            check_integer("hidden", width, 1, 10**5)
+
+    def _check_kfac(self) -> None:
+        """What `KFAC` would refuse, before a unit is opened and a network is made."""
+        options = self.kfac_options
+        choices = {name: options.pop(name) for name in KFAC_CHOICES}
+        check_choices(choices)
+        check_count("mc_samples", options.pop("mc_samples"))
+        for name, value in options.items():
+            Hyperparameters(**{name: value}).at(name, 0)
+        if self.optimizer != "kfac":
+            return
+        if choices["damping_mode"] == "exact" and self.engine != "exact":
+            raise ValueError(
+                f"damping_mode = 'exact' needs eigendecompositions, which engine = {self.engine!r} "
+                "does not make; legal: engine = 'exact'"
+            )
+        if choices["method"] == "solve" and choices["damping_mode"] == "exact":
+            raise ValueError("method = 'solve' needs damping_mode = 'factored'")
+        if choices["method"] == "solve" and self.engine == "diagonal":
+            raise ValueError("method = 'solve' cannot use engine = 'diagonal', which only inverts")
 
     @property
     def label(self) -> str:

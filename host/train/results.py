@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 from thermokron.model import ArrayPhysics, UnitSpec
 
-__all__ = ["RunResult", "StepLog", "write_result"]
+__all__ = ["RunResult", "StepLog", "check_writable", "write_result"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class RunResult:
     train_loss : list of float
         The same after each epoch.
     test_loss : float or None
-        The same over the test examples at the end, if there are any.
+        The same over the test examples at the end, if there are any; NaN or inf is null in JSON.
     test_accuracy : float or None
         Fraction of them that is recognised, if the targets are classes.
     wall_seconds, start_seconds : float
@@ -109,21 +113,33 @@ class StepLog:
     ----------
     path : Path
         The file; folders are made as needed.
+    outdated : sequence of Path
+        Files of an older run, which are removed with its log.
+
+    Attributes
+    ----------
+    missing : int
+        Steps before the first, of a run that is resumed, which the file did not hold.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, outdated: Sequence[Path] = ()) -> None:
         self.path = path
+        self.missing = 0
+        self._outdated = tuple(outdated)
         self._begun = False
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Add a line; `metrics` has a "step"."""
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            for file in self._outdated:
+                file.unlink(missing_ok=True)
             kept = self._before(metrics["step"]) if metrics["step"] > 0 else []
+            self.missing = int(metrics["step"]) - len(kept)
             self.path.write_text("".join(line + "\n" for line in kept))
             self._begun = True
         with self.path.open("a") as lines:
-            lines.write(json.dumps(metrics) + "\n")
+            lines.write(json.dumps(_finite(metrics), allow_nan=False) + "\n")
 
     def _before(self, step: float) -> list[str]:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -141,8 +157,8 @@ def write_result(
 ) -> Path:
     """Write `{"version", "spec", "physics", ..., "runs": [...]}` as JSON, and return the path.
 
-    `spec` and `physics` are null where no unit took part; `more` joins them at the top level.
-    Folders are made as needed.
+    `spec` and `physics` are null where no unit took part; `more` joins them at the top level. JSON
+    has no NaN and no inf: they are null. Folders are made as needed.
     """
 
     def plain(value: UnitSpec | ArrayPhysics | None) -> Any:
@@ -156,5 +172,42 @@ def write_result(
         "runs": [asdict(run) for run in runs],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
     return path
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every number that JSON has not: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def check_writable(path: Path) -> None:
+    """Try whether a file can be written, folders included, and leave nothing behind.
+
+    Raises
+    ------
+    OSError
+        If it cannot; it names what is in the way.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    missing = [folder for folder in path.parents if not folder.exists()]
+    trial = path.with_name(f"{path.name}.{os.getpid()}.trial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.touch()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with suppress(OSError):
+            trial.unlink()
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()

@@ -34,8 +34,9 @@ import torch
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from thermokron.host.train.config import TrainConfig
+from thermokron.model import UnitFault
 
-__all__ = ["Task", "batch_of", "make_task"]
+__all__ = ["Task", "batch_of", "make_task", "naming"]
 
 # torch has one generator for all threads
 _GENERATOR = threading.RLock()
@@ -77,7 +78,9 @@ class Task:
         for part in ("model", "loss"):
             value = getattr(self, part)
             if not isinstance(value, torch.nn.Module):
-                raise ValueError(f"{self.name}: {part} = {value!r} is not a torch.nn.Module")
+                raise ValueError(f"{self.name}: {part} = {_shown(value)} is not a torch.nn.Module")
+        if next(self.model.parameters(), None) is None:
+            raise ValueError(f"{self.name}: model has no parameters; legal: 1 or more")
         reduction = getattr(self.loss, "reduction", "mean")
         if reduction != "mean":
             raise ValueError(f"{self.name}: loss.reduction = {reduction!r}; legal: 'mean'")
@@ -89,17 +92,30 @@ class Task:
             return
         if not isinstance(data, Dataset) or not isinstance(data, Sized):
             raise ValueError(
-                f"{self.name}: {part} = {data!r} is not a torch.utils.data.Dataset with a length, "
-                "such as TensorDataset(inputs, targets)"
+                f"{self.name}: {part} = {_shown(data)} is not a torch.utils.data.Dataset with a "
+                "length, such as TensorDataset(inputs, targets)"
             )
         if not len(data):
             raise ValueError(f"{self.name}: {part} holds no examples; legal: 1 or more")
         example = data[0]
-        if not isinstance(example, tuple | list) or len(example) < 2:
+        is_tuple = isinstance(example, tuple | list)
+        if not is_tuple or len(example) < 2:
+            entries = f" of {len(example)} entries" if is_tuple else ""
             raise ValueError(
-                f"{self.name}: {part}[0] is {type(example).__name__}; "
-                "legal: a tuple (input, target) or (input, ..., target)"
+                f"{self.name}: {part}[0] is a {type(example).__name__}{entries}; legal: a tuple of "
+                "2 or more, (input, target) or (input, ..., target)"
             )
+
+
+def _shown(value: object) -> str:
+    """What stands in a message for a value: without its address, and without all its entries."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = getattr(value, "__name__", None)
+    kind = type(value).__name__
+    return f"a {kind}" if name is None else f"the {kind} {name!r}"
 
 
 def batch_of(data: Dataset[Any], chosen: torch.Tensor) -> tuple[tuple[Any, ...], Any]:
@@ -147,24 +163,54 @@ def make_task(config: TrainConfig, generator: torch.Generator) -> Iterator[Task]
         raise ValueError(f"network = {config.network!r} is unknown; legal: {legal}")
     if config.hidden is not None:
         raise ValueError(f"hidden = {config.hidden} has no effect: {config.network} has its own")
-    function = _find(config.network)
+    with naming(config.network, "importing it", passing=(_NoSuchTask,)):
+        function = _find(config.network)
     # dropout and the like may draw during training, too
     with _seeded(config.seed):
         yield _called(config.network, function, config.seed)
+
+
+class _NoSuchTask(ValueError):
+    """There is no such function."""
+
+
+@contextmanager
+def naming(name: str, doing: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What code of the user's raises becomes a `ValueError` that says whose it is.
+
+    Parameters
+    ----------
+    name : str
+        The network, as the configuration names it.
+    doing : str
+        What was being done.
+    passing : tuple of exception types
+        What is left as it is, beside `FloatingPointError` and `UnitFault`.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script without a guard exits when imported
+        if isinstance(error, (FloatingPointError, UnitFault, *passing)):
+            raise
+        reason = " ".join(str(error).split())  # torch's has several lines
+        raise ValueError(
+            f"network = {name!r}: {doing} raised {type(error).__name__}: {reason}; "
+            "`thermokron --traceback train ...` shows where"
+        ) from error
 
 
 def _find(name: str) -> Callable[[int], object]:
     module_name, _, function_name = name.partition(":")
     parts = [*module_name.split("."), function_name]
     if not all(part.isidentifier() for part in parts):
-        raise ValueError(f"network = {name!r} names no function; legal: package.module:function")
+        raise _NoSuchTask(f"network = {name!r} names no function; legal: package.module:function")
     here = str(Path.cwd())
     sys.path.insert(0, here)  # as `python -m` has it
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ValueError(
+            raise _NoSuchTask(
                 f"network = {name!r}: there is no module {error.name!r} in {here} or on the "
                 "Python path"
             ) from None
@@ -173,12 +219,13 @@ def _find(name: str) -> Callable[[int], object]:
         sys.path.remove(here)
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ValueError(f"network = {name!r}: {module_name} has no function {function_name!r}")
+        raise _NoSuchTask(f"network = {name!r}: {module_name} has no function {function_name!r}")
     return function  # type: ignore[no-any-return]
 
 
 def _called(name: str, function: Callable[[int], object], seed: int) -> Task:
-    made = function(seed)
+    with naming(name, f"calling it with the seed {seed}"):
+        made = function(seed)
     if not isinstance(made, Task):
         raise ValueError(
             f"network = {name!r}: the function returned {type(made).__name__}; "

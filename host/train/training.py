@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful, id
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
 from thermokron.host.train.evaluation import Evaluation, evaluate
 from thermokron.host.train.networks import BUILDERS
-from thermokron.host.train.results import RunResult
+from thermokron.host.train.results import RunResult, check_writable
 from thermokron.host.train.schedules import scheduler
-from thermokron.host.train.tasks import Task, batch_of, make_task
+from thermokron.host.train.tasks import Task, batch_of, make_task, naming
 from thermokron.model import ArrayPhysics, UnitSpec
 
 __all__ = ["Progress", "one_thread", "train"]
@@ -98,11 +98,14 @@ def train(
     UnitFault
         If the unit failed.
     ValueError, TypeError
-        If the task is not one, or an option does not go with it or with another; or if the file
+        If the task is not one, what it consists of does not go together, or an option does not go
+        with it or with another; if the loss is NaN or inf before the first step; or if the file
         to resume from is no checkpoint of this run, or the one to write is there already.
+    OSError
+        If the checkpoint cannot be written where it should be.
     """
-    if checkpoint is not None and checkpoint != resume and checkpoint.exists():
-        raise ValueError(f"checkpoint = {checkpoint} exists; resume from it, or remove it")
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, resume)
     # the networks that come along draw nothing while they train
     draws = task is not None or config.network not in BUILDERS
     generator = torch.Generator().manual_seed(config.seed)
@@ -118,6 +121,14 @@ def train(
         if resume is not None:
             run.take_up(checkpoints.load(resume))
         return run.finish(progress, partial(checkpoints.save, checkpoint) if checkpoint else None)
+
+
+def _check_checkpoint(path: Path, resume: Path | None) -> None:
+    """Before the first epoch, which would be lost."""
+    again = resume is not None and path.resolve() == resume.resolve()
+    if path.is_file() and not again:
+        raise ValueError(f"checkpoint = {path} exists; resume from it, or remove it")
+    check_writable(path)
 
 
 def _optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -230,7 +241,7 @@ class _Run:
         started, before = time.perf_counter(), account.seconds
         task.model.train()
         if not account.losses:
-            account.losses.append(evaluate(task, task.train).loss)
+            account.losses.append(self._loss_before())
         for epoch in range(account.epochs, config.epochs):
             self._epoch(epoch, progress)
             if not math.isfinite(account.losses[-1]):
@@ -241,9 +252,32 @@ class _Run:
             account.seconds = before + time.perf_counter() - started
             if save is not None:
                 save(account)
-        tested = None if task.test is None else evaluate(task, task.test)
+        with self._naming("testing it"):
+            tested = None if task.test is None else evaluate(task, task.test)
         account.seconds = before + time.perf_counter() - started
         return _result(config, task, account, tested)
+
+    def _naming(
+        self, doing: str, *, passing: tuple[type[Exception], ...] = ()
+    ) -> AbstractContextManager[None]:
+        """Says whose error it is, where the task is not one of ours."""
+        name = self.config.network
+        return naming(name, doing, passing=passing) if ":" in name else nullcontext()
+
+    def _loss_before(self) -> float:
+        """Loss over the training examples; looks at the test examples, too, while it is early."""
+        with self._naming("applying model and loss to its training examples"):
+            loss = evaluate(self.task, self.task.train).loss
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{self.task.name}: the training loss is {loss} before the first step; NaN or inf "
+                "is in the inputs, the targets or the initial weights"
+            )
+        if self.task.test is not None and self.config.network not in BUILDERS:
+            # what it draws is not to change the run
+            with torch.random.fork_rng(devices=[]), self._naming("testing it"):
+                evaluate(self.task, self.task.test)
+        return loss
 
     def _epoch(self, epoch: int, progress: Callable[[Progress], None] | None) -> None:
         started = time.perf_counter()
@@ -253,19 +287,22 @@ class _Run:
             record = {"step": step, "epoch": epoch} | self._step(chosen)
             if batch + 1 == self.batches:
                 self.account.epoch_seconds.append(time.perf_counter() - started)
-                self.account.losses.append(evaluate(self.task, self.task.train).loss)
+                with self._naming("applying model and loss to its training examples"):
+                    self.account.losses.append(evaluate(self.task, self.task.train).loss)
             if progress is not None:
                 progress(Progress(step + 1, self.steps, self.account.losses[-1], record))
 
     def _step(self, chosen: torch.Tensor) -> dict[str, float]:
         task, kfac = self.task, self.kfac
-        inputs, targets = batch_of(task.train, chosen)
         self.optimizer.zero_grad()
-        loss = _loss(task, inputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._naming("a training step"):
+            inputs, targets = batch_of(task.train, chosen)
+            loss = _loss(task, inputs, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
         record = {"loss": loss.item(), "lr": float(self.optimizer.param_groups[0]["lr"])}
         if kfac is not None:
-            self.account.enter(kfac.step())
+            with self._naming("a step of K-FAC", passing=(ValueError,)):
+                self.account.enter(kfac.step())
         self.optimizer.step()
         self.schedule.step()
         if kfac is None:

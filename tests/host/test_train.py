@@ -13,6 +13,7 @@ from thermokron.host.cli import main
 from thermokron.host.train import Digits, RunResult, TrainConfig, train, write_result
 from thermokron.host.train.demo import DemoPlan, run_demo
 from thermokron.host.train.plots import LABEL_DISTANCE, _spread, plot_losses
+from thermokron.host.train_defaults import SUITS
 from thermokron.model import ArrayPhysics, UnitSpec
 
 QUICK = {"epochs": 1, "batch_size": 479, "samples": 200}  # three steps
@@ -72,7 +73,7 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
     [
         ({"optimizer": "lbfgs"}, ValueError, "optimizer = 'lbfgs' is unknown; legal"),
         ({"engine": "abacus"}, ValueError, "engine = 'abacus' does not go with"),
-        ({"optimizer": "adam"}, ValueError, r"engine = 'numeric' does not .* legal: \(None,\)"),
+        ({"optimizer": "adam"}, ValueError, r"engine = 'numeric' does not .* legal: None; "),
         ({"epochs": 0}, ValueError, "epochs = 0 is out of range; legal: 1"),
         ({"batch_size": 1.5}, TypeError, "batch_size = 1.5 is not an integer"),
         ({"lr": -1.0}, ValueError, "lr = -1.0 is out of range"),
@@ -81,6 +82,26 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
         ({"samples": 1}, ValueError, "samples = 1 is out of range"),
         ({"guard": "luck"}, ValueError, "guard = 'luck' is unknown; legal: .*lanczos"),
         ({"hidden": (0,)}, ValueError, "hidden = 0 is out of range"),
+        ({"hidden": 32}, TypeError, "hidden = 32 is no sequence of integers"),
+        ({"network": ["mlp"]}, TypeError, r"network = \['mlp'\] is not a string"),
+        ({"fisher": "foo"}, ValueError, "fisher = 'foo' is unknown; legal: .*ggn"),
+        ({"sharing": "all"}, ValueError, "sharing = 'all' is unknown; legal"),
+        ({"schedule": ["step"]}, ValueError, r"schedule = \['step'\] is unknown"),
+        ({"method": "guess"}, ValueError, "method = 'guess' is unknown; legal"),
+        ({"kl_clip": -1}, ValueError, "kl_clip = -1 is out of range"),
+        ({"norm_constraint": 0.0}, ValueError, "norm_constraint = 0.0 is out of range"),
+        ({"refresh_threshold": "x"}, TypeError, "refresh_threshold = 'x' is out of range"),
+        ({"decay": 1.0}, ValueError, "decay = 1.0 is out of range; legal: 0 to below 1"),
+        ({"mc_samples": 0}, ValueError, "mc_samples = 0 is out of range; legal: 1 or more"),
+        ({"inverse_interval": 0.5}, TypeError, "inverse_interval = 0.5 is not an integer"),
+        ({"adapt_damping": "yes"}, TypeError, "adapt_damping = 'yes'; legal: True, False"),
+        ({"damping_mode": "exact"}, ValueError, "engine = 'numeric' does not make; legal: engine"),
+        ({"method": "solve", "engine": "diagonal"}, ValueError, "cannot use engine = 'diagonal'"),
+        (
+            {"method": "solve", "engine": "exact", "damping_mode": "exact"},
+            ValueError,
+            "method = 'solve' needs damping_mode = 'factored'",
+        ),
         ({"seed": -1}, ValueError, "seed = -1 is out of range"),
     ],
 )
@@ -133,12 +154,17 @@ def test_flaws_of_the_array_come_from_a_file_and_are_recorded(tmp_path) -> None:
     main([*command, "--physics", str(tmp_path / "flaws.json"), "-o", str(tmp_path)])
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["physics"] == json.loads(flaws.to_json())
+    (tmp_path / "flaws.json").write_text('{"cell_offset": 0.02}')  # the others are ideal
+    main([*command, "--physics", str(tmp_path / "flaws.json"), "-o", str(tmp_path)])
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["physics"] == json.loads(ArrayPhysics(cell_offset=0.02).to_json())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"adc_noise": 0.1}', "not an ArrayPhysics: missing coupling_mismatch"),
+        ('{"adc_nose": 0.1}', "not an ArrayPhysics: unknown adc_nose"),
+        ("3", "not an ArrayPhysics: expected an object"),
         (ArrayPhysics().to_json().replace('"adc_noise": null', '"adc_noise": "x"'),
          "adc_noise = 'x' is not a number"),
         ("flaws", "not an ArrayPhysics: not JSON"),
@@ -182,7 +208,11 @@ def test_mistakes_end_in_one_line(options, message, tmp_path, capsys) -> None:
 def test_help_teaches_by_example(kind: str, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", kind, "--help"])
-    assert f"thermokron train {kind} " in capsys.readouterr().out.split("examples:")[1]
+    out = capsys.readouterr().out
+    assert f"thermokron train {kind} " in out.split("examples:")[1]
+    suited = SUITS["mlp"]
+    row = ["mlp", *(f"{suited.lr[o]:g}" for o in ("kfac", "adam", "sgd")), f"{suited.epochs}"]
+    assert (row in [line.split()[:5] for line in out.splitlines()]) == (kind == "digits")
 
 
 # ---- the demo ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +146,50 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
         train(config, resume=path)
     with pytest.raises(FileNotFoundError):
         train(config, resume=tmp_path / "nowhere.pt")
+    path.write_bytes(whole)
+    state = torch.load(path, weights_only=True)
+    for name in ("identity", "account", "parts", "generator"):
+        torch.save({key: value for key, value in state.items() if key != name}, path)
+        with pytest.raises(ValueError, match=rf"run\.pt is no checkpoint .*: it has no {name}$"):
+            train(config, resume=path)
+    for changed, message in (
+        ({"account": state["account"] | {"joules": 3.0}}, "account: .*'joules'"),
+        ({"parts": {"model": state["parts"]["model"]}}, "it lacks parts: optimizer, schedule, los"),
+        ({"generator": torch.zeros(3)}, "generators: "),
+    ):
+        torch.save(state | changed, path)
+        with pytest.raises(ValueError, match=rf"run\.pt is no whole checkpoint: {message}"):
+            train(config, resume=path)
+
+
+def test_another_engine_is_all_that_is_said_of_it(tmp_path) -> None:
+    config = replace(RUNS["mlp numeric"], epochs=1, batch_size=1437)
+    train(config, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"another run: engine = 'numeric', not 'exact'$"):
+        train(replace(config, engine="exact"), resume=tmp_path / "run.pt")
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_training(tmp_path) -> None:
+    def never(now: Progress) -> None:
+        raise AssertionError("it trained")
+
+    (tmp_path / "file").touch()
+    for path, error in (
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "file" / "run.pt", FileExistsError),
+        (tmp_path / "file" / "deep" / "run.pt", NotADirectoryError),
+    ):
+        with pytest.raises(error, match=str(tmp_path)):
+            train(RUNS["sgd"], checkpoint=path, progress=never)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_file_by_two_paths_is_one_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.pt"
+    train(replace(RUNS["sgd"], epochs=1), checkpoint=path)
+    train(RUNS["sgd"], checkpoint=Path("run.pt"), resume=path)
+    assert torch.load(path, weights_only=True)["account"]["losses"][3:]
 
 
 def test_an_older_checkpoint_is_not_overwritten_unasked(tmp_path) -> None:
@@ -201,9 +246,16 @@ def test_the_command_line_resumes_and_completes_its_log(tmp_path, monkeypatch, c
         patched.setattr(KFAC, "step", step)
         assert main([*command, "-o", "parts", "--checkpoint", "run.pt"]) == 130
     assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 5
-    arguments = [*command, "-o", "parts", "--checkpoint", "run.pt", "--resume", "run.pt"]
+    arguments = [*command, "-o", "parts", "--resume", "run.pt"]
+    elsewhere = [*command, "-o", "other", "--resume", "run.pt", "--checkpoint", "other.pt"]
+    capsys.readouterr()
+    assert main(elsewhere) == 0
+    assert "metrics.jsonl lacks the 3 steps before" in capsys.readouterr().out
     assert main(arguments) == 0
-    assert "run.pt" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "run.pt" in printed
+    assert "lacks" not in printed
+    assert torch.load("run.pt", weights_only=True)["account"]["losses"][3:]  # saved on its way
     logs, runs = [], []
     for folder in ("whole", "parts"):
         logs.append((tmp_path / folder / "metrics.jsonl").read_text())

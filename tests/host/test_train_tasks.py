@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from thermokron.host.train.evaluation import evaluate
 from thermokron.host.train.molecules import ATOMS, ELEMENTS, FEATURES, Molecules, _graph
 from thermokron.host.train.networks import GraphNetwork, VisionTransformer
 from thermokron.host.train.schedules import scheduler
+from thermokron.host.train_defaults import page_table
 from thermokron.model import UnitSpec
 
 #: Few steps of small networks: options by network.
@@ -213,10 +216,12 @@ def test_a_task_says_what_is_wrong_with_it() -> None:
     data = TensorDataset(torch.zeros(4, 2), torch.zeros(4, 1))
     for part, wrong, message in (
         ("model", 3, "model = 3 is not a torch.nn.Module"),
-        ("loss", torch.nn.functional.mse_loss, "is not a torch.nn.Module"),
-        ("train", [1, 2], r"train = \[1, 2\] is not a torch.utils.data.Dataset"),
+        ("loss", torch.nn.functional.mse_loss, "loss = the function 'mse_loss' is not"),
+        ("loss", torch.nn.MSELoss, "loss = the class MSELoss is not a torch.nn.Module"),
+        ("model", torch.nn.Tanh(), "model has no parameters; legal: 1 or more"),
+        ("train", [1, 2], "train = a list is not a torch.utils.data.Dataset"),
         ("train", TensorDataset(torch.zeros(0, 2), torch.zeros(0, 1)), "train holds no examples"),
-        ("test", TensorDataset(torch.zeros(4, 2)), r"test\[0\] is tuple; legal: a tuple"),
+        ("test", TensorDataset(torch.zeros(4, 2)), r"test\[0\] is a tuple of 1 entries; legal"),
     ):
         with pytest.raises(ValueError, match=message):
             Task(**{"model": model, "loss": loss, "train": data, part: wrong})
@@ -344,7 +349,13 @@ def test_options_of_k_fac_change_what_is_trained() -> None:
         ("--engine exact --decay 1", "decay = 1.0 is out of range"),
         ("--engine exact --warmup 100", "warmup = 100 is out of range; legal: below the 100"),
         ("--network cnn --hidden 3", "hidden = (3,) is out of range"),
-        ("--damping-mode exact", "damping_mode = 'exact' needs"),
+        ("--damping-mode exact", "engine = 'numeric' does not make; legal: engine = 'exact'"),
+        ("--optimizer adam --momentum 0.5", "momentum = 0.5 has no effect: adam has its own"),
+        ("--simulator icarus", "simulator = icarus has no effect: kfac (numeric) runs no Verilog"),
+        ("--mc-samples 5", "mc_samples = 5 has no effect: kfac (numeric) samples no labels"),
+        ("--optimizer adam --engine exact", "legal: None; on the command line, no --engine"),
+        ("--kl-clip -1", "kl_clip = -1.0 is out of range; legal: 1e-12 or more"),
+        ("--no-equilibrate --epochs 1", "cells, or a unit with cells = 65 or more"),
     ],
 )
 def test_options_without_effect_or_sense_are_refused(options, message, tmp_path, capsys) -> None:
@@ -360,9 +371,22 @@ def test_the_task_on_the_page_on_training_learns(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (command,) = re.findall(r"^thermokron (train mytask.*)$", page, re.MULTILINE)
     assert main([*command.split(), "--engine", "exact"]) == 0
-    with open("runs/task/result.json") as file:
+    with open("runs/mytask.task-kfac-exact/result.json") as file:
         (run,) = json.load(file)["runs"]
     assert run["train_loss"][-1] < 0.1 * run["initial_loss"]
+    # as the page says: the same from Python, by name, and made before
+    (settings,) = re.findall(r"^config = TrainConfig\((.*)\)$", page, re.MULTILINE)
+    config = replace(eval(f"TrainConfig({settings})"), engine="exact")
+    assert train(config).train_loss == run["train_loss"]
+    torch.manual_seed(0)
+    made = importlib.import_module("mytask").task(0)
+    assert train(config, task=made).train_loss == run["train_loss"]
+
+
+def test_the_page_on_training_has_the_defaults_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert page_table() in page, f"docs/training.md should have:\n{page_table()}"
+    assert "| vit | 0.001 |" in page_table()
 
 
 def test_sizes_of_datasets_that_have_none_are_refused() -> None:

@@ -68,12 +68,13 @@ class Layer(ABC):
         self,
         module: torch.nn.Module,
         prepared: torch.Tensor,
-        gradients: Sequence[torch.Tensor],
+        gradient: torch.Tensor,
         terms: float,
         *,
         reduce: bool,
+        again: bool = False,
     ) -> None:
-        """Add one use of the layer in one pass.
+        """Add a gradient of one use of the layer in one pass.
 
         Parameters
         ----------
@@ -81,16 +82,22 @@ class Layer(ABC):
             Which of `modules` was used.
         prepared : tensor
             From `prepare`.
-        gradients : sequence of tensors
-            Gradients with respect to what the layer returned, of that shape, scaled so that
-            each is the gradient of a sum of loss terms, not of their mean. Several where the
-            curvature of the loss has several columns.
+        gradient : tensor
+            With respect to what the layer returned, of that shape, scaled so that it is the
+            gradient of a sum of loss terms, not of their mean.
         terms : float
             Loss terms that this adds to the average's count: those of the pass at the layer's
-            first use in it, 0 at further uses.
+            first use in it, 0 at further uses. Where the curvature of the loss has several
+            columns, each adds its part.
         reduce : bool
             Weight sharing: False for "expand", True for "reduce".
+        again : bool
+            Whether this use was recorded with another column of the loss's curvature before.
         """
+
+    @abstractmethod
+    def pass_over(self, terms: float) -> None:
+        """Count the loss terms of a pass that made no use of the layer, while others did."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -220,16 +227,20 @@ class KroneckerLayer(Layer):
         self,
         module: torch.nn.Module,
         prepared: torch.Tensor,
-        gradients: Sequence[torch.Tensor],
+        gradient: torch.Tensor,
         terms: float,
         *,
         reduce: bool,
+        again: bool = False,
     ) -> None:
-        self.input_factor.add(*self.input_moments(module, prepared, reduce))
-        for gradient in gradients:
-            rows = self.output_rows(module, full_precision(gradient))
-            g = _as_examples(rows, reduce, mean=False)
-            self.output_factor.add(product(g.mT, g), terms / len(gradients))
+        if not again:
+            self.input_factor.add(*self.input_moments(module, prepared, reduce))
+        rows = self.output_rows(module, full_precision(gradient))
+        g = _as_examples(rows, reduce, mean=False)
+        self.output_factor.add(product(g.mT, g), terms)
+
+    def pass_over(self, terms: float) -> None:
+        self.output_factor.add(torch.zeros(()), terms)
 
     def input_moments(
         self, module: torch.nn.Module, prepared: torch.Tensor, reduce: bool
@@ -259,8 +270,8 @@ class KroneckerLayer(Layer):
         for what, factor in (("activations", a), ("gradients", g)):
             if not finite(factor):
                 raise FloatingPointError(
-                    f"{what} of layer {self.name!r} hold NaN or inf; training has diverged "
-                    "(lower lr, or raise damping)"
+                    f"{what} of layer {self.name or '(model)'!r} hold NaN or inf: training has "
+                    "diverged (lower lr, or raise damping), or the data held some"
                 )
         self.input_factor.update(a, decay)
         self.output_factor.update(g, decay)

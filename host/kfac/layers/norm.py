@@ -73,18 +73,21 @@ class NormLayer(Layer):
         self,
         module: torch.nn.Module,
         prepared: torch.Tensor,
-        gradients: Sequence[torch.Tensor],
+        gradient: torch.Tensor,
         terms: float,
         *,
         reduce: bool,
+        again: bool = False,
     ) -> None:
-        prepared = full_precision(prepared)
-        for gradient in map(full_precision, gradients):
-            products = {"weight": gradient * prepared, "bias": gradient}
-            each = torch.stack(
-                [self._by_example(module, products[key]) for key in self._trained], dim=1
-            )
-            self.curvature.add((each**2).sum(dim=0), terms / len(gradients))
+        gradient = full_precision(gradient)
+        products = {"weight": gradient * full_precision(prepared), "bias": gradient}
+        each = torch.stack(
+            [self._by_example(module, products[key]) for key in self._trained], dim=1
+        )
+        self.curvature.add((each**2).sum(dim=0), terms)
+
+    def pass_over(self, terms: float) -> None:
+        self.curvature.add(torch.zeros(()), terms)
 
     def _by_example(self, module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
         """Sums over the positions of every example: (N, parameters)."""
