@@ -16,7 +16,8 @@ Run an experiment of many training runs from a plan, and write its tables and pl
 Every training run leaves a JSON file in DIR/runs when it ends. Interrupt a study at any time: the
 same command goes on where it was, and runs only what has no result yet. Results do not depend on
 how many processes share the work. A run that diverges, or whose matrices the unit refuses, ends
-with that as its result.
+with that as its result. A plan is checked whole before its first run; docs/studies.md says what it
+holds. A folder DIR is of one study.
 """
 
 EPILOG = """\

@@ -1,4 +1,4 @@
-"""Studies: a plan runs to its end, goes on where it was, and refuses what is wrong."""
+"""Studies: a plan runs to its end, goes on where it was, and tells what came out."""
 
 import json
 import math
@@ -7,111 +7,73 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+from study_plans import COMPARISON, QUANTISATION, results, written
 
 from thermokron.host.cli import main
-from thermokron.host.studies import Outcome, Run, load_study, plan_names, run_study
+from thermokron.host.studies import Outcome, Run, load_study, run_study
 from thermokron.host.studies.plots import smoothed
 from thermokron.host.studies.runs import Store, execute, make_config
 from thermokron.host.studies.tables import markdown, number
 from thermokron.model import UnitSpec
 
-COMPARISON = """
+#: Three runs of one epoch, of which two end badly at their first steps.
+SMALL = """
 kind = "comparison"
-title = "A tiny comparison"
-seeds = [0, 1]
-tuning_seeds = [10]
-targets = [1.0, 0.5]
+title = "Small"
+seeds = [0]
+tuning_seeds = []
+targets = [1.0]
 
 [[networks]]
-name = "MLP 64-4-10"
+name = "small"
 config = { network = "mlp", hidden = [4] }
-epochs = 3
-unit_epochs = 1
-unit = { cells = 16 }
-
-[[contenders]]
-name = "Adam"
-config = { optimizer = "adam" }
-grid.lr = { from = 0.01, to = 0.1, points = 2 }
-
-[[contenders]]
-name = "K-FAC, exact"
-config = { optimizer = "kfac", engine = "exact" }
-grid.lr = [0.001, 0.07]
-grid.damping = [0.03]
-
-[[contenders]]
-name = "K-FAC, unit"
-config = { optimizer = "kfac", samples = 50 }
-tuned_as = "K-FAC, exact"
-unit = { adc_bits = 8 }
-
-[[claims]]
-contender = "K-FAC, exact"
-against = "Adam"
-at_most = 0.5
-networks = ["MLP 64-4-10"]
-"""
-
-QUANTISATION = """
-kind = "quantisation"
-title = "A tiny grid"
-seeds = [0]
-target = 2.0
-keeps = 2.0
-config = { network = "mlp", hidden = [4], epochs = 1, samples = 50 }
+epochs = 1
 unit = { cells = 65 }
-rival = { network = "mlp", hidden = [4], epochs = 1 }
-coupling_bits = [4, 8]
-adc_bits = [3]
-equilibrate = [true, false]
-guards = ["lanczos", "none"]
-fixed_adc_bits = 8
-samples_coupling_bits = [8]
-samples = [20, 50]
-damping_coupling_bits = [4]
-damped = [{ damping = 0.1, lr = 0.1 }]
+
+[[contenders]]
+name = "fine"
+config = { optimizer = "adam" }
+
+[[contenders]]
+name = "too fast"
+config = { optimizer = "sgd", lr = 1e36 }
+
+[[contenders]]
+name = "refused"
+config = { optimizer = "kfac", samples = 50, damping = 0.01, guard = "none", equilibrate = false }
+unit = { coupling_bits = 3 }
 """
-
-
-@pytest.fixture
-def plan(tmp_path):
-    def write(text, name="tiny.toml"):
-        path = tmp_path / name
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
-def results(folder):
-    return {path.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*.json")}
 
 
 # ---- end to end -----------------------------------------------------------------------------
 
 
-def test_a_comparison_from_the_command_line(plan, tmp_path, capsys):
+def test_the_plan_on_the_page_on_plans(tmp_path, capsys):
     folder = tmp_path / "out"
-    assert main(["study", plan(COMPARISON), "-o", str(folder)]) == 0
+    assert main(["study", written(tmp_path, COMPARISON), "-o", str(folder)]) == 0
     tables = (folder / "tables.md").read_text()
-    assert "### MLP 64-4-10" in tables
+    assert "### MLP 64-16-10" in tables
     row = next(line for line in tables.splitlines() if line.startswith("| K-FAC, exact |"))
-    assert "lr 0.07, damping 0.03" in row  # a rate of 0.001 learns nothing in three epochs
-    assert "simulated" in next(r for r in tables.splitlines() if r.startswith("| K-FAC, unit |"))
+    assert "lr 0.07, damping 0.0" in row  # a rate of 0.001 learns little in four epochs
+    unit = next(line for line in tables.splitlines() if line.startswith("| K-FAC, 8 bits |"))
+    assert unit.split("|")[2] == row.split("|")[2]
+    assert "simulated" in unit
     assert "K-FAC, exact against Adam" in tables
+    assert "Versions" not in tables
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert len(results(folder)) == 2 + 2 + 3 * 2  # trials of Adam and of K-FAC, reported runs
+    assert len(results(folder)) == 4 + 4 + 3 * 2  # trials of Adam and of K-FAC, reported runs
     assert str(folder / "tables.md") in capsys.readouterr().out.replace("\n", "")
 
 
-def test_a_grid_of_bits(plan, tmp_path):
-    written = run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
-    assert [path.name for path in written] == ["tables.md", "bits.png"]
-    tables = written[0].read_text()
+def test_a_grid_of_bits(tmp_path):
+    reports = run_study(load_study(written(tmp_path, QUANTISATION)), tmp_path / "out")
+    assert [path.name for path in reports] == ["tables.md", "bits.png"]
+    tables = reports[0].read_text()
     assert "### Epochs to 2, equilibrated, guarded" in tables
     lines = tables.splitlines()
     start = lines.index("### Final loss, divided by the largest entry, unguarded")
@@ -123,62 +85,123 @@ def test_a_grid_of_bits(plan, tmp_path):
     assert fewest == "| divided by the largest entry, unguarded | 8 |"
     assert "fewest samples" in tables
     assert next(line for line in lines if line.startswith("| damping 0.1, lr 0.1 |"))
-    assert written[1].read_bytes().startswith(b"\x89PNG")
-
-
-def test_results_do_not_depend_on_the_process_that_ran_them():
-    config = make_config({"optimizer": "adam", "hidden": [4], "epochs": 2, "lr": 0.02, "seed": 5})
-    run = Run(label="a run", config=config)
-    command = (
-        "from thermokron.host.studies.runs import execute, make_config, Run\n"
-        "config = make_config("
-        "{'optimizer': 'adam', 'hidden': [4], 'epochs': 2, 'lr': 0.02, 'seed': 5})\n"
-        "print(execute(Run(label='another', config=config)).train_loss)"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", command],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert other.stdout.strip() == str(execute(run).train_loss)
+    assert reports[1].read_bytes().startswith(b"\x89PNG")
 
 
 # ---- going on -------------------------------------------------------------------------------
 
 
-def test_a_second_time_runs_nothing_and_a_grown_plan_only_what_is_new(plan, tmp_path):
-    run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
+def test_a_second_time_runs_nothing_and_a_grown_plan_only_what_is_new(tmp_path):
+    run_study(load_study(written(tmp_path, QUANTISATION)), tmp_path / "out")
     first = results(tmp_path / "out")
-    run_study(load_study(plan(QUANTISATION)), tmp_path / "out")
+    run_study(load_study(written(tmp_path, QUANTISATION)), tmp_path / "out")
     assert results(tmp_path / "out") == first
     grown = QUANTISATION.replace("coupling_bits = [4, 8]", "coupling_bits = [4, 6, 8]", 1)
-    run_study(load_study(plan(grown)), tmp_path / "out")
+    run_study(load_study(written(tmp_path, grown)), tmp_path / "out")
     second = results(tmp_path / "out")
     assert len(second) == len(first) + 4
     assert {name: second[name] for name in first} == first
 
 
-def test_interrupted_it_keeps_what_was_done_and_goes_on(plan, tmp_path):
+@contextmanager
+def under_way(tmp_path):
+    """A study with two worker processes, and some results; its process and its folder."""
     folder = tmp_path / "out"
-    many = COMPARISON.replace("points = 2", "points = 40")
-    command = [sys.executable, "-m", "thermokron.host.cli", "study", plan(many), "-o", str(folder)]
+    plan = written(tmp_path, COMPARISON.replace("points = 4", "points = 400"))
+    command = [sys.executable, "-m", "thermokron.host.cli", "study", plan, "-o", str(folder)]
     command += ["--jobs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not (folder / "runs").exists() or len(results(folder)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes
-    assert process.wait(timeout=30) == 130
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (folder / "runs").exists() or len(results(folder)) < 2:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield process, folder
+        finally:
+            process.kill()
+
+
+def test_interrupted_it_keeps_what_was_done_and_goes_on(tmp_path):
+    with under_way(tmp_path) as (process, folder):
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes
+        assert process.wait(timeout=30) == 130
     kept = results(folder)
-    assert 2 <= len(kept) < 48
-    for name in kept:
-        json.loads((folder / "runs" / name).read_text())
-    run_study(load_study(plan(COMPARISON)), folder)
+    assert 2 <= len(kept) < 404
+    for name in list(kept)[:3]:  # what workers found is what this process finds
+        record = json.loads((folder / "runs" / name).read_text())
+        run = Run(label="here", config=make_config(record["config"]))
+        assert f"{run.key}.json" == name
+        assert execute(run).train_loss == record["outcome"]["train_loss"]
+    plan = written(tmp_path, COMPARISON)
+    run_study(load_study(plan), folder)
     assert {name: results(folder)[name] for name in kept} == kept
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    with under_way(tmp_path) as (process, _):
+        process.kill()
+        process.communicate(timeout=30)  # ends when the last of them has closed its output
+
+
+def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):
+    def terminated(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("still running")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("thermokron.host.studies.runner.execute", terminated)
+    command = ["study", written(tmp_path, COMPARISON), "-o", str(tmp_path / "out")]
+    assert main(command) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_belongs_to_one_study(tmp_path):
+    study = load_study(written(tmp_path, QUANTISATION))
+    other = load_study(written(tmp_path, COMPARISON, "other.toml"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study.json").write_text('{"name": "other"}')
+    with pytest.raises(ValueError, match="out holds the study 'other', not 'tiny'; give another"):
+        run_study(study, out)
+    assert results(out) == {}
+    assert other.name == "other"
+    (out / "study.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"study\.json does not name a study.*delete it"):
+        run_study(other, out)
+
+
+def test_files_tell_array_and_version_and_tables_tell_other_versions(tmp_path):
+    study, out = load_study(written(tmp_path, SMALL)), tmp_path / "out"
+    run_study(study, out)
+    path = next((out / "runs").glob("*.json"))
+    record = json.loads(path.read_text())
+    assert record["physics"] is None  # an ideal array
+    assert record["version"] == version("thermokron")
+    del record["physics"]  # as older files have it
+    path.write_text(json.dumps({**record, "version": "0.0.1"}))
+    before = results(out)
+    run_study(study, out)
+    assert results(out) == before
+    told = (out / "tables.md").read_text().splitlines()[-1]
+    assert told.endswith(f"their numbers of runs: 0.0.1 (1), {version('thermokron')} (2).")
+
+
+def test_runs_that_end_badly_have_their_row(tmp_path):
+    run_study(load_study(written(tmp_path, SMALL)), tmp_path / "out")
+    tables = (tmp_path / "out" / "tables.md").read_text().splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ")[2:] for line in tables}
+    # epochs to 1, final loss, epochs run, seeds, accuracy, ms per epoch, s to 1, ms on the unit
+    assert rows["| refused"] == ["never", "never", "1", "1", "", "simulated", "simulated", " |"]
+    assert rows["| too fast"] == ["never", "never", "1", "1", "", "", "never", " |"]
+    assert rows["| fine"][1:4] != ["never", "1", "1"]
+
+
+def test_a_run_that_cannot_be_made_is_named(tmp_path):
+    text = SMALL.replace('network = "mlp", hidden = [4]', 'network = "nowhere_to_be:found"')
+    with pytest.raises(ValueError, match=r"^small, fine, seed 0: network = 'nowhere_to_be:found'"):
+        run_study(load_study(written(tmp_path, text)), tmp_path / "out")
 
 
 def test_a_run_that_diverges_has_a_result(tmp_path):
@@ -223,13 +246,13 @@ def test_the_losses_of_all_steps_are_kept():
     assert outcome.step_loss[-1] == pytest.approx(outcome.train_loss[-1], rel=0.2)
 
 
-def test_a_damaged_result_is_named(plan, tmp_path):
-    folder = tmp_path / "out"
-    run_study(load_study(plan(QUANTISATION)), folder)
-    path = next((folder / "runs").glob("*.json"))
-    path.write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"outcome": {"train_loss": [], "step_loss": []}}'])
+def test_a_damaged_result_is_named(text, tmp_path):
+    run = Run(label="a run", config=make_config({"optimizer": "adam"}))
+    path = tmp_path / f"{run.key}.json"
+    path.write_text(text)
     with pytest.raises(ValueError, match=f"{path.name} is not the result of a run.*delete it"):
-        run_study(load_study(plan(QUANTISATION)), folder)
+        Store(tmp_path).get(run)
 
 
 # ---- numbers --------------------------------------------------------------------------------
@@ -263,8 +286,8 @@ def test_losses_of_steps_are_smoothed_over_nine():
     assert smoothed([]).shape == (0,)
 
 
-def test_an_advantage_is_kept_in_time_and_by_all_seeds(plan):
-    study = load_study(plan(QUANTISATION))
+def test_an_advantage_is_kept_in_time_and_by_all_seeds(tmp_path):
+    study = load_study(written(tmp_path, QUANTISATION))
 
     def ran(*losses, end="finished"):
         rest = {"test_accuracy": 0.9, "wall_seconds": 1.0, "hardware_seconds": 0.0}
@@ -288,69 +311,3 @@ def test_numbers_are_short(value, text):
 
 def test_tables_are_markdown():
     assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --: |\n| 1 | 2 |\n"
-
-
-# ---- what is refused ------------------------------------------------------------------------
-
-
-def test_every_plan_of_the_package_is_sound():
-    assert plan_names() == ["comparison", "quantisation", "vision-and-graphs"]
-    for name in plan_names():
-        assert load_study(name).title
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('kind = "comparison"', 'kind = "contest"', "kind = 'contest' is unknown; legal: comp"),
-        ("tuning_seeds = [10]", "tuning_seeds = [1]", r"share \[1\]; tune on other seeds"),
-        ("targets = [1.0, 0.5]", "targets = [0.5, 1.0]", "legal: falling"),
-        ("epochs = 3", "epochs = 0", "epochs = 0 is out of range"),
-        ("epochs = 3", "epoch = 3", "epoch is unknown in Network; legal: name"),
-        ("points = 2", "points = 1", "2 points or more"),
-        ('tuned_as = "K-FAC, exact"', 'tuned_as = "SGD"', "'SGD' names no contender with a grid"),
-        ("adc_bits = 8", "adc_bits = 2", "adc_bits = 2 is out of range; legal: 3 to 16"),
-        ("adc_bits = 8", "adc_bit = 8", "adc_bit is unknown in UnitSpec"),
-        ('against = "Adam"', 'against = "Eve"', "a claim names 'Eve'"),
-        ("at_most = 0.5", "at_most = 0.5\nmeasure = 'taste'", "measure = 'taste' is unknown"),
-        ("tuning_seeds = [10]", "tuning_seeds = []", "tuning_seeds needs one entry"),
-        ("samples = 50", "sample = 50", "sample is unknown in TrainConfig; legal: network"),
-        ("seeds = [0, 1]", "seeds = [0, 1", "plan tiny: "),
-    ],
-)
-def test_wrong_plans_are_refused_by_name(plan, old, new, message):
-    assert COMPARISON.count(old) >= 1
-    with pytest.raises(ValueError, match=message):
-        load_study(plan(COMPARISON.replace(old, new, 1)))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('"none"]', '"luck"]', "guard = 'luck' is unknown"),
-        ('guards = ["lanczos", "none"]', "guards = []", "guards needs one entry at least"),
-        ("damping = 0.1, lr = 0.1", "damping = 0.1", r"damped holds {'damping': 0.1}; legal: damp"),
-        ("target = 2.0", "target = 0.0", "target = 0.0; legal: above 0"),
-    ],
-)
-def test_wrong_grids_are_refused_by_name(plan, old, new, message):
-    with pytest.raises(ValueError, match=message):
-        load_study(plan(QUANTISATION.replace(old, new, 1)))
-
-
-def test_unknown_names_and_too_few_processes(plan, tmp_path, capsys):
-    assert main(["study", "nonsense"]) == 2
-    assert (
-        "legal: comparison, quantisation, vision-and-graphs, or a path" in capsys.readouterr().err
-    )
-    assert main(["study"]) == 2
-    assert "NAME is missing" in capsys.readouterr().err
-    assert main(["study", plan(COMPARISON), "-o", str(tmp_path), "--jobs", "0"]) == 2
-    assert "jobs = 0" in capsys.readouterr().err
-
-
-def test_list_and_show(capsys):
-    assert main(["study", "--list"]) == 0
-    assert "quantisation" in capsys.readouterr().out
-    assert main(["study", "comparison", "--show"]) == 0
-    assert 'kind = "comparison"' in capsys.readouterr().out
