@@ -10,9 +10,11 @@ import torch
 from kfac_cases import CASES, DTYPE, Flow, dense_block, stepped
 from torch import nn
 
-from thermokron.host.kfac import KFAC, LevenbergMarquardt
+from thermokron.host.kfac import KFAC, LevenbergMarquardt, exact
 from thermokron.host.kfac.damping import Trial
 from thermokron.host.kfac.layers import KroneckerLayer
+from thermokron.host.kfac.methods import prepare
+from thermokron.host.kfac.prepared import Cost
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv2d groups", "embedding", "transformer"])
@@ -25,6 +27,18 @@ def test_exact_damping_is_the_damped_block_inverted(name) -> None:
         if isinstance(layer, KroneckerLayer):
             eigenvalues = torch.linalg.eigvalsh(damped)
             assert kfac.metrics.kappa >= (eigenvalues[-1] / eigenvalues[0]) * (1 - 1e-9)
+
+
+def test_exact_damping_takes_eigenvalues_below_zero_for_zero() -> None:
+    """Rounding may leave some there, and one of -λ would have no inverse."""
+    kfac = KFAC(nn.Linear(2, 1, bias=False).to(DTYPE), lr=0.1, damping_mode="exact")
+    (layer,) = kfac.layers
+    layer.input_factor.update(torch.diag(torch.tensor([1.0, -0.03], dtype=DTYPE)), 0.0)
+    layer.output_factor.update(torch.ones(1, 1, dtype=DTYPE), 0.0)
+    block = prepare([layer], 0.03, method="eigen", inverse=exact, cost=Cost())[layer]
+    update = block.apply(torch.ones(1, 2, dtype=DTYPE), exact, Cost())
+    torch.testing.assert_close(update, torch.tensor([[1 / 1.03, 1 / 0.03]], dtype=DTYPE))
+    assert block.kappa == pytest.approx(1.03 / 0.03)
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv2d groups", "embedding"])

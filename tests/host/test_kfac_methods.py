@@ -34,6 +34,22 @@ def test_inverses_are_renewed_early_where_factors_have_moved() -> None:
     assert sum(counts[1e-6]) > sum(counts[0.5])
 
 
+@pytest.mark.parametrize("moved", ["input_factor", "output_factor"])
+def test_either_factor_by_itself_renews_a_block(moved) -> None:
+    """At just more than the threshold, of the Frobenius norm that it had."""
+    model = nn.Linear(4, 3)
+    kfac = KFAC(model, lr=0.1, inverse_interval=100, refresh_threshold=0.5)
+    model(torch.randn(8, 4)).square().mean().backward()
+    kfac.step()
+    (layer,) = kfac.layers
+    factor = getattr(layer, moved)
+    kfac.blocks.outdate(layer)  # as an update of the factors does
+    then = factor.moment
+    for part, stale in ((1.49, False), (1.51, True), (0.51, False), (0.49, True)):
+        factor.moment = part * then
+        assert kfac.blocks.stale(layer, 0.03, due=False, threshold=0.5) == stale
+
+
 def test_nothing_is_renewed_that_would_be_the_same_again() -> None:
     """Neither between updates of the factors, nor for a layer that gets no data."""
     model = Flow(a=nn.Linear(4, 3), b=nn.Linear(3, 2))

@@ -10,7 +10,7 @@ from kfac_cases import CASES
 from torch import nn
 
 from thermokron.host.kfac import KFAC, dense, methods
-from thermokron.host.kfac.dense import SMALL, TOLERANCE, cholesky, definite_cholesky, product
+from thermokron.host.kfac.dense import TOLERANCE, cholesky, definite_cholesky, product
 from thermokron.host.kfac.factors import Factor, finite
 from thermokron.host.kfac.layers import base
 from thermokron.host.kfac.prepared import Cost
@@ -65,9 +65,10 @@ def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, ra
 
 
 def test_what_is_inverted_in_float32() -> None:
-    assert dense.float32_suffices(SMALL, TOLERANCE / EPS * 0.99)
-    assert not dense.float32_suffices(SMALL, TOLERANCE / EPS * 1.01)
-    assert not dense.float32_suffices(SMALL - 1, 1.0)
+    """As docs/experiments.md says: from size 128, where κ times 1.2e-7 is below 1e-3."""
+    assert dense.float32_suffices(128, 0.99e-3 / EPS)
+    assert not dense.float32_suffices(128, 1.01e-3 / EPS)
+    assert not dense.float32_suffices(127, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,38 @@ def test_resumed_equals_uninterrupted(case, options, tmp_path) -> None:
         assert resumed.kfac.unit.stream == whole.kfac.unit.stream > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        # the block is that of step 0 until its factors have moved by 60%
+        ({"inverse_interval": 100, "refresh_threshold": 0.6, "decay": 0.8}, 1.0),
+        # the factors of step 3 serve until step 6, and so do the inverses that were sampled of them
+        ({"unit": True, "samples": 20, "factor_interval": 3}, 1.0),
+    ],
+    ids=["made of", "current"],
+)
+def test_what_decides_on_renewals_is_restored(options, rows) -> None:
+    def counts(training: Training, first: int, last: int) -> list[int]:
+        found = []
+        for step in range(first, last):
+            training.x = start * (1.0 + 0.1 * step)
+            training.advance(step, step + 1)
+            found.append(training.kfac.metrics.inversions)
+        return found
+
+    whole = Training("mlp", **options)
+    start = whole.x
+    expected = counts(whole, 0, STEPS)
+    assert 0 in expected[BREAK + 1 :]
+    begun = Training("mlp", **options)
+    assert counts(begun, 0, BREAK + 2) == expected[: BREAK + 2]
+    resumed = Training("mlp", **options)
+    for name, part in resumed.parts().items():
+        part.load_state_dict(begun.parts()[name].state_dict())
+    assert counts(resumed, BREAK + 2, STEPS) == expected[BREAK + 2 :]
+    assert resumed.kfac.metrics == whole.kfac.metrics
+
+
 def test_a_state_in_memory_does_not_change_with_training() -> None:
     training = Training("mlp", unit=True, samples=20)
     training.advance(0, BREAK)

@@ -12,6 +12,7 @@ from kfac_cases import CASES, DTYPE, cases, losses_of, stepped
 from torch import nn
 
 from thermokron.host.kfac import KFAC, Thermodynamic, diagonal, exact
+from thermokron.host.kfac.step_control import shortening
 from thermokron.model import NumericUnit, UnitSpec
 
 F = torch.nn.functional
@@ -31,6 +32,16 @@ def test_norm_constraint_bounds_the_step() -> None:
     assert loose.metrics.nu == 1.0
     _, both, _ = stepped(lr=0.5, norm_constraint=0.1, kl_clip=1e-9)
     assert both.metrics.nu < kfac.metrics.nu
+
+
+def test_the_kl_clip_takes_the_size_of_the_sum() -> None:
+    """A solution that is sampled may point uphill as a whole: such a step is clipped alike."""
+    v = torch.tensor([[3.0, -4.0]])
+    options = {"lr": 0.1, "kl_clip": 1e-4, "norm_constraint": None}
+    expected = math.sqrt(1e-4 / (0.1**2 * 25.0))
+    assert shortening([v], [v], **options) == pytest.approx(expected)
+    assert shortening([v], [-v], **options) == pytest.approx(expected)
+    assert shortening([v, v], [v, -v], **options) == 1.0  # the size of the sum, not a sum of sizes
 
 
 def test_clips_may_be_switched_off_by_a_schedule() -> None:
