@@ -268,6 +268,7 @@ class KFAC:
             lr=self._now("lr"),
             kl_clip=self._now("kl_clip"),
             norm_constraint=self._now("norm_constraint"),
+            damping=damping,
         )
         lm = self.marquardt
         if self._trial is not None and lm is not None and self.steps % lm.interval == 0:

@@ -17,17 +17,23 @@ def shortening(
     lr: float,
     kl_clip: float | None,
     norm_constraint: float | None,
+    damping: float = 0.0,
 ) -> float:
     """ν by which all updates are multiplied.
 
     The KL clip ν = min(1, √(κ / (η² |Σ vᵀg|))) bounds the change of the predictions in one step
     (Ba, Grosse & Martens 2017, section 5). The norm constraint bounds the length of the step as
     such: η ν ‖v‖ ≤ c. The shorter of the two counts.
+
+    With v = (C + λI)⁻¹ g, vᵀg is λ ‖v‖² at least, and that much is counted, for a `damping` λ. It
+    changes nothing where inverses are good. A sampled one that is wrong, as few bits or many blocks
+    may make it, can give a long v at right angles to g, which vᵀg does not see.
     """
     nu = 1.0
     if kl_clip is not None:
         product = sum((g * v).sum().item() for g, v in zip(gradients, updates, strict=True))
-        change = lr**2 * abs(product)
+        least = damping * sum((v * v).sum().item() for v in updates)
+        change = lr**2 * max(abs(product), least)
         if change > kl_clip:
             nu = math.sqrt(kl_clip / change)
     if norm_constraint is not None:

@@ -14,6 +14,7 @@ import torch
 
 from thermokron.host import open_unit
 from thermokron.host.kfac import KFAC
+from thermokron.host.kfac.step_control import shortening
 from thermokron.host.train import TrainConfig, train
 from thermokron.host.train.evaluation import evaluate
 from thermokron.host.train.tasks import batch_of, make_task
@@ -105,6 +106,18 @@ def test_what_an_unknown_network_gets_holds(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "large mlp", "cnn", "graph"])
 def test_defaults_of_the_library_hold(name: str, lr: float) -> None:
     check(library(name, "exact", 2, lr))
+
+
+def test_a_wrong_inverse_makes_no_long_step() -> None:
+    """Turned by a right angle, so that vᵀg is 0 and says nothing of v."""
+    g, options = torch.tensor([3.0, 4.0]), {"lr": 0.1, "kl_clip": 1e-4, "norm_constraint": None}
+    turned = 1e3 * torch.tensor([-4.0, 3.0])
+    nu = shortening([g], [turned], damping=0.01, **options)
+    assert 0.01 * (0.1 * nu * turned.norm()) ** 2 == pytest.approx(1e-4)
+    right = g / (torch.tensor([0.5, 0.0]) + 0.01)
+    assert shortening([g], [right], damping=0.01, **options) == pytest.approx(
+        (1e-4 / (0.1**2 * (g @ right).item())) ** 0.5
+    )
 
 
 @pytest.mark.slow
