@@ -150,12 +150,18 @@ class Trial:
 
         def cut(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
             """Gives the criterion outputs that know nothing of the parameters."""
-            name = None if args else next(iter(kwargs))
-            value, change = unpack_dual(args[0] if args else kwargs[name])
+            # whatever depends on them is an output, in whichever order it was given
+            return tuple(map(detached, args)), {key: detached(v) for key, v in kwargs.items()}
+
+        def detached(given: Any) -> Any:
+            if not isinstance(given, torch.Tensor):
+                return given
+            value, change = unpack_dual(given)
+            if change is None:
+                return given
             value = value.detach().requires_grad_()
-            if change is not None:
-                outputs.append((value, change.detach()))
-            return ((value, *args[1:]), kwargs) if args else (args, kwargs | {name: value})
+            outputs.append((value, change.detach()))
+            return value
 
         handle = self.criterion.register_forward_pre_hook(cut, with_kwargs=True)
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -23,12 +24,28 @@ class LossCurvature(ABC):
     arXiv 1412.1193, section 9).
 
     Columns are sent back for all loss terms at once. Where one example has several loss terms and
-    the network mixes them, as attention does, products between terms of one example are included
-    in "ggn", and vanish in expectation in "mc".
+    the network mixes them, as attention does, products between terms of one example would be
+    included in "ggn": a random sign for each term makes them vanish in expectation, as they do in
+    "mc", and leaves alone what terms do not share.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
+
+    @staticmethod
+    def arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Outputs and target among what the loss module was called with, as torch names them."""
+        given = dict(zip(("input", "target"), args, strict=False)) | dict(kwargs)
+        return given["input"], given["target"]
+
+    @abstractmethod
+    def term_shape(self, outputs: torch.Tensor) -> torch.Size:
+        """The outputs' shape, with 1 for the dimension that one loss term takes together."""
+
+    def signs(self, outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """1 or -1 with equal probability for each loss term, to be broadcast to the outputs."""
+        drawn = torch.randint(2, self.term_shape(outputs), generator=generator)
+        return drawn.mul_(2).sub_(1).to(outputs)
 
     @abstractmethod
     def total(self, outputs: torch.Tensor, target: torch.Tensor) -> float:
@@ -51,6 +68,10 @@ class CrossEntropy(LossCurvature):
     S = √ω (diag √p - p √pᵀ), and u = √ω (p - e_y) for a label y drawn from p. ω is the weight of
     a term: 1, or what class weights, label smoothing and ignored labels make of it.
     """
+
+    def term_shape(self, outputs: torch.Tensor) -> torch.Size:
+        shape, axis = outputs.shape, _classes(outputs)
+        return torch.Size([*shape[:axis], 1, *shape[axis + 1 :]])
 
     def total(self, outputs: torch.Tensor, target: torch.Tensor) -> float:
         assert isinstance(self.module, torch.nn.CrossEntropyLoss)
@@ -105,6 +126,9 @@ class SquaredError(LossCurvature):
     Every dimension but the last counts loss terms. u is Gaussian: the likelihood has variance 1/2.
     """
 
+    def term_shape(self, outputs: torch.Tensor) -> torch.Size:
+        return _rows_of(outputs)
+
     def total(self, outputs: torch.Tensor, target: torch.Tensor) -> float:
         return outputs.numel() / _width(outputs)
 
@@ -130,6 +154,9 @@ class BinaryCrossEntropy(LossCurvature):
 
     Every dimension but the last counts loss terms. u = √ω (σ - y)/√C for y drawn from σ.
     """
+
+    def term_shape(self, outputs: torch.Tensor) -> torch.Size:
+        return _rows_of(outputs)
 
     def total(self, outputs: torch.Tensor, target: torch.Tensor) -> float:
         return outputs.numel() / _width(outputs)
@@ -181,3 +208,8 @@ def _classes(outputs: torch.Tensor) -> int:
 
 def _width(outputs: torch.Tensor) -> int:
     return outputs.shape[-1] if outputs.ndim > 1 else 1
+
+
+def _rows_of(outputs: torch.Tensor) -> torch.Size:
+    """The shape of outputs whose last dimension, if there are several, is a term's."""
+    return torch.Size([*outputs.shape[:-1], 1]) if outputs.ndim > 1 else outputs.shape

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,31 +13,9 @@ import torch
 
 from thermokron.host.kfac.layers import Attention, Coverage, Layer
 from thermokron.host.kfac.losses import LossCurvature
+from thermokron.host.kfac.passes import Pass, mark, marked, rows_of
 
 __all__ = ["Watcher"]
-
-
-class _Pass:
-    """One forward pass of the model.
-
-    Attributes
-    ----------
-    terms : float or None
-        Loss terms that the mean is taken over; None until the model, or the loss, returned.
-    scale : float
-        Derivative of what is backpropagated with respect to the loss: 1, unless the loss is
-        divided over accumulated batches, or scaled for half precision.
-    seen : set of Layer
-        Layers that have recorded a use in this pass.
-    whole : bool
-        Whether it is a pass of the model, and not of a submodule that was called alone.
-    """
-
-    def __init__(self, *, whole: bool) -> None:
-        self.whole = whole
-        self.terms: float | None = None
-        self.scale = 1.0
-        self.seen: set[Layer] = set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +25,7 @@ class _Use:
     layer: Layer
     module: torch.nn.Module
     prepared: torch.Tensor
+    examples: int
 
 
 class Watcher:
@@ -103,11 +83,13 @@ class Watcher:
         self.curvature, self.fisher, self.reduce, self.mean = curvature, fisher, reduce, mean
         self.mc_samples, self.generator, self.due = mc_samples, generator, due
         self.loss: torch.Tensor | None = None
-        self._asleep = False
-        self._pass = _Pass(whole=False)
-        self._tape: list[tuple[_Use, Any, _Pass]] = []
+        self._asleep = self._warned = False
+        self._pass = Pass(whole=False)
+        self._recorded: list[Pass] = []
+        self._mark = f"thermokron {id(self)}"  # of graph nodes, for the pass that made them
+        self._tape: list[tuple[_Use, Any, Pass]] = []
         #: what backward passes brought to layers whose weight they have not reached yet
-        self._waiting: dict[Layer, list[tuple[int, _Use, torch.Tensor, float, _Pass]]] = {}
+        self._waiting: dict[Layer, list[tuple[int, _Use, torch.Tensor, float, Pass]]] = {}
         self._gates: dict[Layer, tuple[torch.Tensor, Any]] = {}
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
@@ -155,9 +137,18 @@ class Watcher:
             self._asleep = False
 
     def take_loss(self) -> torch.Tensor | None:
-        """The last loss, if there was one since the last call; passes without one are let go."""
+        """The last loss, if there was one since the last call; passes without one are let go.
+
+        A layer that some passes of the model made no use of, as an expert that was not asked,
+        counts their loss terms too: accumulated batches are one batch.
+        """
         loss, self.loss, self._tape = self.loss, None, []
         self._waiting.clear()
+        recorded, self._recorded = self._recorded, []
+        for layer in set[Layer]().union(*(here.seen for here in recorded)):
+            others = [here for here in recorded if here.whole and layer not in here.seen]
+            if others:
+                layer.pass_over(sum(here.own or 0.0 for here in others))
         return loss
 
     def __deepcopy__(self, memo: Any) -> Watcher:
@@ -170,12 +161,13 @@ class Watcher:
     # ---- the model's forward pass ----------------------------------------------------------
 
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
-        self._pass = _Pass(whole=True)
+        self._pass = Pass(whole=True)
 
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        self._pass.running = False
         # the loss module knows better, and may have been called inside the model
         if self._pass.terms is None:
-            self._pass.terms = _rows(output)
+            self._pass.terms = rows_of(output)
 
     def _used(
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
@@ -201,9 +193,11 @@ class Watcher:
         weight = layer.parameters[0]
         if not weight.requires_grad:  # frozen since
             return
-        if layer in self._pass.seen:  # after the backward pass: a submodule is called alone
-            self._pass = _Pass(whole=False)
-        use, here = _Use(layer, module, layer.prepare(module, inputs)), self._pass
+        if self._is_over(layer):
+            self._pass = Pass(whole=False)
+        here = self._pass
+        use = _Use(layer, module, layer.prepare(module, inputs), len(output))
+        mark(output, self._mark, here)
         if self.fisher == "empirical":
             self._open_gate(layer, weight)
             output.register_hook(partial(self._collect, use, here))  # type: ignore[no-untyped-call]
@@ -212,10 +206,18 @@ class Watcher:
             edge = torch.autograd.graph.get_gradient_edge(output)
             self._tape.append((use, edge, here))
 
+    def _is_over(self, layer: Layer) -> bool:
+        """Whether a layer that is used now is called alone, after the pass known last."""
+        here = self._pass
+        if layer in here.seen:  # its backward pass has been
+            return True
+        recomputed = torch._C._current_graph_task_id() != -1  # inside a backward pass
+        return here.judged and not here.running and not recomputed
+
     # ---- gradients -------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _collect(self, use: _Use, here: _Pass, gradient: torch.Tensor) -> None:
+    def _collect(self, use: _Use, here: Pass, gradient: torch.Tensor) -> None:
         terms = here.terms if here.terms is not None else float(len(gradient))
         scale = (terms if self.mean else 1.0) / here.scale
         entry = (torch._C._current_graph_task_id(), use, gradient.detach() * scale, terms, here)
@@ -234,16 +236,15 @@ class Watcher:
     def _reached(self, layer: Layer, gradient: torch.Tensor) -> None:
         for task, use, own, terms, here in self._waiting.pop(layer, []):
             if task == torch._C._current_graph_task_id():  # else of a pass that did not get here
-                self._record(use, [own], terms, here)
+                self._record(use, own, here.share(layer, terms), here)
 
     def _record(
-        self, use: _Use, gradients: Sequence[torch.Tensor], terms: float, here: _Pass
+        self, use: _Use, gradient: torch.Tensor, terms: float, here: Pass, *, again: bool = False
     ) -> None:
-        first = not here.whole or use.layer not in here.seen
+        if not here.seen:
+            self._recorded.append(here)
         here.seen.add(use.layer)
-        use.layer.record(
-            use.module, use.prepared, gradients, terms if first else 0.0, reduce=self.reduce
-        )
+        use.layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=again)
 
     # ---- the loss --------------------------------------------------------------------------
 
@@ -251,70 +252,84 @@ class Watcher:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
-        here, self.loss = self._pass, loss.detach()
-        given = (*args, *kwargs.values())
-        outputs, target = given[0], given[1]
+        passes = marked(loss, self._mark)
+        if not passes:
+            if self._pass.judged:  # the loss of another model
+                return
+            passes = {self._pass}  # nothing is recorded now, or all of it is checkpointed
+        if any(here.judged for here in passes):
+            self._warn_of_several()
+        self.loss = loss.detach()
+        for here in passes:
+            here.judged = True
         if self.curvature is not None:
-            here.terms = self.curvature.total(outputs.detach(), target)
+            outputs, target = self.curvature.arguments(args, kwargs)
+            total = self.curvature.total(outputs.detach(), target)
+            for here in passes:
+                here.terms, here.part = total, 1.0 / len(passes)
+            if self.fisher != "empirical" and self._tape:
+                self._send_back(outputs, target, total)
         if self.fisher == "empirical":
-            loss.register_hook(partial(_take_scale, here))  # type: ignore[no-untyped-call]
-        elif self._tape:
-            self._send_back(outputs, target, here)
+            for here in passes:
+                loss.register_hook(here.take_scale)  # type: ignore[no-untyped-call]
 
-    def _send_back(self, outputs: torch.Tensor, target: torch.Tensor, here: _Pass) -> None:
-        assert self.curvature is not None
-        assert here.terms is not None
+    def _warn_of_several(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "criterion was called again on the outputs of one forward pass: K-FAC's curvature "
+                "is not that of the sum of such losses. Put them into one call, give K-FAC the "
+                "loss module of one of them alone, or none and the empirical Fisher; call under "
+                "torch.no_grad() what is only logged",
+                stacklevel=6,  # of who called criterion
+            )
+
+    def _send_back(self, outputs: torch.Tensor, target: torch.Tensor, total: float) -> None:
         fixed = outputs.detach()
         with torch.no_grad():
-            if self.fisher == "ggn":
-                vectors = list(self.curvature.columns(fixed, target))
-                repeats = 1
-            else:
-                repeats = self.mc_samples
-                vectors = [
-                    self.curvature.sample(fixed, target, self.generator) for _ in range(repeats)
-                ]
+            vectors = self._vectors(fixed, target)
         edges = [edge for _, edge, _ in self._tape]
-        found: list[list[torch.Tensor]] = [[] for _ in edges]
-        for vector in vectors:
+        repeats = self.mc_samples if self.fisher == "mc" else 1
+        counts: list[float] = []  # loss terms that every use adds, with all vectors together
+        reached: list[bool] = []
+        for column, vector in enumerate(vectors):
             with self.asleep():  # checkpointed parts run forward again
                 gradients = torch.autograd.grad(
                     outputs, edges, vector, retain_graph=True, allow_unused=True
                 )
-            for held, gradient in zip(found, gradients, strict=True):
-                if gradient is not None:
-                    held.append(gradient / repeats**0.5)
-        left = []
-        with torch.no_grad():
-            for entry, held in zip(self._tape, found, strict=True):
-                use, _, own = entry
-                if held:
-                    self._record(use, held, here.terms, own)
-                else:  # of another pass, whose loss is still to come
-                    left.append(entry)
-        self._tape = left
+            if column == 0:
+                # what is not reached is of another pass, whose loss is still to come
+                reached = [gradient is not None for gradient in gradients]
+            with torch.no_grad():
+                for index, gradient in enumerate(gradients):
+                    use, _, here = self._tape[index]
+                    if column == 0:
+                        counts.append(here.share(use.layer, total) if gradient is not None else 0.0)
+                    if gradient is None:
+                        continue
+                    terms = counts[index] / len(vectors)
+                    own = gradient / repeats**0.5
+                    self._record(use, own, terms, here, again=column > 0)
+        self._tape = [e for e, done in zip(self._tape, reached, strict=True) if not done]
+
+    def _vectors(self, outputs: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
+        """What is sent back from the outputs."""
+        curvature, generator = self.curvature, self.generator
+        assert curvature is not None
+        if self.fisher == "mc":
+            return [curvature.sample(outputs, target, generator) for _ in range(self.mc_samples)]
+        columns = list(curvature.columns(outputs, target))
+        terms = curvature.term_shape(outputs).numel()
+        alone = min((use.examples for use, _, _ in self._tape), default=terms) >= terms
+        if alone or self.reduce:  # "reduce" takes all of an example together
+            return columns
+        # an example has several loss terms, which the network may mix
+        return [column * curvature.signs(outputs, generator) for column in columns]
 
 
 def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
-    watcher._handles, watcher._asleep, watcher._pass = [], True, _Pass(whole=False)
-    watcher._waiting = {}
+    watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
+    watcher._waiting, watcher._recorded = {}, []
     return watcher
-
-
-def _take_scale(here: _Pass, gradient: torch.Tensor) -> None:
-    scale = float(gradient)
-    here.scale = scale if scale else 1.0
-
-
-def _rows(output: Any) -> float | None:
-    """Rows of the first tensor with rows that a model returned, if there is any."""
-    if isinstance(output, torch.Tensor):
-        if output.ndim == 0 or output.is_nested:  # a loss, perhaps
-            return None
-        return float(output.shape[:-1].numel() if output.ndim > 1 else len(output))
-    values = output.values() if isinstance(output, dict) else output
-    if not isinstance(output, dict | list | tuple):
-        return None
-    return next((rows for v in values if (rows := _rows(v)) is not None), None)

@@ -38,8 +38,7 @@ def test_what_is_recorded_makes_the_gradient(name: str, monkeypatch) -> None:
     kfac = quiet(model)
     seen: dict[KroneckerLayer, torch.Tensor] = {}
 
-    def record(layer, module, prepared, gradients, terms, *, reduce):
-        (g,) = gradients
+    def record(layer, module, prepared, g, terms, *, reduce, again):
         g = layer.output_rows(module, g).flatten(-3, -2) / terms
         if prepared.dtype == torch.int64:
             a = F.one_hot(prepared.reshape(-1), layer.module.num_embeddings).to(g)

@@ -266,11 +266,10 @@ def test_convolutions_that_share_a_kernel_keep_their_own_strides() -> None:
     products = []
     original = layer.record
 
-    def record(module, prepared, gradients, terms, *, reduce):
-        (g,) = gradients
+    def record(module, prepared, g, terms, *, reduce, again):
         rows = layer.output_rows(module, g).flatten(0, 1) / 4
         products.append(rows.mT @ layer.input_rows(module, prepared).flatten(0, 1))
-        original(module, prepared, gradients, terms, reduce=reduce)
+        original(module, prepared, g, terms, reduce=reduce, again=again)
 
     layer.record = record
     model(torch.randn(4, 2, 7, 7)).square().mean().backward()

@@ -45,21 +45,22 @@ class EmbeddingLayer(KroneckerLayer):
         self,
         module: torch.nn.Module,
         prepared: torch.Tensor,
-        gradients: Sequence[torch.Tensor],
+        gradient: torch.Tensor,
         terms: float,
         *,
         reduce: bool,
+        again: bool = False,
     ) -> None:
         assert isinstance(module, torch.nn.Embedding)
-        indices = prepared.reshape(-1)
-        counts = torch.bincount(indices, minlength=module.num_embeddings)
-        counts = counts.to(full_precision(self.weight).dtype)
-        if module.padding_idx is not None:
-            counts[module.padding_idx] = 0.0
-        self.input_factor.add(counts, len(indices))
-        for gradient in gradients:
-            g = self.output_rows(module, full_precision(gradient)).flatten(0, 1)
-            self.output_factor.add(g.mT @ g, terms / len(gradients))
+        if not again:
+            indices = prepared.reshape(-1)
+            counts = torch.bincount(indices, minlength=module.num_embeddings)
+            counts = counts.to(full_precision(self.weight).dtype)
+            if module.padding_idx is not None:
+                counts[module.padding_idx] = 0.0
+            self.input_factor.add(counts, len(indices))
+        g = self.output_rows(module, full_precision(gradient)).flatten(0, 1)
+        self.output_factor.add(g.mT @ g, terms)
 
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("one-hot rows are never made")

@@ -68,6 +68,9 @@ class TiedLayer(KroneckerLayer):
     ) -> None:
         self.part_at(module).record(module, prepared, *args, **kwargs)
 
+    def pass_over(self, terms: float) -> None:
+        raise NotImplementedError("uses are recorded, and passed over, part by part")
+
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return self.part_at(module).input_rows(module, inputs)
 
