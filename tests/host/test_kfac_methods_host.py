@@ -64,6 +64,23 @@ def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, ra
     assert damping < 1.0  # something was tested
 
 
+@pytest.mark.parametrize("size", [128, 512])
+@pytest.mark.parametrize("spread", [0.01, 1.0])
+@pytest.mark.parametrize("rank", [1, 16])
+def test_the_hardest_moments_keep_to_the_tolerance(size, spread, rank) -> None:
+    """Few rows of nearly equal entries, at the largest κ that float32 is used for."""
+    generator = torch.Generator().manual_seed(size + rank)
+    rows = 1.0 + spread * torch.randn(rank, size, generator=generator)
+    moments = rows.T @ rows / rank
+    damping = moments.abs().sum(dim=1).max().item() * EPS / 0.99e-3
+    matrix = moments + damping * torch.eye(size)
+    kappa = matrix.abs().sum(dim=1).max().item() / damping
+    assert 0.98e-3 < kappa * EPS < TOLERANCE
+    truth = torch.linalg.inv(matrix.double())
+    difference = torch.linalg.matrix_norm(inverted(matrix).double() - truth, 2)
+    assert difference / torch.linalg.matrix_norm(truth, 2) < TOLERANCE
+
+
 def test_what_is_inverted_in_float32() -> None:
     """As docs/experiments.md says: from size 128, where κ times 1.2e-7 is below 1e-3."""
     assert dense.float32_suffices(128, 0.99e-3 / EPS)
