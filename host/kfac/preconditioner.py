@@ -118,8 +118,9 @@ class KFAC:
     kl_clip, norm_constraint : float or None
         κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off. The
         default κ suits an optimiser with momentum 0.9 whose rate nobody has tuned: from 0.01 up
-        the rate hardly matters then. A larger κ is faster where the rate suits; without momentum
-        1e-2 is as safe.
+        the rate hardly matters then. A larger κ is faster where the rate suits, such as the
+        1e-2 of `thermokron train`, with momentum, beside rates and dampings that were chosen with
+        it; without momentum 1e-2 is as safe.
     loss_reduction : "mean" or "sum"
         How the loss combines its terms, where there is no `criterion` to ask. For a sum the
         curvature is still that of the mean loss, so that damping means the same.
