@@ -159,8 +159,7 @@ def _train(args: argparse.Namespace) -> int:
     log = StepLog(folder / "metrics.jsonl", outdated=[result_file, plot_file])
     for file in (result_file, plot_file, log.path):
         check_writable(file)
-    if args.resume is None and result_file.exists():
-        console.print(f"the result in {folder} will be replaced", soft_wrap=True)
+    replacing = args.resume is None and result_file.exists()
     # who resumes wants to be able to resume again
     checkpoint = args.checkpoint or args.resume
     with progress_bars(console) as listen:
@@ -202,7 +201,8 @@ def _train(args: argparse.Namespace) -> int:
             "folder where the run began",
             soft_wrap=True,
         )
-    console.print("wrote " + ", ".join(str(path) for path in files), soft_wrap=True)
+    written = "wrote " + ", ".join(str(path) for path in files)
+    console.print(written + (", in place of an older run's" if replacing else ""), soft_wrap=True)
     return 0
 
 

@@ -98,9 +98,10 @@ def train(
     UnitFault
         If the unit failed.
     ValueError, TypeError
-        If the task is not one, what it consists of does not go together, or an option does not go
-        with it or with another; if the loss is NaN or inf before the first step; or if the file
-        to resume from is no checkpoint of this run, or the one to write is there already.
+        If the task is not one, or an option does not go with it or with another; if a function
+        that the configuration names, or what it returned, raised an error; if the loss is NaN or
+        inf before the first step; or if the file to resume from is no checkpoint of this run, or
+        the one to write is there already.
     OSError
         If the checkpoint cannot be written where it should be.
     """
