@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from thermokron.host.studies.comparison_report import write_report
 from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
-from thermokron.host.studies.settings import about, take
+from thermokron.host.studies.settings import about, hints, take
 from thermokron.host.studies.tables import median
 from thermokron.host.train import TrainConfig
 from thermokron.host.train.config import UNIT_ENGINES
@@ -372,7 +372,7 @@ def _axis(name: str, values: Any) -> list[float]:
             raise ValueError(f"grid of {name} = {values}; legal: 0 < from < to, 2 points or more")
         # three digits, so that tables say exactly what was run
         return [float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points)]
-    kind = int if get_type_hints(TrainConfig).get(name) is int else float
+    kind = int if hints(TrainConfig).get(name) is int else float
     if (
         not isinstance(values, list)
         or not values

@@ -14,10 +14,10 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from thermokron.host.linalg import NotPositiveDefinite
-from thermokron.host.studies.settings import take
+from thermokron.host.studies.settings import hints, take
 from thermokron.host.train import Progress, TrainConfig, train
 from thermokron.model import UnitSpec
 
@@ -29,9 +29,7 @@ def make_config(settings: Mapping[str, Any]) -> TrainConfig:
 
     "none" stands for None where that is legal, as TOML has no word for it.
     """
-    optional = {
-        name for name, hint in get_type_hints(TrainConfig).items() if NoneType in get_args(hint)
-    }
+    optional = {name for name, hint in hints(TrainConfig).items() if NoneType in get_args(hint)}
     settings = {
         name: None if value == "none" and name in optional else value
         for name, value in settings.items()

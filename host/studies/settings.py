@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["about", "take"]
+__all__ = ["about", "hints", "take"]
 
 #: What a value should be, and several of them.
 _NAMES: dict[Any, tuple[str, str]] = {
@@ -28,6 +29,12 @@ def about(what: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+@cache
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Types of a class's fields by name."""
+    return get_type_hints(kind)
 
 
 def take(kind: Any, settings: dict[str, Any]) -> Any:
@@ -59,10 +66,10 @@ def take(kind: Any, settings: dict[str, Any]) -> Any:
     missing = [name for name in needed if name not in settings]
     if missing:
         raise ValueError(f"{missing[0]} is missing in {kind.__name__}; needed: {', '.join(needed)}")
-    hints = get_type_hints(kind)
     for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise ValueError(f"{name} = {value!r}; legal: {_name(hints[name])}")
+        hint = hints(kind)[name]
+        if not _fits(value, hint):
+            raise ValueError(f"{name} = {value!r}; legal: {_name(hint)}")
     try:
         return kind(**settings)
     except TypeError as error:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import numpy as np
@@ -48,6 +47,10 @@ name = "refused"
 config = { optimizer = "kfac", samples = 50, damping = 0.01, guard = "none", equilibrate = false }
 unit = { coupling_bits = 3 }
 """
+#: The first of them only.
+ALONE = SMALL[: SMALL.index('[[contenders]]\nname = "too fast"')].replace(
+    "unit = { cells = 65 }", ""
+)
 
 
 # ---- end to end -----------------------------------------------------------------------------
@@ -103,45 +106,53 @@ def test_a_second_time_runs_nothing_and_a_grown_plan_only_what_is_new(tmp_path):
     assert {name: second[name] for name in first} == first
 
 
-@contextmanager
-def under_way(tmp_path):
-    """A study with two worker processes, and some results; its process and its folder."""
-    folder = tmp_path / "out"
-    plan = written(tmp_path, COMPARISON.replace("points = 4", "points = 400"))
+def begun(plan, folder):
+    """The process of a study that shares its work among two others."""
     command = [sys.executable, "-m", "thermokron.host.cli", "study", plan, "-o", str(folder)]
-    command += ["--jobs", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not (folder / "runs").exists() or len(results(folder)) < 2:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield process, folder
-        finally:
-            process.kill()
+    return subprocess.Popen(
+        [*command, "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        cwd=folder.parent,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def test_interrupted_it_keeps_what_was_done_and_goes_on(tmp_path):
-    with under_way(tmp_path) as (process, folder):
+    folder = tmp_path / "out"
+    many = ALONE.replace("seeds = [0]", f"seeds = {list(range(1000))}")
+    with begun(written(tmp_path, many), folder) as process:
+        deadline = time.monotonic() + 300
+        while len(results(folder)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     kept = results(folder)
-    assert 2 <= len(kept) < 404
+    assert 2 <= len(kept) < 1000
     for name in list(kept)[:3]:  # what workers found is what this process finds
         record = json.loads((folder / "runs" / name).read_text())
         run = Run(label="here", config=make_config(record["config"]))
         assert f"{run.key}.json" == name
         assert execute(run).train_loss == record["outcome"]["train_loss"]
-    plan = written(tmp_path, COMPARISON)
-    run_study(load_study(plan), folder)
+    seeds = list(range(len(kept) + 4))
+    grown = written(tmp_path, ALONE.replace("seeds = [0]", f"seeds = {seeds}"))
+    run_study(load_study(grown), folder)
+    assert len(results(folder)) >= len(seeds)
     assert {name: results(folder)[name] for name in kept} == kept
 
 
 def test_workers_end_with_their_parent(tmp_path):
-    with under_way(tmp_path) as (process, _):
+    (tmp_path / "endless.py").write_text(
+        "import time\ndef task(seed):\n    print('at work', flush=True)\n    time.sleep(3600)\n"
+    )
+    endless = ALONE.replace('network = "mlp", hidden = [4]', 'network = "endless:task"')
+    with begun(written(tmp_path, endless), tmp_path / "out") as process:
+        assert process.stdout is not None
+        assert any("at work" in line for line in process.stdout)
         process.kill()
-        process.communicate(timeout=30)  # ends when the last of them has closed its output
+        process.communicate(timeout=120)  # ends when the last of them has closed its output
 
 
 def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):
