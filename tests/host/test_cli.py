@@ -51,6 +51,15 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert out.startswith("usage: thermokron")
     for name in COMMANDS:
         assert f"    {name} " in out
+        assert f"\n  thermokron {name} " in out, "no example of it"
+
+
+def test_help_is_quick() -> None:
+    """What a command says of itself needs none of the packages that it takes seconds to load."""
+    code = "import sys; from thermokron.host.cli import build_parser; build_parser(); "
+    code += "print({'torch', 'matplotlib', 'sklearn', 'amaranth', 'cocotb'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
