@@ -20,7 +20,10 @@ __all__ = ["Watcher"]
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """One call of a module: the layer that records it, and what `Layer.prepare` kept of it."""
+    """One call of a module.
+
+    The layer that records it, what `Layer.prepare` kept of it, and the length of its output.
+    """
 
     layer: Layer
     module: torch.nn.Module
@@ -31,13 +34,16 @@ class _Use:
 class Watcher:
     """Hooks on a model, and on its loss, until `close`.
 
-    Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace; nor does a
-    forward pass that is never followed by a backward pass.
+    Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace.
 
     For the empirical Fisher, layers record in the backward pass itself, once it reaches their
-    weight: one that asks for other gradients alone, as for a penalty on those of the inputs, is
-    none of theirs. For "mc" and "ggn" the loss module's forward is when vectors are sent back, from
-    its first argument to the outputs of the layers, without touching any parameter's gradient.
+    weight: a forward pass without one leaves no trace, and one that asks for other gradients
+    alone, as for a penalty on those of the inputs, is none of theirs. For "mc" and "ggn" the loss
+    module's forward is when vectors are sent back, from its outputs to those of the layers, without
+    touching any parameter's gradient: every loss counts that could be differentiated, whether it
+    ever is or not.
+
+    A loss belongs to the forward passes whose layers its graph meets first.
 
     Copies of the model, by `copy.deepcopy` or pickled, are not watched. Nor are passes inside
     `torch.func` transforms, and those of nested tensors.
@@ -61,7 +67,7 @@ class Watcher:
     mc_samples : int
         Vectors per pass for "mc".
     generator : torch.Generator
-        Draws them.
+        Draws them, and the signs of loss terms for "ggn".
     due : callable
         Whether passes are to be recorded now.
     """

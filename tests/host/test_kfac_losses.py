@@ -187,6 +187,45 @@ def test_a_layer_used_twice_without_the_model_being_called(fisher, judged) -> No
     assert_same(found[1], found[0])
 
 
+@pytest.mark.parametrize("fisher", ["empirical", "ggn"])
+def test_a_loss_ends_a_pass_of_submodules(fisher) -> None:
+    """Two of them, and one backward pass for both."""
+    found = []
+    for call in (lambda m: m, lambda m: m.forward):
+        model, criterion = network(), nn.CrossEntropyLoss()
+        kfac = watched(model, criterion, fisher=fisher)
+        (criterion(call(model)(X[:8]), Y[:8]) + criterion(call(model)(X[8:]), Y[8:])).backward()
+        found.append(factors(kfac))
+    assert_same(found[1], found[0])
+
+
+class Judging(nn.Module):
+    """Calls the loss module itself, before or after another layer is used."""
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.head, self.extra = (nn.Linear(4, n, dtype=DTYPE) for n in (4, 3, 2))
+        self.judge = criterion
+
+    def forward(self, early: bool) -> torch.Tensor:
+        x = torch.tanh(self.trunk(X))
+        loss = self.judge(self.head(x), Y) if early else 0.0
+        extra = self.extra(x).square().mean()
+        return extra + (loss if early else self.judge(self.head(x), Y))
+
+
+def test_layers_used_after_a_loss_inside_the_model_belong_to_its_pass() -> None:
+    found = []
+    for early in (False, True):
+        criterion = nn.CrossEntropyLoss(ignore_index=1)
+        model = Judging(criterion)
+        kfac = watched(model, criterion)
+        model(early).backward()
+        found.append(factors(kfac))
+    assert_same(found[1], found[0])
+
+
 class Tasks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
