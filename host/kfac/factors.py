@@ -12,7 +12,6 @@ __all__ = [
     "MovingAverage",
     "Share",
     "all_finite",
-    "damp_factored",
     "finite",
     "shares",
     "symmetric",
@@ -168,11 +167,3 @@ def shares(mean_a: torch.Tensor, mean_g: torch.Tensor, damping: float) -> tuple[
     one = torch.ones_like(mean_a + mean_g)
     pi = torch.where(usable, torch.sqrt(mean_a / torch.where(usable, mean_g, one)), one)
     return pi * root, root / pi
-
-
-def damp_factored(
-    a: Factor, g: Factor, damping: float
-) -> tuple[tuple[torch.Tensor, Share], tuple[torch.Tensor, Share]]:
-    """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), in float64, with the parts of `shares`."""
-    low_a, low_g = shares(a.mean_diagonal(), g.mean_diagonal(), damping)
-    return (a.damped(low_a), low_a), (g.damped(low_g), low_g)

@@ -100,7 +100,7 @@ class KFAC:
     sharing : "expand" or "reduce"
         How positions that share a weight are combined, see `KroneckerLayer`.
     damping_mode : "factored" or "exact"
-        Damping of both factors, see `damp_factored`, or of their product, from their
+        Damping of both factors, see `shares`, or of their product, from their
         eigendecompositions, O(n³) on the host.
     method : "inverse" or "solve"
         How blocks are applied, see `thermokron.host.kfac.methods`.

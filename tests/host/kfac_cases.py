@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from thermokron.host.kfac import KFAC
+from thermokron.host.kfac import KFAC, diagonal
+from thermokron.host.kfac.methods import prepare
+from thermokron.host.kfac.prepared import Cost
 
 __all__ = [
     "CASES",
@@ -19,6 +21,7 @@ __all__ = [
     "block_of",
     "brute_force",
     "cases",
+    "damped_factors",
     "dense_block",
     "linear",
     "losses_of",
@@ -294,6 +297,12 @@ def block_of(layer, matrix: torch.Tensor) -> torch.Tensor:
     size = len(matrix) // blocks
     mask = torch.kron(torch.eye(blocks), torch.ones(size, size)).to(matrix)
     return matrix * mask
+
+
+def damped_factors(layer, damping: float):
+    """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), as a unit gets them."""
+    block = prepare([layer], damping, method="solve", inverse=diagonal, cost=Cost())[layer]
+    return (block.a, block.low_a), (block.g, block.low_g)
 
 
 # ---- steps ---------------------------------------------------------------------------------------

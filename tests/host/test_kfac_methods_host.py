@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from kfac_cases import CASES
+from kfac_cases import CASES, damped_factors
 from torch import nn
 
 from thermokron.host.kfac import KFAC, dense, methods
@@ -103,7 +103,7 @@ def test_factors_are_inverted_in_the_precision_that_they_need(
     model, x = network(width, dtype)
     kfac = stepped(model, x, damping=damping)
     layer = kfac.layers[0]
-    (a, low), _ = layer.damped_factors(damping)
+    (a, low), _ = damped_factors(layer, damping)
     assert a.dtype == torch.float64
     found, double = kfac.blocks[layer].a, inverted(a).to(dtype)
     assert found.dtype == dtype

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.dense import product
-from thermokron.host.kfac.factors import Factor, Share, damp_factored, finite
+from thermokron.host.kfac.factors import Factor, finite
 
 __all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
 
@@ -280,12 +280,6 @@ class KroneckerLayer(Layer):
     @property
     def has_factors(self) -> bool:
         return self.input_factor.moment is not None
-
-    def damped_factors(
-        self, damping: float
-    ) -> tuple[tuple[torch.Tensor, Share], tuple[torch.Tensor, Share]]:
-        """`thermokron.host.kfac.factors.damp_factored` of this layer's factors."""
-        return damp_factored(self.input_factor, self.output_factor, damping)
 
     # ---- the gradient --------------------------------------------------------------------
 
