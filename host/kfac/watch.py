@@ -314,7 +314,7 @@ class Watcher:
                     if gradient is None:
                         continue
                     terms = counts[index] / len(vectors)
-                    own = gradient / repeats**0.5
+                    own = gradient if repeats == 1 else gradient / repeats**0.5
                     self._record(use, own, terms, here, again=column > 0)
         self._tape = [e for e, done in zip(self._tape, reached, strict=True) if not done]
 
