@@ -365,7 +365,8 @@ def test_one_loss_term_per_example_draws_nothing(sharing) -> None:
 
 
 def test_ggn_holds_one_column_of_gradients_at_a_time() -> None:
-    model, criterion = network(), nn.CrossEntropyLoss()
+    # the columns themselves are held, and would be the gradients of an output that is a layer's
+    model, criterion = Flow(net=network(), act=torch.tanh), nn.CrossEntropyLoss()
     kfac = watched(model, criterion, fisher="ggn")
     seen: list[weakref.ref] = []
 
