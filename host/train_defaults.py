@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CAUTIOUS", "OWN", "SUITS", "Suits", "help_table", "page_table"]
+__all__ = ["CAUTIOUS", "OWN", "SUITS", "Suits", "help_table", "page_table", "suits_of"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,16 @@ class Suits:
     fisher: str = "empirical"
 
 
+#: What tables call an MLP of other widths than the demo's, whose rate is too long for a large one.
+RESIZED = "mlp, other widths"
+
 #: Learning rates of the MLP are those that `make demo` found best on other seeds than it reports.
 #: The others' K-FAC has a small damping and a small rate, which on seeds 10 to 12 was twice as fast
 #: and steadier than ten times of both: their factors are small, and a damping that is not hides
 #: the curvature.
 SUITS = {
     "mlp": Suits({"kfac": 0.07, "adam": 0.04, "sgd": 0.5}),
+    RESIZED: Suits({"kfac": 0.01, "adam": 0.02, "sgd": 0.2}, damping=0.003),
     "cnn": Suits({"kfac": 0.005, "adam": 0.02, "sgd": 0.1}, damping=0.001),
     "vit": Suits({"kfac": 0.001, "adam": 0.01, "sgd": 0.1}, damping=0.0003, fisher="mc"),
     "graph": Suits(
@@ -40,6 +44,14 @@ CAUTIOUS = Suits({"kfac": 0.01, "adam": 0.001, "sgd": 0.05}, damping=0.01)
 
 #: What tables call any network that is not known here.
 OWN = "your own"
+
+
+def suits_of(network: str, hidden: tuple[int, ...] | None) -> Suits:
+    """What suits a network, by its name and the widths it was given."""
+    if network == "mlp" and hidden not in (None, (32,), [32]):
+        return SUITS[RESIZED]
+    return SUITS.get(network, CAUTIOUS)
+
 
 COLUMNS = ("K-FAC's lr", "Adam's", "SGD's", "epochs", "batch size", "damping", "fisher")
 

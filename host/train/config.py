@@ -11,7 +11,7 @@ from thermokron.host.kfac.choices import check_choices
 from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
 from thermokron.host.linalg import GUARDS, Guard
 from thermokron.host.train.schedules import SCHEDULES
-from thermokron.host.train_defaults import CAUTIOUS, SUITS
+from thermokron.host.train_defaults import suits_of
 from thermokron.host.train_options import KFAC_OPTIONS
 from thermokron.model.checks import check_integer, check_real
 
@@ -120,7 +120,7 @@ class TrainConfig:
         if not isinstance(self.network, str):
             raise TypeError(f"network = {self.network!r} is not a string")
         self._check_choices()
-        suits = SUITS.get(self.network, CAUTIOUS)
+        suits = suits_of(self.network, self.hidden)
         for name, value in (vars(suits) | {"lr": suits.lr[self.optimizer]}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

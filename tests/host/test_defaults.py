@@ -29,8 +29,11 @@ NETWORKS = {
     "graph": {"network": "graph"},
 }
 EPOCHS = 12
-ENGINES = ("exact", "numeric")
-SEEDS = (0, 1, 2)
+#: What is run from end to end; simulating 16 cells under the large MLP would take hours.
+RUNS = [
+    *(("exact", name, seed) for name in NETWORKS for seed in (0, 1, 2)),
+    *(("numeric", name, seed) for name in NETWORKS if name != "large mlp" for seed in (0, 1)),
+]
 
 
 def known(name: str, engine: str, seed: int) -> list[float]:
@@ -121,9 +124,7 @@ def test_a_wrong_inverse_makes_no_long_step() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["mlp", "cnn", "vit", "graph"])
+@pytest.mark.parametrize(("engine", "name", "seed"), RUNS)
 @pytest.mark.parametrize("defaults", [known, unknown, library, library_slow])
-def test_defaults_hold_everywhere(defaults, name: str, engine: str, seed: int) -> None:
+def test_defaults_hold_everywhere(defaults, engine: str, name: str, seed: int) -> None:
     check(defaults(name, engine, seed))
