@@ -114,6 +114,10 @@ class Trial:
             name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
 
+    def expire(self) -> None:
+        """Forget a step that another has followed: their changes could not be told apart."""
+        self._before = None
+
     @property
     def begun(self) -> bool:
         """Whether there is a step to look at."""

@@ -10,11 +10,18 @@ from typing import Any
 
 import torch
 
-__all__ = ["Hyperparameters", "Interval", "Optional", "Schedule", "check_count", "learning_rate"]
+__all__ = [
+    "Hyperparameters",
+    "Interval",
+    "OptionalSchedule",
+    "Schedule",
+    "check_count",
+    "learning_rate",
+]
 
 Schedule = float | Callable[[int], float]
 Interval = int | Callable[[int], int]
-Optional = float | Callable[[int], float | None] | None
+OptionalSchedule = float | Callable[[int], float | None] | None
 
 TINY = 1e-12  # the least damping and clip; there for the message, nobody wants less
 #: May be None, which switches them off.

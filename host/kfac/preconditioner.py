@@ -20,7 +20,7 @@ from thermokron.host.kfac.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
-    Optional,
+    OptionalSchedule,
     Schedule,
     check_count,
     learning_rate,
@@ -165,9 +165,9 @@ class KFAC:
         decay: Schedule = 0.95,
         factor_interval: Interval = 1,
         inverse_interval: Interval = 1,
-        refresh_threshold: Optional = None,
-        kl_clip: Optional = 1e-4,
-        norm_constraint: Optional = None,
+        refresh_threshold: OptionalSchedule = None,
+        kl_clip: OptionalSchedule = 1e-4,
+        norm_constraint: OptionalSchedule = None,
         loss_reduction: str | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
@@ -272,8 +272,8 @@ class KFAC:
             damping=damping,
         )
         lm = self.marquardt
-        if self._trial is not None and lm is not None and self.steps % lm.interval == 0:
-            self._trial.begin()
+        if self._trial is not None and lm is not None:
+            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
         for (owner, _), update in zip(present, updates, strict=True):
             owner.set_gradient(update if nu == 1.0 else update.mul_(nu))
         self.metrics = StepMetrics(

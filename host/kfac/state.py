@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.prepared import restore
+from thermokron.host.kfac.refresh import Blocks
 
 if TYPE_CHECKING:
     from thermokron.host.kfac.preconditioner import KFAC
@@ -36,7 +37,7 @@ def save_state(kfac: KFAC) -> dict[str, Any]:
 
 
 def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
-    """`KFAC.load_state_dict`."""
+    """`KFAC.load_state_dict`; all of a state is taken over, or nothing."""
     layers = {layer.name: layer for layer in kfac.layers}
     if set(state["layers"]) != set(layers):
         raise ValueError(f"state holds the layers {sorted(state['layers'])}, not {list(layers)}")
@@ -46,19 +47,29 @@ def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
                 f"state was saved with {name} = {state['choices'][name]!r}, "
                 f"this KFAC has {kfac.choices[name]!r}"
             )
-    if kfac.unit is not None and "unit" in state:
-        if state["unit"]["seed"] != kfac.unit.seed:
-            raise ValueError(
-                f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
-                f"{kfac.unit.seed}; open it with the saved one"
-            )
-        kfac.unit.stream = state["unit"]["stream"]
-    kfac.steps = check_count("steps", state["steps"], low=0)
-    for name, layer in layers.items():
-        layer.load_state_dict(state["layers"][name])
-    kfac.blocks.prepared = {layers[name]: restore(block) for name, block in state["blocks"].items()}
-    kfac.blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
-    kfac.blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
-    kfac.generator.set_state(state["generator"].cpu())
-    if kfac.marquardt is not None and "damping" in state:
-        kfac.marquardt.value = float(state["damping"])
+    stream = state["unit"]["stream"] if kfac.unit is not None and "unit" in state else None
+    if kfac.unit is not None and stream is not None and state["unit"]["seed"] != kfac.unit.seed:
+        raise ValueError(
+            f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
+            f"{kfac.unit.seed}; open it with the saved one"
+        )
+    steps = check_count("steps", state["steps"], low=0)
+    blocks = Blocks()
+    blocks.prepared = {layers[name]: restore(block) for name, block in state["blocks"].items()}
+    blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
+    blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
+    damping = float(state["damping"]) if "damping" in state else None
+    before = {name: layer.state_dict() for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.load_state_dict(state["layers"][name])
+        kfac.generator.set_state(state["generator"].cpu())
+    except Exception:
+        for name, layer in layers.items():
+            layer.load_state_dict(before[name])
+        raise
+    kfac.steps, kfac.blocks = steps, blocks
+    if kfac.unit is not None and stream is not None:
+        kfac.unit.stream = stream
+    if kfac.marquardt is not None and damping is not None:
+        kfac.marquardt.value = damping

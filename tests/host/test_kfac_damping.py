@@ -102,6 +102,24 @@ def test_the_model_foretells_a_quadratic_loss_but_for_the_damping() -> None:
     assert kfac.metrics.damping == 0.1
 
 
+def test_a_step_that_another_has_followed_is_no_longer_judged() -> None:
+    model, x = CASES["linear"].build(16)
+    criterion, y = nn.MSELoss(), torch.zeros(16, 3, dtype=DTYPE)
+    kfac = KFAC(model, lr=0.5, damping=LevenbergMarquardt(0.1, interval=3), criterion=criterion)
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(kfac.steps)
+        return criterion(model(x), y)
+
+    for adapts in (False, True, True, True):  # it is the turn of the first step, and the last
+        criterion(model(x), y).backward()
+        kfac.step()
+        if adapts:
+            kfac.adapt(closure)
+    assert calls == [4, 4]
+
+
 def test_levenberg_marquardt_thresholds_and_bounds() -> None:
     damping = LevenbergMarquardt(1.0, minimum=0.7, maximum=1.2)
     for ratio, expected in [

@@ -135,6 +135,27 @@ def test_states_that_do_not_fit_are_refused() -> None:
         Training("linear").kfac.load_state_dict(state)
 
 
+@pytest.mark.parametrize("missing", ["generator", "current", "layers"])
+def test_a_damaged_state_changes_nothing(missing) -> None:
+    training = Training("mlp", unit=True, samples=20)
+    training.advance(0, 1)
+    state = training.kfac.state_dict()
+    if missing == "layers":
+        del state["layers"]["b"]["output_factor"]
+    else:
+        del state[missing]
+    training.advance(1, 2)
+    kfac = training.kfac
+    before = {layer: layer.input_factor.value for layer in kfac.layers}
+    stream, block = kfac.unit.stream, kfac.blocks[kfac.layers[0]]
+    with pytest.raises(KeyError, match="output_factor" if missing == "layers" else missing):
+        kfac.load_state_dict(state)
+    assert (kfac.steps, kfac.unit.stream) == (2, stream)
+    assert kfac.blocks[kfac.layers[0]] is block
+    for layer, value in before.items():
+        assert torch.equal(layer.input_factor.value, value)
+
+
 def test_a_state_saved_without_a_unit_goes_on_with_one() -> None:
     """A run begun on the host may be continued on hardware."""
     training = Training("mlp")
