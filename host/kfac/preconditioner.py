@@ -317,7 +317,7 @@ class KFAC:
         return layer.precondition(gradient, damping)
 
     def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
-        """Adapt a `LevenbergMarquardt` damping; call it after the optimiser's step.
+        """Adapt a `LevenbergMarquardt` damping; call it between the optimiser's step and the next.
 
             optimizer.step()
             kfac.adapt(lambda: criterion(model(inputs), targets))
