@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ __all__ = [
     "Case",
     "Flow",
     "backward",
+    "backward_squares",
     "batch",
     "block_of",
     "brute_force",
@@ -25,6 +27,7 @@ __all__ = [
     "dense_block",
     "linear",
     "losses_of",
+    "quiet",
     "stepped",
 ]
 
@@ -350,6 +353,19 @@ def backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     """Gradients of the mean squared error."""
     model.zero_grad()
     nn.functional.mse_loss(model(x), y).backward()
+
+
+def backward_squares(model: nn.Module, x: torch.Tensor) -> None:
+    """Gradients of the mean square of the outputs."""
+    model.zero_grad()
+    model(x).square().mean().backward()
+
+
+def quiet(model: nn.Module, **options: object) -> KFAC:
+    """K-FAC without the warning that names what it leaves out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return KFAC(model, **({"lr": 0.1, "damping": 0.01} | options))
 
 
 def batch(rows: int = 20, inputs: int = 5, outputs: int = 3, seed: int = 1):

@@ -8,24 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from kfac_cases import CASES, Flow, cases
+from kfac_cases import CASES, Flow, cases, quiet
+from kfac_cases import backward_squares as backward
 from torch import nn
 
 from thermokron.host.kfac import KFAC
 from thermokron.host.kfac.layers import KroneckerLayer
 
 F = nn.functional
-
-
-def quiet(model: nn.Module, **options: object) -> KFAC:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return KFAC(model, **({"lr": 0.1, "damping": 0.01} | options))
-
-
-def backward(model: nn.Module, x: torch.Tensor) -> None:
-    model.zero_grad()
-    model(x).square().mean().backward()
 
 
 @pytest.mark.parametrize("name", cases())

@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from kfac_cases import DTYPE, Flow, brute_force, dense_block
+from kfac_cases import DTYPE, Flow, brute_force, dense_block, quiet
+from kfac_cases import backward_squares as backward
 from torch import nn
 
 from thermokron.host.kfac import KFAC
@@ -17,17 +18,6 @@ from thermokron.model import NumericUnit, UnitSpec
 
 F = nn.functional
 VOCABULARY, WIDTH = 4, 3
-
-
-def quiet(model: nn.Module, **options: object) -> KFAC:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return KFAC(model, **({"lr": 0.1, "damping": 0.01} | options))
-
-
-def backward(model: nn.Module, x: torch.Tensor) -> None:
-    model.zero_grad()
-    model(x).square().mean().backward()
 
 
 class Language(nn.Module):
