@@ -27,7 +27,7 @@ KFAC_OPTIONS = (
 )
 #: Options that mean nothing without K-FAC, and without a unit.
 KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
-UNIT_ONLY = ("samples", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
+UNIT_ONLY = ("samples", "settle", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
 
 
 def number_or_none(text: str) -> float | None:
@@ -38,6 +38,14 @@ def number_or_none(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+
+
+def settle(text: str) -> float | str:
+    """A number, or a time such as "5tau", as argparse reads it; what is legal is checked later."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def add_train_options(parser: argparse.ArgumentParser, *, hidden: str | None) -> None:
@@ -121,7 +129,10 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
     _number(group, "mc_samples", int, "labels per loss term, for --fisher mc [1]")
     _choice(group, "sharing", ("expand", "reduce"), "positions that share a weight [expand]")
     _choice(
-        group, "method", ("inverse", "solve"), "sample inverses, or solve for the update [inverse]"
+        group,
+        "method",
+        ("inverse", "solve"),
+        "invert the factors, or solve for the update [solve on a unit, else inverse]",
     )
     _number(group, "decay", float, "of the factors' moving average [0.95]")
     _number(group, "factor_interval", int, "steps between updates of factors [1]")
@@ -144,7 +155,14 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
         number_or_none,
         "bound on the step's length, or none [none]",
     )
-    _number(group, "samples", int, "per run of the unit [1000]")
+    _number(group, "samples", int, "per run of the unit [1 of a solution, 1000 of an inverse]")
+    _number(
+        group,
+        "settle",
+        settle,
+        "part of a factor's slowest mode left undone before solutions are read, or a time such as "
+        "5tau [0.1]",
+    )
     _choice(
         group,
         "guard",
@@ -177,7 +195,13 @@ def given_options(args: argparse.Namespace, names: set[str]) -> dict[str, Any]:
 
 
 def check_effect(
-    given: Mapping[str, Any], *, label: str, optimizer: str, engine: str | None, fisher: str
+    given: Mapping[str, Any],
+    *,
+    label: str,
+    optimizer: str,
+    engine: str | None,
+    fisher: str,
+    method: str,
 ) -> None:
     """`ValueError` if an option was given that has no effect on such a run."""
     kfac, unit = optimizer == "kfac", engine in ("numeric", "cosim")
@@ -186,6 +210,7 @@ def check_effect(
         (UNIT_ONLY, unit, "uses no unit"),
         (("momentum",), optimizer != "adam", "has its own two averages"),
         (("simulator",), engine == "cosim", "runs no Verilog; --engine cosim does"),
+        (("settle",), method == "solve", "reads no solutions; --method solve does"),
         (("mc_samples",), fisher == "mc", "samples no labels; --fisher mc does"),
     ):
         for name in names:

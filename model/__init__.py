@@ -1,6 +1,6 @@
 """The one spec, the array's physics, its converters, and the bit-true numeric engine."""
 
-from thermokron.model.array import BLOCK, NoiseArray, sample_blocks
+from thermokron.model.array import BLOCKS, NoiseArray, sample_blocks
 from thermokron.model.discretisation import van_loan
 from thermokron.model.numeric import NumericUnit
 from thermokron.model.physics import ArrayPhysics
@@ -14,7 +14,7 @@ from thermokron.model.theory import (
 from thermokron.model.unit import BaseUnit, Job, Readout, Unit, UnitFault
 
 __all__ = [
-    "BLOCK",
+    "BLOCKS",
     "PHASES",
     "ArrayPhysics",
     "BaseUnit",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,10 +24,14 @@ from thermokron.model.discretisation import MAX_GROWTH, relaxation
 from thermokron.model.physics import ArrayPhysics, Device
 from thermokron.model.spec import UnitSpec
 
-__all__ = ["BLOCK", "NoiseArray", "sample_blocks", "single_threaded_blas"]
+__all__ = ["BLOCKS", "NoiseArray", "sample_blocks", "single_threaded_blas"]
 
-#: Samples per block. Fixed, because BLAS results depend on the shape of a block.
-BLOCK = 256
+#: Samples by block: as few as may be asked for, and four times as many each time. After the last,
+#: all are as long as it and those before it together.
+BLOCKS = (1, 3, 12, 48, 192)
+#: Rows of a product at least. BLAS results depend on its shape, so that is fixed: bias vectors
+#: share a product, each at the place that its stream has in it, whether others are there or not.
+ROWS = 32
 #: Weights of a past noise draw below this part of the present one do not change a sample.
 NEGLIGIBLE = 1e-20
 #: An unstable mode is held here: far beyond every rail, and finite.
@@ -121,8 +128,14 @@ class NoiseArray:
         with single_threaded_blas():
             self.eigenvalues, self.eigenvectors = np.linalg.eigh(self.matrix)
 
+    def at(self, temperature: int) -> Self:
+        """The same array, programmed with the same couplings, at another temperature code."""
+        other = copy.copy(self)
+        other.temperatures = applied_temperatures(self.spec, self._device, temperature)
+        return other
+
     def bias(self, codes: ArrayLike) -> NDArray[np.float64]:
-        """The drift b of bias codes (n,), cell offsets included, in full scales."""
+        """The drift b of bias codes (..., n), cell offsets included, in full scales."""
         return applied_bias(self.spec, self._device, codes)
 
     def elapsed(self, cycles: int) -> float:
@@ -133,11 +146,6 @@ class NoiseArray:
         """ρ of each mode, (n,), after `duration` in units of τ."""
         decay: NDArray[np.float64] = np.exp(np.minimum(-self.eigenvalues * duration, MAX_GROWTH))
         return decay
-
-    def mode_means(self, bias: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
-        """E z, (n,), `duration` after the release of discharge, in units of τ, under drift b."""
-        drift: NDArray[np.float64] = bias @ self.eigenvectors
-        return drift * relaxation(self.eigenvalues, duration)
 
     def mode_covariance(self, duration: float) -> NDArray[np.float64]:
         """Cov z, (n, n), `duration` after the release of discharge, in units of τ."""
@@ -161,20 +169,18 @@ class NoiseArray:
 
 
 def _scan(modes: NDArray[np.float64], decay: NDArray[np.float64]) -> None:
-    """Turn inputs w into AR(1) chains z_j = ρ z_(j-1) + w_j in place, modes (n, BLOCK).
+    """Turn inputs w into AR(1) chains z_j = ρ z_(j-1) + w_j in place, modes (..., block, n).
 
-    By doubling: after pass p, column j holds the inputs j-2^p+1 … j, weighted. A few passes over
-    whole rows cost less than a recursion along each; `decay` descends, so the modes that still
-    remember are the first rows.
+    By doubling: after pass p, row j holds the inputs j-2^p+1 … j, weighted. A few passes over the
+    whole cost less than a recursion; `decay` descends, so the modes that still remember come first.
     """
-    weight = decay[:, None]
-    shift = 1
-    while shift < BLOCK:
+    weight, shift = decay, 1
+    while shift < modes.shape[-2]:
         active = int(np.count_nonzero(weight > NEGLIGIBLE))
         if active == 0:
             return
-        weight, rows = weight[:active], modes[:active]
-        rows[:, shift:] += weight * rows[:, :-shift]
+        rows = modes[..., :active]
+        rows[..., shift:, :] += weight[:active] * rows[..., :-shift, :]
         if decay[0] > 1.0:  # unstable: hold what outgrows every rail
             np.clip(rows, -BEYOND_ALL_RAILS, BEYOND_ALL_RAILS, out=rows)
         weight = np.minimum(weight * weight, BEYOND_ALL_RAILS)
@@ -183,73 +189,114 @@ def _scan(modes: NDArray[np.float64], decay: NDArray[np.float64]) -> None:
 
 def sample_blocks(
     array: NoiseArray,
-    biases_row: ArrayLike,
+    biases: ArrayLike,
     *,
     settle_cycles: int,
     interval_cycles: int,
     seed: int,
     stream: int,
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Samples of one discharge, without end, in blocks of `BLOCK`; the caller truncates.
+    """Samples of K discharges side by side, without end, in blocks; the caller truncates.
 
     Every engine draws from this function, which is why they return the same integers: sample j,
     taken settle_cycles + j·interval_cycles after the release of discharge, is a function of the
-    arguments alone (on one machine with one set of libraries), not of how many are taken, of
-    other streams, or of the number of threads.
+    array, its own bias vector, the two times, the seed and its stream alone (on one machine with
+    one set of libraries): not of how many are taken, of other bias vectors, or of the number of
+    threads.
 
     Parameters
     ----------
     array : NoiseArray
         The programmed array.
-    biases_row : (n,) int
-        Bias codes.
+    biases : (K, n) int
+        Bias codes, a vector for each discharge.
     settle_cycles, interval_cycles : int
         Clock cycles to the first sample, and between samples.
     seed, stream : int
-        Seed of the generators: the unit's, and the number of the discharge.
+        Seed of the generators: the unit's, and the number of the first discharge.
 
     Yields
     ------
-    voltages : (BLOCK, n) float64
-        x at the sampling instants, in ADC full scales.
-    codes : (BLOCK, n) int64
+    voltages : (K, block, n) float64
+        x at the sampling instants, in ADC full scales; see `BLOCKS` for the block's length.
+    codes : (K, block, n) int64
         What the ADC makes of them.
     """
-    n = array.spec.cells
     adc = AnalogToDigital(array.spec, array.physics, array._device)
-    rng = _generator(seed, _THERMAL, stream)
-    adc_rng = _generator(seed, _CONVERSION, stream) if adc.noisy else None
+    draw = _Normals(seed, stream, len(np.asarray(biases)), array.spec.cells)
     interval, settle = array.elapsed(interval_cycles), array.elapsed(settle_cycles)
-    with single_threaded_blas():
-        bias = array.bias(biases_row)
-        decay = array.decay(interval)
-        step_mean = array.mode_means(bias, interval)[:, None]
-        step_factor = array.noise_factor(interval)
-        settled_mean = array.mode_means(bias, settle)
-        settled_factor = array.noise_factor(settle)
+    turn_back = array.eigenvectors.T
     last: NDArray[np.float64] | None = None
-    while True:
+    for number in itertools.count():
         with single_threaded_blas():
-            draws = rng.standard_normal((n, BLOCK))
-            modes = _apply(step_factor, draws)
-            modes += step_mean
             if last is None:
-                modes[:, 0] = settled_mean + _apply(settled_factor, draws[:, :1])[:, 0]
+                drift = _product(array.bias(biases)[:, None], array.eigenvectors, stream)[:, 0]
+                draws = draw(_THERMAL, number, BLOCKS[0])
+                modes = _scaled(array.noise_factor(settle), draws, stream)
+                modes[:, 0] += drift * relaxation(array.eigenvalues, settle)
             else:
+                if number == 1:
+                    decay = array.decay(interval)
+                    step_factor = array.noise_factor(interval)
+                    step_mean = (drift * relaxation(array.eigenvalues, interval))[:, None]
+                length = BLOCKS[number] if number < len(BLOCKS) else sum(BLOCKS)
+                modes = _scaled(step_factor, draw(_THERMAL, number, length), stream)
+                modes += step_mean
                 modes[:, 0] += decay * last
-            _scan(modes, decay)
+                _scan(modes, decay)
             last = modes[:, -1].copy()
-            voltages = modes.T @ array.eigenvectors.T
-            noise = None if adc_rng is None else adc_rng.standard_normal((BLOCK, n))
+            voltages = _product(modes, turn_back, stream)
+            noise = draw(_CONVERSION, number, modes.shape[1]) if adc.noisy else None
             codes = adc.convert(voltages, noise)
         yield voltages, codes
 
 
-def _generator(seed: int, purpose: int, stream: int) -> np.random.Generator:
-    # a spawn key, its first word the purpose: no two (seed, purpose, stream) share a sequence
-    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, stream))
-    return np.random.Generator(np.random.PCG64(sequence))
+class _Normals:
+    """Standard normal numbers that are a function of seed, purpose, stream and block.
+
+    Philox is addressed by key and counter (Salmon et al., SC 2011): no two of these share a
+    sequence, and to begin one costs less than the numbers for one sample.
+    """
+
+    def __init__(self, seed: int, stream: int, vectors: int, cells: int) -> None:
+        self._streams, self._cells = range(stream, stream + vectors), cells
+        self._bits = np.random.Philox(key=[seed, 0])
+        self._generator = np.random.Generator(self._bits)
+        self._state: Any = self._bits.state
+
+    def __call__(self, purpose: int, block: int, length: int) -> NDArray[np.float64]:
+        """Those of every stream, (K, length, n)."""
+        numbers = np.empty((len(self._streams), length, self._cells))
+        self._state["state"]["key"][1] = purpose
+        counter = self._state["state"]["counter"]
+        for row, stream in zip(numbers, self._streams, strict=True):
+            counter[:] = 0, block, stream, 0
+            self._bits.state = self._state
+            self._generator.standard_normal(out=row)
+        return numbers
 
 
-def _apply(factor: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    return factor[:, None] * draws if factor.ndim == 1 else factor @ draws
+def _scaled(
+    factor: NDArray[np.float64], draws: NDArray[np.float64], stream: int
+) -> NDArray[np.float64]:
+    """Noise (K, block, n) of a `noise_factor`."""
+    return factor * draws if factor.ndim == 1 else _product(draws, factor.T, stream)
+
+
+def _product(
+    rows: NDArray[np.float64], matrix: NDArray[np.float64], stream: int
+) -> NDArray[np.float64]:
+    """Rows (K, block, n) times a matrix (n, n): products of one shape, every row at its place.
+
+    As many vectors share a product as make `ROWS` of it.
+    """
+    vectors, length, n = rows.shape
+    together = max(ROWS // length, 1)
+    first = stream % together
+    groups = -(-(first + vectors) // together)
+    if groups * together != vectors:
+        padded = np.zeros((groups * together, length, n))
+        padded[first : first + vectors] = rows
+        rows = padded
+    product: NDArray[np.float64] = rows.reshape(groups, together * length, n) @ matrix
+    return product.reshape(-1, length, n)[first : first + vectors]

@@ -50,8 +50,8 @@ class UnitSpec:
         If a field is not a number of the right kind.
     """
 
-    cells: int = _size(16, 2, 128, "noisy analog cells in the array")
-    lanes: int = _size(None, 1, 128, "multipliers in the moment accumulator; divides cells")
+    cells: int = _size(16, 2, 4096, "noisy analog cells in the array")
+    lanes: int = _size(None, 1, 4096, "multipliers in the moment accumulator; divides cells")
     coupling_bits: int = _size(8, 3, 16, "bits of a coupling code, sign included")
     bias_bits: int = _size(12, 4, 16, "bits of a bias code, sign included")
     adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
@@ -218,6 +218,16 @@ class UnitSpec:
             "sample": vectors * ((job.samples - 1) * job.interval_cycles + tail),
         }
 
+    def port_bytes(self, job: Job) -> tuple[int, int, int]:
+        """Bytes over the unit's port for a job's couplings, its biases, and its read-out.
+
+        As AXI4-Lite has them: a code in a word of 32 bits, sums and products in two, and a word
+        for a clip count. Registers and handshakes are not counted.
+        """
+        vectors, n = job.biases.shape
+        products = n * (n + 1) // 2 if job.second_moments else 0
+        return 4 * self.coupling_count, 4 * vectors * n, 12 * vectors * n + 8 * products
+
     def check(self, job: Job) -> None:
         """Refuse what this unit cannot do.
 
@@ -235,11 +245,10 @@ class UnitSpec:
             raise ValueError(
                 f"biases hold {len(job.biases)} vectors; legal: 1 to rhs_depth = {self.rhs_depth}"
             )
-        for name, codes, limit in (
-            ("couplings", job.couplings, self.coupling_max),
-            ("biases", job.biases, self.bias_max),
+        for name, worst, limit in (
+            ("couplings", job.largest_coupling, self.coupling_max),
+            ("biases", job.largest_bias, self.bias_max),
         ):
-            worst = max(int(codes.max()), -int(codes.min()))  # np.abs fails at -2^63
             if worst > limit:
                 raise ValueError(f"{name} hold a code of magnitude {worst}; legal: 0 to {limit}")
         check_integer("temperature", job.temperature, 0, self.temperature_max)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.model.checks import check_integer, fields_from_json
+from thermokron.model.memory import symmetric
 from thermokron.model.spec import PHASES, UnitSpec
 
 __all__ = ["BaseUnit", "Job", "Readout", "Unit", "UnitFault"]
@@ -21,8 +24,8 @@ class UnitFault(RuntimeError):
     """A run that the unit could not finish; the message is the reason. No data was returned."""
 
 
-def _codes(name: str, value: Any, ndim: int) -> NDArray[np.int64]:
-    array = np.array(value)  # a copy: a job does not change under its owner's feet
+def _integers(name: str, value: Any, ndim: int) -> NDArray[Any]:
+    array = np.asarray(value)
     if array.dtype.kind not in "iu" or array.ndim != ndim or array.size == 0:
         raise ValueError(
             f"{name} must be a non-empty {ndim}-dimensional array of integers, "
@@ -30,9 +33,29 @@ def _codes(name: str, value: Any, ndim: int) -> NDArray[np.int64]:
         )
     if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name} hold {array.max()}, which does not fit 64 bits signed")
-    array = array.astype(np.int64)
+    return array
+
+
+def _codes(name: str, value: Any, ndim: int) -> NDArray[np.signedinteger]:
+    array = _integers(name, value, ndim)
+    if array.dtype.kind == "u":
+        array = array.astype(np.int64)
+    elif array.flags.writeable or not array.flags.owndata:
+        array = array.copy()  # a job does not change under its owner's feet
     array.setflags(write=False)
     return array
+
+
+def _counts(name: str, value: Any, ndim: int) -> NDArray[np.int64]:
+    # a view: who has made them hands them over
+    array = _integers(name, value, ndim).astype(np.int64, copy=False).view()
+    array.setflags(write=False)
+    return array
+
+
+def _largest(codes: NDArray[np.signedinteger]) -> int:
+    """The largest magnitude of integers; np.abs fails at -2^63."""
+    return max(int(codes.max()), -int(codes.min()))
 
 
 class _JsonFields:
@@ -73,9 +96,9 @@ class Job(_JsonFields):
 
     Attributes
     ----------
-    couplings : (n, n) int64, symmetric
-        Codes of the coupling matrix.
-    biases : (K, n) int64
+    couplings : (n, n) int, symmetric
+        Codes of the coupling matrix, in whichever signed type they were given.
+    biases : (K, n) int
         Codes of K bias vectors, run one after the other, each from discharge.
     temperature : int
         Code of the noise temperature.
@@ -96,8 +119,8 @@ class Job(_JsonFields):
         If a shape is wrong, the couplings are not symmetric, or K > 1 with second moments.
     """
 
-    couplings: NDArray[np.int64]
-    biases: NDArray[np.int64]
+    couplings: NDArray[np.signedinteger]
+    biases: NDArray[np.signedinteger]
     temperature: int
     settle_cycles: int
     interval_cycles: int
@@ -110,13 +133,17 @@ class Job(_JsonFields):
         n = len(self.couplings)
         if self.couplings.shape != (n, n):
             raise ValueError(f"couplings have shape {self.couplings.shape}; legal: square")
-        unequal = np.argwhere(self.couplings != self.couplings.T)
-        if len(unequal):
-            i, j = unequal[0]
+        if not symmetric(self.couplings):
+            i, j = np.argwhere(self.couplings != self.couplings.T)[0]
             raise ValueError(
                 f"couplings are not symmetric: entry ({i}, {j}) is {self.couplings[i, j]}, "
                 f"({j}, {i}) is {self.couplings[j, i]}"
             )
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        """All but the couplings."""
+        n = len(self.couplings)
         if self.biases.shape[1] != n:
             raise ValueError(f"biases have shape {self.biases.shape}, the couplings want (K, {n})")
         if not isinstance(self.second_moments, bool):
@@ -128,10 +155,55 @@ class Job(_JsonFields):
         for name in ("temperature", "settle_cycles", "interval_cycles", "samples"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), 0, 2**32 - 1))
 
+    @classmethod
+    def symmetric(cls, couplings: NDArray[np.signedinteger], **others: Any) -> Job:
+        """A job whose couplings its maker knows to be symmetric, and hands over.
+
+        They are neither looked at nor copied; arguments and errors otherwise as of `Job`.
+        """
+        if others.keys() != PROGRAM | {"biases"}:
+            raise TypeError(f"Job.symmetric takes every field of Job; got {sorted(others)}")
+        couplings.setflags(write=False)
+        job = cls.__new__(cls)
+        for name, value in others.items():
+            object.__setattr__(job, name, value)
+        object.__setattr__(job, "couplings", couplings)
+        object.__setattr__(job, "biases", _codes("biases", others["biases"], 2))
+        job._check_rest()
+        return job
+
+    def with_biases(self, biases: Any, **others: Any) -> Job:
+        """The same couplings for other bias vectors, and `others` of the fields where given.
+
+        The couplings, which both have as one object, are not looked at again: O(Kn), not O(n²).
+        By that object engines know that they have them already.
+        """
+        if unknown := others.keys() - PROGRAM:
+            raise TypeError(f"with_biases has no use for {', '.join(sorted(unknown))}")
+        job = copy.copy(self)
+        for name, value in (others | {"biases": _codes("biases", biases, 2)}).items():
+            object.__setattr__(job, name, value)
+        job._check_rest()
+        return job
+
+    @cached_property
+    def largest_coupling(self) -> int:
+        """The largest magnitude of a coupling code."""
+        return _largest(self.couplings)
+
+    @property
+    def largest_bias(self) -> int:
+        """The largest magnitude of a bias code."""
+        return _largest(self.biases)
+
+
+#: Fields of a job beside its codes.
+PROGRAM = {f.name for f in fields(Job)} - {"couplings", "biases"}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Readout(_JsonFields):
-    """What a run returns: exact integers in ADC codes.
+    """What a run returns: exact integers in ADC codes. Arrays are handed over, not copied.
 
     Attributes
     ----------
@@ -156,10 +228,10 @@ class Readout(_JsonFields):
     cycles: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sums", _codes("sums", self.sums, 2))
-        object.__setattr__(self, "clipped", _codes("clipped", self.clipped, 2))
+        object.__setattr__(self, "sums", _counts("sums", self.sums, 2))
+        object.__setattr__(self, "clipped", _counts("clipped", self.clipped, 2))
         if self.products is not None:
-            object.__setattr__(self, "products", _codes("products", self.products, 2))
+            object.__setattr__(self, "products", _counts("products", self.products, 2))
         n = self.sums.shape[1]
         for name, array, shape in (
             ("clipped", self.clipped, self.sums.shape),
@@ -208,7 +280,7 @@ class Unit(Protocol):
 
 def check_unit(unit: Any) -> Unit:
     """`unit` if it is one, or a `TypeError` that says where units come from."""
-    if not isinstance(unit, Unit):
+    if not isinstance(unit, BaseUnit) and not isinstance(unit, Unit):  # the first is quicker
         raise TypeError(f"unit = {unit!r} is not a unit; open one with thermokron.host.open_unit")
     return unit
 

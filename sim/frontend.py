@@ -77,6 +77,7 @@ class FrontEnd:
         self.biases = np.zeros(n, np.int64)
         self._coupled = np.zeros((n, n), bool)
         self._biased = np.zeros(n, bool)
+        self._array: NoiseArray | None = None  # with these couplings, decomposed
         self._temperature = integer_reader(dut.temperature)
         self._adc_data, self._drdy = integer_writer(dut.adc_data), integer_writer(dut.drdy)
         self._traced = hasattr(dut, "cell_0")
@@ -155,7 +156,10 @@ class FrontEnd:
             i, j = row(), col()
             if not i <= j < n:
                 raise FrontEndError(f"{self._now()}: coupling DAC ({i}, {j}) does not exist")
-            self.couplings[i, j] = self.couplings[j, i] = (code() ^ sign) - sign
+            value = (code() ^ sign) - sign
+            if self.couplings[i, j] != value:
+                self.couplings[i, j] = self.couplings[j, i] = value
+                self._array = None
             self._coupled[i, j] = True
 
         return take
@@ -197,10 +201,11 @@ class FrontEnd:
                     f"{self._now()}: discharge was released with {count} {name} DACs never written"
                 )
         settle, interval = self._grid
-        array = NoiseArray(self._spec, self._physics, self.couplings, self._temperature())
+        if self._array is None:
+            self._array = NoiseArray(self._spec, self._physics, self.couplings, 0)
         blocks = sample_blocks(
-            array,
-            self.biases,
+            self._array.at(self._temperature()),
+            self.biases[None],
             settle_cycles=settle,
             interval_cycles=interval,
             seed=self._seed,
@@ -217,7 +222,7 @@ class FrontEnd:
     def _hand_over(self, blocks: Iterator[tuple[Any, Any]]) -> Iterator[int]:
         """Samples as the ADC's packed data, cell 0 at the least significant end."""
         shifts = np.arange(self._spec.adc_bits)
-        for voltages, codes in blocks:
+        for (voltages,), (codes,) in blocks:
             if self._traced:
                 self._voltages = iter(voltages)
             bits = ((codes[:, :, None] >> shifts) & 1).astype(np.uint8)

@@ -150,6 +150,7 @@ def _train(args: argparse.Namespace) -> int:
         optimizer=config.optimizer,
         engine=config.engine,
         fisher=config.fisher,
+        method=config.method_used,
     )
     spec = spec_from_args(args) if on_unit else None
     physics = _physics(args) if on_unit else None
@@ -259,6 +260,7 @@ def _demo(args: argparse.Namespace) -> int:
         mark = "[green]yes[/]" if claim.holds else "[red]NO [/]"
         console.print(f"{mark}  {claim.text}", soft_wrap=True)
     sample = outcome.runs[0]
+    readings = "one reading a column" if sample.samples == 1 else f"{sample.samples:,} samples"
     files = [
         write_result(
             args.output / "result.json",
@@ -275,8 +277,8 @@ def _demo(args: argparse.Namespace) -> int:
             title="A network trained by sampling a noisy array",
             subtitle=f"{network_name(sample)} on handwritten digits, medians of "
             f"{len(plan.seeds)} seeds\n"
-            f"{sample.label}: inverses from {spec.cells} cells, {spec.coupling_bits}-bit "
-            f"couplings, {spec.adc_bits}-bit ADC, {sample.samples:,} samples",
+            f"{sample.label}: solved by {spec.cells} cells, {spec.coupling_bits}-bit couplings, "
+            f"{spec.adc_bits}-bit ADC, {readings}",
         ),
     ]
     console.print(

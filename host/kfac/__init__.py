@@ -8,10 +8,10 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
-from thermokron.host.kfac.damping import LevenbergMarquardt
-from thermokron.host.kfac.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import KFAC
+from thermokron.host.kfac.solve.damping import LevenbergMarquardt
+from thermokron.host.kfac.solve.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
 
 __all__ = [
     "KFAC",

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from thermokron.host.kfac.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.losses import KINDS, LossCurvature, curvature_of
-from thermokron.host.kfac.methods import METHODS
+from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
+from thermokron.host.kfac.solve.methods import METHODS
 from thermokron.model import Unit
 from thermokron.model.unit import check_unit
 
-__all__ = ["check_choices", "choose_inverter", "loss_curvature", "loss_reduction_of"]
+__all__ = [
+    "check_choices",
+    "choose_inverter",
+    "loss_curvature",
+    "loss_reduction_of",
+]
 
 LEGAL = {
     "fisher": ("empirical", "mc", "ggn"),
@@ -23,17 +29,25 @@ LEGAL = {
 }
 
 
-def check_choices(choices: Mapping[str, str]) -> None:
-    """`ValueError` if an option is none of the legal ones."""
+def check_choices(choices: Mapping[str, str | None]) -> None:
+    """`ValueError` if an option is none of the legal ones; None leaves the method open."""
     for name, choice in choices.items():
-        if choice not in LEGAL[name]:
+        if choice not in LEGAL[name] and not (name == "method" and choice is None):
             raise ValueError(f"{name} = {choice!r} is unknown; legal: {LEGAL[name]}")
 
 
 def choose_inverter(
-    unit: Unit | None, inverse: Inverter | None, damping_mode: str, method: str
+    unit: Unit | None, inverse: Inverter | None, choices: dict[str, Any]
 ) -> Inverter:
-    """What inverts; `ValueError` or `TypeError` if it does not go with the other options."""
+    """What inverts; a method that was left open becomes what suits it: a unit solves.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a choice is none of the legal ones, or they do not go together.
+    """
+    check_choices(choices)
+    method, damping_mode = choices["method"], choices["damping_mode"]
     if unit is not None and inverse is not None:
         raise ValueError("inverse and unit exclude each other: give one of them")
     if inverse is not None and not callable(inverse):
@@ -48,9 +62,11 @@ def choose_inverter(
         raise ValueError("method = 'solve' needs damping_mode = 'factored'")
     if method == "solve" and not (digital or isinstance(inverse, Thermodynamic)):
         raise ValueError(f"method = 'solve' cannot use inverse = {inverse!r}, which only inverts")
-    if inverse is not None:
-        return inverse
-    return exact if unit is None else Thermodynamic(check_unit(unit))
+    if inverse is None:
+        inverse = exact if unit is None else Thermodynamic(check_unit(unit))
+    if method is None:
+        choices["method"] = "solve" if isinstance(inverse, Thermodynamic) else "inverse"
+    return inverse
 
 
 def loss_reduction_of(criterion: torch.nn.Module | None, given: str | None) -> str:

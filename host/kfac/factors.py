@@ -42,8 +42,11 @@ class MovingAverage:
 
     def update(self, value: torch.Tensor, decay: float) -> None:
         """Move towards `value`; β = `decay`."""
-        new = (1.0 - decay) * value
-        self.moment = new if self.moment is None else new.add_(decay * self.moment)
+        part = 1.0 - decay
+        if self.moment is None:
+            self.moment = part * value
+        else:  # m + (1-β)(C - m), in one pass
+            self.moment = torch.lerp(self.moment, value, part)
         self.weight = decay * self.weight + (1.0 - decay)
 
     @property

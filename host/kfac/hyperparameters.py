@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 
+from thermokron.host.linalg import Settle, check_settle
+
 __all__ = [
     "Hyperparameters",
     "Interval",
     "OptionalSchedule",
+    "Samples",
     "Schedule",
+    "SettleSchedule",
     "check_count",
     "learning_rate",
 ]
@@ -22,10 +26,12 @@ __all__ = [
 Schedule = float | Callable[[int], float]
 Interval = int | Callable[[int], int]
 OptionalSchedule = float | Callable[[int], float | None] | None
+Samples = int | Callable[[int], int | None] | None
+SettleSchedule = Settle | Callable[[int], Settle]
 
 TINY = 1e-12  # the least damping and clip; there for the message, nobody wants less
-#: May be None, which switches them off.
-OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold")
+#: May be None, which switches them off, or leaves them to the method.
+OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold", "samples")
 
 
 class Hyperparameters:
@@ -52,10 +58,12 @@ class Hyperparameters:
 
     @staticmethod
     def _checked(name: str, value: Any) -> Any:
-        if name.endswith("interval") or name == "samples":
-            return check_count(name, value)
         if value is None and name in OPTIONAL:
             return None
+        if name.endswith("interval") or name == "samples":
+            return check_count(name, value)
+        if name == "settle":
+            return check_settle(value)
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if name == "decay":
             legal, fine = "0 to below 1", real and 0.0 <= value < 1.0

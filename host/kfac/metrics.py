@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from thermokron.host.kfac.solve.cost import Cost
 
 __all__ = ["StepMetrics"]
 
@@ -16,13 +19,18 @@ class StepMetrics:
     step : int
         Index of the step, from 0.
     inversions : int
-        Factors inverted, decomposed or solved with.
+        Factors inverted, decomposed, or solved with.
     hardware_seconds : float
-        Time on the unit in seconds.
+        Time on the unit in seconds, load to done.
+    load_seconds, discharge_seconds, settle_seconds, sample_seconds : float
+        Its phases; loading is that of couplings and biases into the DACs.
+    bytes_to_unit, bytes_from_unit : int
+        What passed the unit's port, see `thermokron.model.UnitSpec.port_bytes`.
     runs : int
         Runs of the unit.
     digital_flops : int
-        Floating-point operations that the host spent beside the unit.
+        Floating-point operations of the host beyond forward and backward pass and the factors' own
+        moments: damping, programming or inversion, apply, step control.
     repairs : int
         Matrices that had lost their definiteness and were repaired: Schur complements on the unit
         to noise, factors on the host to rounding.
@@ -48,6 +56,12 @@ class StepMetrics:
     step: int
     inversions: int
     hardware_seconds: float
+    load_seconds: float
+    discharge_seconds: float
+    settle_seconds: float
+    sample_seconds: float
+    bytes_to_unit: int
+    bytes_from_unit: int
     runs: int
     digital_flops: int
     repairs: int
@@ -59,6 +73,23 @@ class StepMetrics:
     loss: float | None = None
     loss_reduction: float | None = None
     reduction_ratio: float | None = None
+
+    @classmethod
+    def of(cls, cost: Cost, **others: Any) -> StepMetrics:
+        """Those of an account, and the others."""
+        phases: dict[str, Any] = {f"{name}_seconds": time for name, time in cost.seconds.items()}
+        return cls(
+            inversions=cost.inversions,
+            hardware_seconds=sum(cost.seconds.values()),
+            **phases,
+            bytes_to_unit=cost.bytes_to_unit,
+            bytes_from_unit=cost.bytes_from_unit,
+            runs=cost.runs,
+            digital_flops=cost.digital_flops,
+            repairs=cost.repairs,
+            clipped_samples=cost.clipped,
+            **others,
+        )
 
     def as_dict(self) -> dict[str, float]:
         """All that is known, as numbers: `logger.log(metrics.as_dict())`."""

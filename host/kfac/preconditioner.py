@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -11,30 +10,31 @@ from typing import Any, Self
 import torch
 
 from thermokron.host.kfac.choices import (
-    check_choices,
     choose_inverter,
     loss_curvature,
     loss_reduction_of,
 )
-from thermokron.host.kfac.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
     OptionalSchedule,
+    Samples,
     Schedule,
+    SettleSchedule,
     check_count,
     learning_rate,
 )
-from thermokron.host.kfac.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
-from thermokron.host.kfac.layers.coverage import COVERED
-from thermokron.host.kfac.methods import prepare
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.overlooked import Overlooked, update_factors
-from thermokron.host.kfac.prepared import EIGEN, Cost
-from thermokron.host.kfac.refresh import Blocks
+from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
+from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.methods import prepare
+from thermokron.host.kfac.solve.prepared import EIGEN
+from thermokron.host.kfac.solve.refresh import Blocks
+from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.kfac.state import load_state, save_state
-from thermokron.host.kfac.step_control import shortening
 from thermokron.host.kfac.watch import Watcher
 from thermokron.model import Unit
 
@@ -66,8 +66,7 @@ class KFAC:
     projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `RMSNorm`,
     `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`. Other parameters keep their plain gradient, and
     a warning names them. So do layers that no data has reached; those without a gradient stay
-    without.
-    Passes under `torch.no_grad` and those of modules in eval mode leave no trace.
+    without. Passes under `torch.no_grad` and of modules in eval mode leave no trace.
 
     Parameters
     ----------
@@ -102,12 +101,16 @@ class KFAC:
     damping_mode : "factored" or "exact"
         Damping of both factors, see `shares`, or of their product, from their
         eigendecompositions, O(n³) on the host.
-    method : "inverse" or "solve"
-        How blocks are applied, see `thermokron.host.kfac.methods`.
+    method : "inverse" or "solve", optional
+        How blocks are applied, see `thermokron.host.kfac.solve.methods`: "solve" on a unit, which
+        then makes the apply too, and "inverse" on the host, if not given.
     inverse : Inverter, optional
         Another way to invert, such as `diagonal`; excludes `unit`.
-    samples : int
-        Samples per run of the unit.
+    samples : int, optional
+        Samples per run of the unit: of an inverse 1,000, of a solution one reading, if not given.
+    settle : float or str
+        Of solutions on a unit: the part of a factor's slowest mode that may be left undone before
+        they are read, which acts like a little more damping; or a time such as "5tau".
     decay : float
         β of the factors' moving average, in [0, 1).
     factor_interval, inverse_interval : int
@@ -159,9 +162,10 @@ class KFAC:
         seed: int = 0,
         sharing: str = "expand",
         damping_mode: str = "factored",
-        method: str = "inverse",
+        method: str | None = None,
         inverse: Inverter | None = None,
-        samples: Interval = 1000,
+        samples: Samples = None,
+        settle: SettleSchedule = 0.1,
         decay: Schedule = 0.95,
         factor_interval: Interval = 1,
         inverse_interval: Interval = 1,
@@ -172,21 +176,22 @@ class KFAC:
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
-        self.choices = {
+        self.choices: dict[str, Any] = {
             "fisher": fisher,
             "sharing": sharing,
             "damping_mode": damping_mode,
             "method": method,
             "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
-        check_choices(self.choices)
-        self.inverse = choose_inverter(unit, inverse, damping_mode, method)
+        self.inverse = choose_inverter(unit, inverse, self.choices)
+        self.method_given = method is not None
         self.unit = self.inverse.unit if isinstance(self.inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
         self.marquardt = lm = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
             samples=samples,
+            settle=settle,
             damping=damping if lm is None else lambda step: lm.value,
             decay=decay,
             factor_interval=factor_interval,
@@ -201,15 +206,8 @@ class KFAC:
         for name in self.hyperparameters:
             self._now(name)
         coverage = find_layers(model)
-        self.layers: list[Layer] = coverage.layers
-        self.uncovered = coverage.uncovered
-        if not self.layers:
-            raise ValueError(f"model holds nothing trainable that K-FAC covers: {COVERED}")
-        if self.uncovered:
-            warnings.warn(
-                f"K-FAC does not cover {', '.join(self.uncovered)}: plain gradients there",
-                stacklevel=2,
-            )
+        coverage.tell()
+        self.layers, self.uncovered = coverage.layers, coverage.uncovered
         self._overlooked = Overlooked(model, fisher)
         self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.blocks = Blocks()
@@ -255,7 +253,7 @@ class KFAC:
         ready = self._overlooked.ready(self.layers)
         if self._owns_inverter:
             assert self.unit is not None
-            self.inverse = Thermodynamic(self.unit, self._now("samples"))
+            self.inverse = Thermodynamic(self.unit, self._now("samples"), self._now("settle"))
         damping, cost = self._now("damping"), Cost()
         due = self.steps % self._now("inverse_interval") == 0
         self._renew(
@@ -270,24 +268,22 @@ class KFAC:
             kl_clip=self._now("kl_clip"),
             norm_constraint=self._now("norm_constraint"),
             damping=damping,
+            cost=cost,
         )
         lm = self.marquardt
         if self._trial is not None and lm is not None:
             self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+        if nu != 1.0:
+            cost.flops(sum(update.numel() for update in updates))
         for (owner, _), update in zip(present, updates, strict=True):
             owner.set_gradient(update if nu == 1.0 else update.mul_(nu))
-        self.metrics = StepMetrics(
+        self.metrics = StepMetrics.of(
+            cost,
             step=self.steps,
-            inversions=cost.inversions,
-            hardware_seconds=cost.hardware_seconds,
-            runs=cost.runs,
-            digital_flops=cost.digital_flops,
-            repairs=cost.repairs,
             nu=nu,
             clipped=nu < 1.0,
             damping=damping,
             kappa=self.blocks.kappa,
-            clipped_samples=cost.clipped,
             loss=None if loss is None or loss.numel() > 1 else loss.item(),
         )
         self.steps += 1
@@ -304,7 +300,14 @@ class KFAC:
             for layer in layers
             if self.blocks.stale(layer, damping, due=due, threshold=threshold)
         ]
-        blocks = prepare(stale, damping, method=method, inverse=self.inverse, cost=cost)
+        blocks = prepare(
+            stale,
+            damping,
+            method=method,
+            inverse=self.inverse,
+            cost=cost,
+            before=self.blocks.prepared,
+        )
         for layer, block in blocks.items():
             self.blocks.renew(layer, block, damping, keep=threshold is not None)
 
@@ -314,6 +317,7 @@ class KFAC:
         if isinstance(layer, KroneckerLayer):
             return self.blocks[layer].apply(gradient, self.inverse, cost)
         assert isinstance(layer, NormLayer)
+        cost.flops(2 * gradient.numel())
         return layer.precondition(gradient, damping)
 
     def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
@@ -327,7 +331,7 @@ class KFAC:
         closure : callable
             The loss on this step's batch; called twice at every `interval`-th step, with the
             parameters after and before it. Model and generators are left as they were, see
-            `thermokron.host.kfac.damping.Trial`.
+            `thermokron.host.kfac.solve.damping.Trial`.
 
         Returns
         -------

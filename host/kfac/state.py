@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from thermokron.host.kfac.hyperparameters import check_count
-from thermokron.host.kfac.prepared import restore
-from thermokron.host.kfac.refresh import Blocks
+from thermokron.host.kfac.solve.prepared import restore
+from thermokron.host.kfac.solve.refresh import Blocks
 
 if TYPE_CHECKING:
     from thermokron.host.kfac.preconditioner import KFAC
@@ -42,7 +42,9 @@ def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
     if set(state["layers"]) != set(layers):
         raise ValueError(f"state holds the layers {sorted(state['layers'])}, not {list(layers)}")
     for name in FIXED:
-        if state["choices"][name] != kfac.choices[name]:
+        # what was left open suits what inverts, here and where the state was saved
+        fixed = name != "method" or kfac.method_given
+        if fixed and state["choices"][name] != kfac.choices[name]:
             raise ValueError(
                 f"state was saved with {name} = {state['choices'][name]!r}, "
                 f"this KFAC has {kfac.choices[name]!r}"
@@ -55,7 +57,9 @@ def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
         )
     steps = check_count("steps", state["steps"], low=0)
     blocks = Blocks()
-    blocks.prepared = {layers[name]: restore(block) for name, block in state["blocks"].items()}
+    blocks.prepared = {
+        layers[name]: restore(block, kfac.inverse) for name, block in state["blocks"].items()
+    }
     blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
     blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
     damping = float(state["damping"]) if "damping" in state else None

@@ -1,16 +1,36 @@
-"""Thermodynamic linear algebra: inverses and linear systems, sampled from the array.
+"""Thermodynamic linear algebra: a matrix on the array, to solve with, invert and sample.
 
     >>> unit = NumericUnit(UnitSpec(cells=16), seed=0)
-    >>> result = inv(unit, M, lambda_min=damping)
-    >>> result.value, result.standard_error, result.hardware_seconds
+    >>> M = program(unit, matrix, lambda_min=damping)
+    >>> M.solve(B).value, M.inv(samples=1000).value, M.sample(100).value
 
 `inv` reads a covariance: about ten percent at 1,000 samples. `solve` reads means, which the same
-time makes a hundred times more exact, and refines them.
+time makes a hundred times more exact; one reading of each column is within a few percent, and costs
+the host a few operations per number. The functions `inv` and `solve` are short uses of `program`,
+with more samples and refinement.
 """
 
-from thermokron.host.linalg.api import inv, solve
-from thermokron.host.linalg.arrays import NotPositiveDefinite
-from thermokron.host.linalg.program import GUARDS, Guard
-from thermokron.host.linalg.result import Result
+from thermokron.host.linalg.api import inv, load, program, solve
+from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.refusals import NotPositiveDefinite
+from thermokron.host.linalg.result import Account, Result
+from thermokron.host.linalg.rounding import GUARDS, Guard
+from thermokron.host.linalg.settling import Settle, Settling, check_settle
 
-__all__ = ["GUARDS", "Guard", "NotPositiveDefinite", "Result", "inv", "solve"]
+__all__ = [
+    "GUARDS",
+    "Account",
+    "Eliminated",
+    "Guard",
+    "NotPositiveDefinite",
+    "Programmed",
+    "Result",
+    "Settle",
+    "Settling",
+    "check_settle",
+    "inv",
+    "load",
+    "program",
+    "solve",
+]

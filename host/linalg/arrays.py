@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.linalg.refusals import NotPositiveDefinite
+from thermokron.model.memory import transposed
+
 __all__ = [
     "Floats",
-    "NotPositiveDefinite",
     "Restore",
     "check_lambda_min",
     "floats",
     "right_hand_sides",
     "symmetric_matrix",
+    "unchecked",
+    "vector",
 ]
 
 #: Asymmetry that is forgiven in any dtype: a double may have been computed in single precision.
@@ -26,10 +30,6 @@ Floats = NDArray[np.float64]
 Restore = Callable[[Floats], Any]
 
 
-class NotPositiveDefinite(ValueError):
-    """A matrix is not positive definite, as given or as the unit has it."""
-
-
 class _LikeNumpy:
     """Gives results the dtype of the input. (Classes, not closures, so that results pickle.)"""
 
@@ -37,7 +37,7 @@ class _LikeNumpy:
         self.dtype = dtype
 
     def __call__(self, array: Floats) -> Any:
-        return array.astype(self.dtype)
+        return array.astype(self.dtype, copy=False)
 
 
 class _LikeTensor:
@@ -49,7 +49,7 @@ class _LikeTensor:
     def __call__(self, array: Floats) -> Any:
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+        return torch.from_numpy(array).to(self.device, self.dtype)
 
 
 def floats(name: str, value: Any) -> tuple[Floats, Restore, float]:
@@ -71,7 +71,7 @@ def floats(name: str, value: Any) -> tuple[Floats, Restore, float]:
         dtype = value.dtype if value.dtype.is_floating_point else torch.float64
         restore = _LikeTensor(dtype, value.device)
         precision = float(torch.finfo(dtype).eps)
-        array = value.detach().to("cpu", torch.float64).numpy()
+        array = value.detach().to("cpu", torch.float64, copy=True).numpy()
     else:
         given = np.asarray(value)
         if given.dtype.kind not in "fiu":
@@ -84,6 +84,24 @@ def floats(name: str, value: Any) -> tuple[Floats, Restore, float]:
         bad = "NaN" if np.isnan(array).any() else "inf"
         raise ValueError(f"{name} holds {bad}; every entry must be finite")
     return array, restore, precision
+
+
+def unchecked(value: Any, dtype: np.dtype[Any] | None = None) -> tuple[Floats, Restore]:
+    """`value` as it is, or in `dtype`, not copied if that can be helped, and what restores it.
+
+    In single or double precision; anything else becomes double.
+    """
+    torch = sys.modules.get("torch")
+    restore: Restore
+    if torch is not None and isinstance(value, torch.Tensor):
+        restore = _LikeTensor(value.dtype, value.device)
+        array = value.detach().cpu().numpy()
+    else:
+        array = np.asarray(value)
+        restore = _LikeNumpy(array.dtype if array.dtype.kind == "f" else np.dtype(np.float64))
+    if dtype is None:
+        dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+    return array.astype(dtype, copy=False), restore
 
 
 def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
@@ -142,15 +160,40 @@ def check_lambda_min(lambda_min: Any, diagonal: Floats) -> float | None:
     return min(value, largest)
 
 
-def right_hand_sides(value: Any, n: int) -> tuple[Floats, Restore]:
-    """B as float64 (n,) or (n, k), and what turns a result into B's kind.
+def right_hand_sides(
+    value: Any, n: int, check: bool, like: Floats
+) -> tuple[Floats, Floats, Restore]:
+    """B (n,) or (n, k); the same as rows (k, n), a copy; what turns a result into B's kind.
+
+    In the dtype of `like`. Without `check` entries are not looked at, and B may be the caller's own
+    memory.
 
     Raises
     ------
     ValueError
         If the shape does not fit n, or an entry is not finite or not real.
     """
-    array, restore, _ = floats("B", value)
+    array, restore = _checked("B", value, like.dtype) if check else unchecked(value, like.dtype)
     if array.ndim not in (1, 2) or array.shape[0] != n or array.size == 0:
         raise ValueError(f"B has shape {array.shape}; M, {(n, n)}, wants ({n},) or ({n}, k)")
-    return array, restore
+    columns = array.reshape(n, -1)
+    torch = sys.modules.get("torch")
+    if torch is None or not columns.flags.writeable:
+        return array, transposed(columns), restore
+    # torch's copy goes by blocks, which takes two thirds of the time
+    rows = torch.from_numpy(columns).t().clone(memory_format=torch.contiguous_format)
+    return array, rows.numpy(), restore
+
+
+def vector(value: Any, n: int, check: bool) -> Floats:
+    """b as float64 (n,); errors as of `right_hand_sides`."""
+    double = np.dtype(np.float64)
+    array, _ = _checked("b", value, double) if check else unchecked(value, double)
+    if array.shape != (n,):
+        raise ValueError(f"b has shape {array.shape}; legal: ({n},)")
+    return array
+
+
+def _checked(name: str, value: Any, dtype: np.dtype[Any]) -> tuple[Floats, Restore]:
+    array, restore, _ = floats(name, value)
+    return array.astype(dtype, copy=False), restore

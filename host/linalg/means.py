@@ -2,196 +2,308 @@
 
 Under a bias b the array settles to x ~ N(A⁻¹b, T A⁻¹). Noise is then only a nuisance, apart from
 dithering the ADC, so the temperature is the lowest that does; a mean of N samples is √(2/N)·x/σ
-times more exact than a covariance. What remains is the rounding of the couplings, and residuals
-that are solved for again ("refinement", as in any text on numerical linear algebra) remove it.
+times more exact than a covariance, and one reading is enough for many purposes.
+
+How strongly a column may be driven is found without products. ‖x‖∞ ≤ ‖b‖/λ_min bounds it, the
+last reading of such columns tells it better, and the read-out itself shows which column left the
+ADC's range, and which used too little of it; only those run again. So k columns cost the host a few
+operations per number that it moves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thermokron.host.linalg.arrays import Floats
-from thermokron.host.linalg.inverse import HEADROOM, Persistent, Sampled, timing, tolerated_part
+from thermokron.host.linalg.covariance import HEADROOM, spacing_cycles, tolerated_part
+from thermokron.host.linalg.reading import Equation, Reading
+from thermokron.host.linalg.refusals import Persistent
 from thermokron.host.linalg.result import Account
+from thermokron.host.linalg.settling import Settle, Settling, settled
 from thermokron.model import Job, Unit
 
-__all__ = ["MeanSolver", "Solved", "refined"]
+__all__ = ["Means"]
 
-#: What the predicted solution may fill of the ADC's range, less the noise.
-FILL = 0.7
-#: What the loudest cell's noise may take of it, and what it gets where that would be more: quiet
-#: cells then dither a coarse ADC less than they should.
-MOST_NOISE, ENOUGH_NOISE = 0.9, 0.5
-#: Halvings of a column's bias before clipping counts as persistent.
-MAX_HALVINGS = 8
-
-
-@dataclass(frozen=True)
-class Solved:
-    """Solutions, and the variance of their entries.
-
-    Attributes
-    ----------
-    value : (n, k) float64
-        x.
-    variance : (n, k) float64
-        Sampling noise, ADC and bias quantisation, and the couplings' rounding as far as the last
-        refinement has left it.
-    residual : (n, k) float64
-        b - A x.
-    """
-
-    value: Floats
-    variance: Floats
-    residual: Floats
+#: What a solution may fill of the ADC's range, less the noise, by a reading of the same column; and
+#: by one of the column before it in a sequence, or a bound: then about one in twenty leaves the
+#: range, and runs again.
+FILL, EXPECTED_FILL = 0.7, 0.5
+#: A column that fills less is driven more strongly, if it can be; where only the bound was known,
+#: the second.
+LEAST_FILL, LEAST_AT_FIRST = 0.1, 0.25
+#: Standard deviations of the noise that dithers the ADC, in its steps: the rounding error's mean is
+#: then below 0.3% of a step (see `Reading.variance`).
+DITHER = 0.5
+#: What the loudest cell's noise may take of the range at `HEADROOM`, and what is left for the rest.
+MOST_NOISE, LEAST_ROOM = 0.6, 0.25
+#: Times that a column is driven more weakly before clipping counts as persistent, and more strongly
+#: before it is left as it is.
+MAX_HALVINGS, MAX_RAISES = 10, 2
+#: Readings from which on it pays to take one first, for how strongly columns may be driven.
+SCOUTED = 4
+#: Numbers of columns of which it is remembered how far they swung.
+REMEMBERED = 4
 
 
-class MeanSolver:
-    """Solves A x = b for one array-sized A of unit diagonal whose inverse has been sampled.
+def _slice(places: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Ascending places, as a slice if they follow each other, which spares copies."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
-    The sampled inverse, however rough, says how far each solution will swing, hence how strongly
-    the biases may be driven, and how noisy each cell is.
+
+def _largest(rows: Floats) -> Floats:
+    """The largest magnitude in each row."""
+    largest: Floats = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    return largest
+
+
+def _squares(largest: Floats, rows: Floats) -> bool:
+    """Whether squares of rows with these largest entries neither overflow nor vanish."""
+    limits = np.finfo(rows.dtype)
+    low, high = math.sqrt(limits.tiny) * 1e6, math.sqrt(limits.max) * 1e-6
+    return not largest.size or bool(largest.min() > low and largest.max() < high)
+
+
+def _column(factors: Floats, rows: Floats) -> Floats:
+    """A factor for each row."""
+    return factors.astype(rows.dtype)[:, None]
+
+
+class Means:
+    """Reads A⁻¹b, for many b, from a matrix of unit diagonal on an array.
 
     Parameters
     ----------
     unit : Unit
         Of at least n cells.
-    matrix : (n, n) float64
-        A.
-    sampled : Sampled
-        From `sample_inverse`; its program is used again.
-    interval : float
-        Sampling interval in units of τ/λ_min.
+    job : Job
+        The program: its couplings are used.
+    size : int
+        n.
+
+    Attributes
+    ----------
+    gains : dict of int to (k,) float
+        How far solutions swung, per length of their right-hand sides: of the last call with k
+        columns, by k.
     """
 
-    def __init__(self, unit: Unit, matrix: Floats, sampled: Sampled, interval: float) -> None:
-        spec = unit.spec
-        self.unit, self.matrix, self.sampled = unit, matrix, sampled
-        rate = sampled.program.rate
-        self.settle_cycles, self.interval_cycles = timing(
-            spec, rate, interval, second_moments=False
-        )
-        gain = np.maximum(sampled.value.diagonal(), 1.0)
-        # the dither: one ADC step for the quietest cell, which has (A⁻¹)_ii ≥ 1
-        dither, loudest = spec.adc_step**2, float(gain.max())
-        if HEADROOM * math.sqrt(dither * loudest) > MOST_NOISE:
-            dither = (ENOUGH_NOISE / HEADROOM) ** 2 / loudest
-        self.code = max(spec.temperature_code(min(dither, spec.temperature_full_scale)), 1)
-        self.spread = spec.temperature_value(self.code) * gain
-        spacing = self.interval_cycles * spec.clock_s / spec.tau_s
-        # between the least it can be (coth is convex) and the most, as for the covariance
-        correlation = 0.5 / np.tanh(0.5 * spacing / gain) + 0.5 / math.tanh(0.5 * spacing * rate)
-        self.sample_variance = (self.spread + spec.adc_step**2 / 12.0) * correlation
-        # what dithering leaves of the ADC's rounding, which averaging cannot remove
-        step = spec.adc_step
-        lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * self.spread / step**2)
-        bias_step = 1.0 / spec.bias_max
-        rounding = bias_step**2 / 12.0 * (sampled.value**2).sum(axis=1)
-        self.fixed_variance = lasting + rounding
+    def __init__(self, unit: Unit, job: Job, size: int) -> None:
+        self.unit, self.job, self.size = unit, job, size
+        self.gains: dict[int, Floats] = {}
 
-    def solve(self, right: Floats, samples: int, refine: int, account: Account) -> Solved:
-        """Solve for (n, k) right-hand sides with `refine` refinements.
+    def recall(self, other: Means) -> None:
+        """Expect of columns what another matrix, the one before in a sequence, did to them."""
+        if other.size == self.size:
+            self.gains = dict(other.gains)
 
-        About 4n²k flops a pass. Where a pass would make a column's residual larger, for coarse
-        couplings and large condition numbers, it is shortened to what makes it smallest.
+    def read(
+        self,
+        equation: Equation,
+        rows: Floats,
+        rate: float,
+        *,
+        samples: int,
+        settle: Settle,
+        interval: float,
+        account: Account,
+        unit: Floats | float = 1.0,
+    ) -> Reading:
+        """Solutions for (k, n) right-hand sides, one per row; about 8kn operations.
+
+        Parameters
+        ----------
+        equation : Equation
+            What the job's couplings stand for.
+        rows : (k, n) float
+            Right-hand sides; overwritten, unless they clip.
+        rate : float
+            λ of the slowest mode.
+        samples : int
+            Per right-hand side.
+        settle : float or str
+            The part of the slowest mode that may be left undone, or a time.
+        interval : float
+            Between samples, in τ/λ_min, if the unit can follow.
+        account : Account
+        unit : (n,) float, optional
+            What entries are multiplied by, on their way.
 
         Raises
         ------
         Persistent
             If a column's samples clip however weak its bias.
         """
-        plan = self.sampled.program
-
-        def once(residual: Floats) -> tuple[Floats, Floats]:
-            step, variance = self._once(residual, samples, account)
-            missed = self.sampled.value @ (plan.rounding @ step)
-            return step, variance + missed**2
-
-        return refined(once, self.matrix, right, refine, account)
-
-    def _once(self, right: Floats, samples: int, account: Account) -> tuple[Floats, Floats]:
-        """One pass over all columns: solutions (n, k) and their variance."""
-        spec, (n, k) = self.unit.spec, right.shape
-        largest = np.abs(right).max(axis=0)
-        swing = np.abs(self.sampled.value @ right).max(axis=0)
-        account.flops(2 * n * n * k)
-        noise = HEADROOM * math.sqrt(float(self.spread.max()))
-        room = max(FILL * (1.0 - noise), 0.1)
-        value, variance = np.zeros((n, k)), np.zeros((n, k))
-        pending = np.flatnonzero(largest > 0.0)
-        drive = np.zeros(k)
-        drive[pending] = np.minimum(1.0 / largest[pending], room / swing[pending])
-        tolerated = 1.0 + tolerated_part(spec) * samples
-        for _ in range(MAX_HALVINGS):
-            clipping: list[int] = []
+        spec, (k, n) = self.unit.spec, rows.shape
+        fill = EXPECTED_FILL
+        if samples >= SCOUTED and k not in self.gains:
+            fill = FILL
+            self.read(
+                equation,
+                rows.copy(),
+                rate,
+                samples=1,
+                settle=settle,
+                interval=interval,
+                account=account,
+            )
+        code = self._temperature(rate)
+        temperature = spec.temperature_value(code)
+        cycles, settling = settled(spec, rate, settle)
+        between = spacing_cycles(spec, rate, interval, second_moments=False)
+        program = {
+            "temperature": code,
+            "settle_cycles": cycles,
+            "interval_cycles": between,
+            "samples": samples,
+            "second_moments": False,
+        }
+        largest = _largest(rows)
+        live = largest > 0.0
+        scale = np.ones(k)
+        if not _squares(largest[live], rows):
+            scale[live] = largest[live]
+            rows *= _column(1.0 / scale, rows)
+            account.flops(k * n)
+        lengths = np.where(live, np.sqrt(np.einsum("ij,ij->i", rows, rows)), 1.0)
+        most = np.divide(scale, largest, out=np.ones(k), where=live)
+        account.flops(2 * k * n)
+        noise = min(HEADROOM * math.sqrt(temperature / rate), MOST_NOISE)
+        room = max(fill * (1.0 - noise), LEAST_ROOM)
+        least = LEAST_FILL if self.gains else LEAST_AT_FIRST
+        drive = np.minimum(room / (self._expected(k, rate) * lengths), most)
+        tolerated = tolerated_part(spec) * samples + (samples >= 100)
+        value, swings = np.empty((k, n), rows.dtype), np.zeros(k)
+        value[~live] = 0.0
+        raises, pending = np.zeros(k, np.int64), np.flatnonzero(live)
+        for attempt in range(MAX_HALVINGS + 1):
+            clipping, tried = np.zeros(k, bool), np.zeros(k, bool)
             for first in range(0, len(pending), spec.rhs_depth):
-                columns = pending[first : first + spec.rhs_depth]
-                biases = np.zeros((len(columns), spec.cells), dtype=np.int64)
-                biases[:, :n] = spec.bias_codes((right[:, columns] * drive[columns]).T)
-                job = Job(
-                    couplings=self.sampled.program.codes,
-                    biases=biases,
-                    temperature=self.code,
-                    settle_cycles=self.settle_cycles,
-                    interval_cycles=self.interval_cycles,
-                    samples=samples,
+                some = _slice(pending[first : first + spec.rhs_depth])
+                levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
+                biases = np.zeros((len(levels), spec.cells), np.int16)
+                np.rint(levels, out=biases[:, :n], casting="unsafe")
+                biases.setflags(write=False)
+                job = self.job.with_biases(biases, **program)
+                readout = self.unit.run(job)
+                account.enter(spec, job, readout)
+                account.reruns += attempt > 0
+                factor = _column(spec.adc_step / samples * scale[some] / drive[some], rows)
+                read = np.multiply(
+                    readout.sums[:, :n], factor, out=levels, dtype=rows.dtype, casting="unsafe"
+                )
+                swings[some] = _largest(read)
+                if isinstance(some, slice):
+                    np.multiply(read, unit, out=value[some])
+                else:
+                    value[some] = np.multiply(read, unit, out=read)
+                worst = readout.clipped[:, :n].max(axis=1)
+                clipping[some], tried[some] = worst > tolerated, True
+                if worst.any():
+                    account.clipped += int(readout.clipped[worst <= tolerated, :n].sum())
+                account.flops(3 * n * len(levels))
+            filled = swings * drive / scale
+            weak = (filled < least) & (drive < most) & (raises < MAX_RAISES) & tried & ~clipping
+            gains = filled / (drive * lengths)
+            raises[clipping], raises[weak] = MAX_RAISES, raises[weak] + 1
+            drive[clipping] *= 0.5
+            drive[weak] *= room / np.maximum(filled[weak], 0.5 * spec.adc_step)
+            np.minimum(drive, most, out=drive)
+            pending = np.flatnonzero(clipping | weak)
+            if not len(pending):
+                self._remember(gains)
+                spacing = between * spec.clock_s / spec.tau_s
+                return Reading(
+                    value, unit, scale / drive, equation, temperature, samples, spacing, settling
+                )
+        rows *= _column(scale, rows)
+        raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
+
+    def _expected(self, k: int, rate: float) -> Floats:
+        """How far a solution swings, per length of its right-hand side, (k,)."""
+        bound = 1.0 / rate
+        if not self.gains:
+            return np.full(k, bound)
+        known = self.gains.get(k)
+        if known is None:
+            known = np.full(k, max(gains.max() for gains in self.gains.values()))
+        # a column that was zero tells nothing
+        return np.where(known > 0.0, np.minimum(known, bound), bound)
+
+    def _remember(self, gains: Floats) -> None:
+        self.gains.pop(len(gains), None)
+        self.gains[len(gains)] = gains
+        if len(self.gains) > REMEMBERED:
+            del self.gains[next(iter(self.gains))]
+
+    def _temperature(self, rate: float) -> int:
+        """The lowest code that dithers the ADC, or as much as the loudest cell has room for.
+
+        The quietest cell has (A⁻¹)_ii ≥ 1, the loudest at most 1/λ_min.
+        """
+        spec = self.unit.spec
+        dither = (DITHER * spec.adc_step) ** 2
+        most = (MOST_NOISE / HEADROOM) ** 2 * rate
+        wanted = min(dither, most, spec.temperature_full_scale)
+        return max(spec.temperature_code(wanted), 1)
+
+    def draw(
+        self, shift: Floats, rate: float, count: int, *, settle: Settle, account: Account
+    ) -> tuple[Floats, float, Settling]:
+        """(count, n) independent draws from N(A⁻¹b, A⁻¹), b = `shift` (n,); √T; how it settled.
+
+        At temperature T and under a bias √T b the array is √T times such a draw.
+
+        Raises
+        ------
+        ValueError
+            If A⁻¹b is too long beside the spread of A⁻¹ for the ADC.
+        Persistent
+            If the draws clip however low the temperature, for b = 0.
+        """
+        spec, n = self.unit.spec, self.size
+        cycles, settling = settled(spec, rate, settle)
+        length, largest = float(np.sqrt(shift @ shift)), float(np.abs(shift).max())
+        account.flops(2 * n)
+        # ‖A⁻¹b‖ ≤ ‖b‖/λ_min, and the loudest cell has (A⁻¹)_ii ≤ 1/λ_min
+        root = 1.0 / (HEADROOM / math.sqrt(rate) + length / rate)
+        tolerated = 1.0 + tolerated_part(spec) * count
+        for attempt in range(MAX_HALVINGS):
+            wanted = min(root**2, spec.temperature_full_scale)
+            code = max(spec.temperature_code(wanted), 1)
+            root = math.sqrt(spec.temperature_value(code))
+            if root * largest > 1.0:
+                break
+            row = np.zeros((1, spec.cells), np.int16)
+            row[0, :n] = np.rint(shift * (root * spec.bias_max))
+            sums, clipped = [], np.zeros(n, np.int64)
+            for first in range(0, count, spec.rhs_depth):
+                job = self.job.with_biases(
+                    np.repeat(row, min(spec.rhs_depth, count - first), axis=0),
+                    temperature=code,
+                    settle_cycles=cycles,
+                    interval_cycles=spec.shortest_interval(False),
+                    samples=1,
                     second_moments=False,
                 )
                 readout = self.unit.run(job)
-                account.enter(spec, readout)
-                clipped = readout.clipped[:, :n]
-                good = clipped.max(axis=1) <= tolerated
-                kept = columns[good]
-                factor = spec.adc_step / samples / drive[kept]
-                value[:, kept] = readout.sums[good, :n].T * factor
-                scaled = self.sample_variance / samples + self.fixed_variance
-                variance[:, kept] = scaled[:, None] / drive[kept] ** 2
-                account.clipped += int(clipped[good].sum())
-                account.flops(2 * n * len(kept))
-                clipping += columns[~good].tolist()
-            if not clipping:
-                return value, variance
-            pending = np.array(clipping)
-            drive[pending] *= 0.5
-            account.reruns += 1
-        raise Persistent(f"samples of {len(pending)} right-hand sides clip, however weak the bias")
-
-
-def refined(
-    once: Callable[[Floats], tuple[Floats, Floats]],
-    matrix: Floats,
-    right: Floats,
-    refine: int,
-    account: Account,
-    *,
-    observe: bool = False,
-) -> Solved:
-    """Iterative refinement of a solver that gives (n, k) solutions and their variance.
-
-    With `observe`, the solver's variance knows nothing of its lasting errors: what they leave of
-    the last step is then judged by how much smaller it was than the one before.
-    """
-    n, k = right.shape
-    value, residual = np.zeros((n, k)), right
-    before: Floats | None = None
-    for _ in range(refine + 1):
-        step, variance = once(residual)
-        image = matrix @ step
-        along, length = (image * residual).sum(axis=0), (image * image).sum(axis=0)
-        # ‖r - αAs‖² = ‖r‖² - 2α·along + α²·length is below ‖r‖² for α = 1 if 2·along > length
-        best = np.divide(along, length, out=np.zeros(k), where=length > 0.0)
-        part = np.where(2.0 * along > length, 1.0, best)
-        value = value + part * step
-        residual = right - matrix @ value
-        variance = variance * part**2 + ((1.0 - part) * step) ** 2
-        reach = (step * step).sum(axis=0)
-        if observe and before is not None:
-            ratio = np.divide(reach, before, out=np.ones(k), where=before > reach)
-            variance += ratio * step**2
-        before = reach
-        account.flops(4 * n * n * k + 7 * n * k)
-    return Solved(value, variance, residual)
+                account.enter(spec, job, readout)
+                account.reruns += attempt > 0
+                sums.append(readout.sums[:, :n])
+                clipped += readout.clipped[:, :n].sum(axis=0)
+            if clipped.max() <= tolerated:
+                account.clipped += int(clipped.sum())
+                drawn = np.concatenate(sums).astype(np.float64) * (spec.adc_step / root)
+                return drawn, root, settling
+            if code == 1:
+                break
+            root *= 0.5
+        if largest > 0.0:
+            raise ValueError(
+                f"b of length {length:.3g}, scaled as M is, is too long: at the lowest temperature "
+                "M⁻¹b leaves the ADC's range; a shorter b, or a unit with more temperature_bits"
+            )
+        raise Persistent(f"{int(clipped.max())} of {count} draws of a cell clip")

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from thermokron.host.linalg.arrays import Floats, Restore
-from thermokron.model import Readout, UnitSpec
+from thermokron.host.linalg.settling import Settling
+from thermokron.model import PHASES, Job, Readout, UnitSpec
 
 __all__ = ["Account", "Result"]
 
 
 @dataclass
 class Account:
-    """Costs and incidents of one call, added up over its runs."""
+    """Costs and incidents of one call, added up over its runs; attributes as of `Result`."""
 
-    samples: int
+    samples: int = 0
     runs: int = 0
-    hardware_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    bytes_to_unit: int = 0
+    bytes_from_unit: int = 0
     digital_flops: int = 0
     reruns: int = 0
     repairs: int = 0
     shrinkage: float = 0.0
     clipped: int = 0
+    _couplings: NDArray[np.signedinteger] | None = None
 
-    def enter(self, spec: UnitSpec, readout: Readout) -> None:
+    def enter(self, spec: UnitSpec, job: Job, readout: Readout) -> None:
         """Enter one run of the unit."""
         self.runs += 1
-        self.hardware_seconds += readout.total_cycles * spec.clock_s
+        for phase, cycles in readout.cycles.items():
+            self.seconds[phase] += cycles * spec.clock_s
+        couplings, biases, results = spec.port_bytes(job)
+        if job.couplings is not self._couplings:  # else a bank of the unit has them
+            self.bytes_to_unit += couplings
+            self._couplings = job.couplings
+        self.bytes_to_unit += biases
+        self.bytes_from_unit += results
 
     def flops(self, count: float) -> None:
         """Enter additions, multiplications, divisions and square roots, one each."""
         self.digital_flops += round(count)
+
+    def add(self, other: Account) -> None:
+        """Enter all that another account holds."""
+        self.runs += other.runs
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] += seconds
+        self.bytes_to_unit += other.bytes_to_unit
+        self.bytes_from_unit += other.bytes_from_unit
+        self.digital_flops += other.digital_flops
+        self.reruns += other.reruns
+        self.repairs += other.repairs
+        self.shrinkage = max(self.shrinkage, other.shrinkage)
+        self.clipped += other.clipped
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,21 +71,22 @@ class Result:
     ----------
     value : array or tensor
         The result, of the input's kind, dtype and device.
-    standard_error : array or tensor
-        One standard deviation per entry of `value`, of the same kind and shape: sampling and ADC
-        quantisation, not the rounding of the couplings. Worked out when first asked for.
     samples : int
         Samples per run, as asked for.
     runs : int
         Runs of the unit, those that had to be repeated included.
-    hardware_seconds : float
-        Simulated or real time of these runs, load to done, in seconds; no bus traffic.
+    seconds : dict of str to float
+        Simulated or real time of these runs by phase: "load", of couplings and biases into the
+        DACs, "discharge", "settle", "sample".
+    bytes_to_unit, bytes_from_unit : int
+        What passed the unit's port for them, see `UnitSpec.port_bytes`.
     digital_flops : int
         Floating-point operations of the host: additions, multiplications, divisions and square
         roots count 1 each, so a product (m, k) x (k, n) counts 2mkn; rounding, comparing and
-        copying are free. What only the standard error needs is left out.
+        copying are free. What is worked out on demand is left out.
     reruns : int
-        Runs repeated because samples clipped or a mode was slower than assumed.
+        Runs repeated because samples clipped, used too little of the ADC's range, or showed a mode
+        slower than assumed.
     repairs : int
         Blocks whose Schur complement had become indefinite, or nearly, and was repaired.
     shrinkage : float
@@ -66,21 +94,25 @@ class Result:
         programmed matrix positive definite.
     clipped : int
         Clipped codes in the runs that made the value.
-    residual : float or None
-        `solve` only: the worst column's ‖b - M x‖ / ‖b‖ as measured, which costs 2n² per column.
+    settling : Settling or None
+        How long the array settled before it was read, and the filter that this is; of the slowest
+        block, where there are several. None where nothing was solved for.
     """
 
     value: Any
     samples: int
     runs: int
-    hardware_seconds: float
+    seconds: Mapping[str, float]
+    bytes_to_unit: int
+    bytes_from_unit: int
     digital_flops: int
     reruns: int
     repairs: int
     shrinkage: float
     clipped: int
-    residual: float | None = None
+    settling: Settling | None = None
     _error: Callable[[], Floats] = field(repr=False)
+    _residual: Callable[[], float] | None = field(default=None, repr=False)
     _restore: Restore = field(repr=False)
 
     @classmethod
@@ -90,17 +122,58 @@ class Result:
         error: Callable[[], Floats],
         restore: Restore,
         account: Account,
-        residual: float | None = None,
+        *,
+        residual: Callable[[], float] | None = None,
+        settling: Settling | None = None,
     ) -> Result:
-        """The result that an account closes with; `error` makes the standard error on demand."""
+        """The result that an account closes with; `error` and `residual` are for those who ask."""
+        known = {name: held for name, held in vars(account).items() if not name.startswith("_")}
         return cls(
-            value=restore(value), _error=error, _restore=restore, residual=residual, **vars(account)
+            value=restore(value),
+            _error=error,
+            _residual=residual,
+            _restore=restore,
+            settling=settling,
+            **known,
         )
+
+    def with_cost_of(self, before: Account) -> Result:
+        """The same result, with what was spent before it."""
+        total = Account(samples=self.samples)
+        total.add(before)
+        total.add(self.cost)
+        known = {name: held for name, held in vars(total).items() if not name.startswith("_")}
+        return replace(self, **known)
+
+    @property
+    def cost(self) -> Account:
+        """The account that it was closed with."""
+        names = [f.name for f in fields(Account) if not f.name.startswith("_")]
+        return Account(**{name: getattr(self, name) for name in names})
+
+    @property
+    def hardware_seconds(self) -> float:
+        """Time of the runs, load to done; what passes the unit's port is not in it."""
+        return sum(self.seconds.values())
 
     @cached_property
     def standard_error(self) -> Any:
-        """One standard deviation per entry of `value`."""
+        """One standard deviation per entry of `value`, of the same kind and shape.
+
+        Worked out when first asked for. Of an inverse, O(n²): sampling and ADC quantisation, not
+        the rounding of the couplings. Of a solution, O(n³ + n²k), an eigendecomposition of the
+        matrix as programmed: sampling, ADC and bias quantisation, what settling left undone, and an
+        estimate of what rounded couplings did.
+        """
         return self._restore(self._error())
+
+    @cached_property
+    def residual(self) -> float | None:
+        """`solve` only: the worst column's ‖b - M x‖ / ‖b‖.
+
+        Worked out when first asked for, 2n² operations a column, unless refinement has done so.
+        """
+        return None if self._residual is None else self._residual()
 
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.value.shape)
@@ -109,7 +182,7 @@ class Result:
             f"{self.repairs} repairs" * bool(self.repairs),
             f"couplings shrunk by {self.shrinkage:.1%}" * bool(self.shrinkage),
             f"{self.clipped} clipped codes" * bool(self.clipped),
-            "" if self.residual is None else f"relative residual {self.residual:.1e}",
+            "" if self.settling is None else str(self.settling),
         ]
         costs = [
             f"{self.runs} runs of {self.samples} samples",

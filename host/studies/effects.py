@@ -14,6 +14,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Run], bool], str], ...] = (
     (KFAC_ONLY, lambda run: run.config.optimizer == "kfac", "without K-FAC"),
     (UNIT_ONLY, lambda run: run.spec is not None, "without a unit"),
     (("momentum",), lambda run: run.config.optimizer != "adam", "with Adam"),
+    (("settle",), lambda run: run.config.method_used == "solve", 'without method = "solve"'),
     (("mc_samples",), lambda run: run.config.fisher == "mc", 'without fisher = "mc"'),
 )
 

@@ -13,7 +13,7 @@ import torch
 from thermokron.host.kfac import StepMetrics
 from thermokron.host.train.config import UNIT_ENGINES, TrainConfig
 from thermokron.host.train.tasks import Task
-from thermokron.model import ArrayPhysics, UnitSpec
+from thermokron.model import PHASES, ArrayPhysics, UnitSpec
 
 __all__ = ["Account", "Checkpoints", "Stateful", "identity"]
 
@@ -42,7 +42,10 @@ class Account:
     start_seconds: float = 0.0
     inversions: int = 0
     hardware_seconds: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     unit_runs: int = 0
+    bytes_to_unit: int = 0
+    bytes_from_unit: int = 0
     digital_flops: int = 0
     clipped_steps: int = 0
 
@@ -55,7 +58,11 @@ class Account:
         """Add what a step cost."""
         self.inversions += metrics.inversions
         self.hardware_seconds += metrics.hardware_seconds
+        for phase in self.phase_seconds:
+            self.phase_seconds[phase] += getattr(metrics, f"{phase}_seconds")
         self.unit_runs += metrics.runs
+        self.bytes_to_unit += metrics.bytes_to_unit
+        self.bytes_from_unit += metrics.bytes_from_unit
         self.digital_flops += metrics.digital_flops
         self.clipped_steps += metrics.clipped
 

@@ -9,7 +9,8 @@ from typing import Any
 from thermokron.host.kfac import diagonal, exact
 from thermokron.host.kfac.choices import check_choices
 from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
-from thermokron.host.linalg import GUARDS, Guard
+from thermokron.host.kfac.solve.inverses import INVERSE_SAMPLES, SOLVE_SAMPLES
+from thermokron.host.linalg import GUARDS, Guard, Settle, check_settle
 from thermokron.host.train.schedules import SCHEDULES
 from thermokron.host.train_defaults import suits_of
 from thermokron.host.train_options import KFAC_OPTIONS
@@ -67,8 +68,11 @@ class TrainConfig:
         Tikhonov damping of K-FAC.
     adapt_damping : bool
         Adapt the damping from there by the rule of Levenberg and Marquardt.
-    samples : int
-        Samples per run of the unit.
+    samples : int, optional
+        Samples per run of the unit: of an inverse 1,000, of a solution one reading, if not given.
+    settle : float or str
+        Of solutions on the unit: the part of a factor's slowest mode that may be left undone before
+        they are read, or a time such as "5tau".
     equilibrate : bool
         Whether factors are scaled to unit diagonal before the unit inverts them.
     guard : str
@@ -100,14 +104,15 @@ class TrainConfig:
     weight_decay: float = 0.0
     damping: float = _suited()
     adapt_damping: bool = False
-    samples: int = 1000
+    samples: int | None = None
+    settle: Settle = 0.1
     equilibrate: bool = True
     guard: Guard = "lanczos"
     fisher: str = _suited()
     mc_samples: int = 1
     sharing: str = "expand"
     damping_mode: str = "factored"
-    method: str = "inverse"
+    method: str | None = None
     decay: float = 0.95
     factor_interval: int = 1
     inverse_interval: int = 1
@@ -127,7 +132,6 @@ class TrainConfig:
         check_integer("epochs", self.epochs, 1, 10**6)
         check_integer("batch_size", self.batch_size, 1, 10**6)
         check_integer("warmup", self.warmup, 0, 10**9)
-        check_integer("samples", self.samples, 2, 2**20)
         check_integer("seed", self.seed, 0, 2**32 - 1)
         check_real("momentum", self.momentum, 0.0, 0.9999)
         check_real("weight_decay", self.weight_decay, 0.0, 1e6)
@@ -167,6 +171,10 @@ class TrainConfig:
 
     def _check_kfac(self) -> None:
         """What `KFAC` would refuse, before a unit is opened and a network is made."""
+        if self.samples is not None:
+            least = 1 if self.method_used == "solve" else 2
+            check_integer("samples", self.samples, least, 2**20)
+        check_settle(self.settle)
         options = self.kfac_options
         choices = {name: options.pop(name) for name in KFAC_CHOICES}
         check_choices(choices)
@@ -189,6 +197,18 @@ class TrainConfig:
     def label(self) -> str:
         """Optimiser and engine in a few words."""
         return f"{self.optimizer} ({self.engine})" if self.engine else self.optimizer
+
+    @property
+    def method_used(self) -> str:
+        """How K-FAC applies its blocks: if not said, units solve, and everything else inverts."""
+        return self.method or ("solve" if self.engine in UNIT_ENGINES else "inverse")
+
+    @property
+    def samples_used(self) -> int:
+        """Samples per run of a unit."""
+        if self.samples is not None:
+            return self.samples
+        return SOLVE_SAMPLES if self.method_used == "solve" else INVERSE_SAMPLES
 
     @property
     def kfac_options(self) -> dict[str, Any]:

@@ -50,8 +50,16 @@ class RunResult:
         Factors inverted.
     hardware_seconds : float
         Time on the unit in seconds: simulated, except where the unit is real.
-    unit_runs, digital_flops : int
-        Runs of the unit, and the host's floating-point operations beside it.
+    phase_seconds : dict of str to float
+        The same by phase: loading couplings and biases into the DACs, discharging, settling,
+        sampling.
+    unit_runs : int
+        Runs of the unit.
+    bytes_to_unit, bytes_from_unit : int
+        What passed its port.
+    digital_flops : int
+        The host's floating-point operations beyond forward and backward pass and the factors'
+        moments.
     clipped_steps : int
         Steps that the KL clip shortened.
 
@@ -72,7 +80,10 @@ class RunResult:
     epoch_seconds: list[float]
     inversions: int
     hardware_seconds: float
+    phase_seconds: dict[str, float]
     unit_runs: int
+    bytes_to_unit: int
+    bytes_from_unit: int
     digital_flops: int
     clipped_steps: int
     epochs: int
@@ -86,6 +97,7 @@ class RunResult:
     adapt_damping: bool | None
     kfac_options: dict[str, Any] | None
     samples: int | None
+    settle: float | str | None
     equilibrate: bool | None
     guard: str | None
     hidden: list[int]

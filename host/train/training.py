@@ -161,7 +161,13 @@ def _kfac(
         unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
         stack.enter_context(unit)
         settings = {
-            "inverse": Thermodynamic(unit, config.samples, config.equilibrate, config.guard)
+            "inverse": Thermodynamic(
+                unit,
+                config.samples,
+                config.settle,
+                equilibrate=config.equilibrate,
+                guard=config.guard,
+            )
         }
     else:
         settings = {"inverse": INVERTERS[config.engine]}
@@ -333,7 +339,10 @@ def _result(
         epoch_seconds=account.epoch_seconds,
         inversions=account.inversions,
         hardware_seconds=account.hardware_seconds,
+        phase_seconds=account.phase_seconds,
         unit_runs=account.unit_runs,
+        bytes_to_unit=account.bytes_to_unit,
+        bytes_from_unit=account.bytes_from_unit,
         digital_flops=account.digital_flops,
         clipped_steps=account.clipped_steps,
         epochs=config.epochs,
@@ -345,8 +354,9 @@ def _result(
         weight_decay=config.weight_decay,
         damping=config.damping if with_kfac else None,
         adapt_damping=config.adapt_damping if with_kfac else None,
-        kfac_options=config.kfac_options if with_kfac else None,
-        samples=config.samples if on_unit else None,
+        kfac_options=config.kfac_options | {"method": config.method_used} if with_kfac else None,
+        samples=config.samples_used if on_unit else None,
+        settle=config.settle if on_unit and config.method_used == "solve" else None,
         equilibrate=config.equilibrate if on_unit else None,
         guard=config.guard if on_unit else None,
         hidden=list(task.hidden),

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from thermokron.host.kfac import KFAC, diagonal
-from thermokron.host.kfac.methods import prepare
-from thermokron.host.kfac.prepared import Cost
+from thermokron.host.kfac import KFAC, Thermodynamic
+from thermokron.host.kfac.factors import shares
+from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.methods import prepare
+from thermokron.model import NumericUnit, UnitSpec
 
 __all__ = [
     "CASES",
@@ -304,11 +306,19 @@ def block_of(layer, matrix: torch.Tensor) -> torch.Tensor:
 
 def damped_factors(layer, damping: float):
     """(A + π√λ I, π√λ) and (G + √λ/π I, √λ/π), as a unit gets them."""
-    block = prepare([layer], damping, method="solve", inverse=diagonal, cost=Cost())[layer]
-    return (block.a, block.low_a), (block.g, block.low_g)
-
-
-# ---- steps ---------------------------------------------------------------------------------------
+    unit = NumericUnit(UnitSpec(cells=256))
+    block = prepare(
+        [layer], damping, method="solve", inverse=Thermodynamic(unit, guard="norm"), cost=Cost()
+    )[layer]
+    factors = layer.input_factor, layer.output_factor
+    lows = shares(*(factor.mean_diagonal() for factor in factors), damping)
+    found = []
+    for made, low in zip((block.a, block.g), lows, strict=True):
+        if not isinstance(made, torch.Tensor):
+            parts = [torch.tensor(m.matrix * m.scale[:, None] * m.scale) for m in made]
+            made = torch.stack(parts) if layer.blocks else parts[0]
+        found.append((made, low))
+    return tuple(found)
 
 
 def stepped(name: str = "mlp", *, seed: int = 0, **options):

@@ -14,7 +14,7 @@ import torch
 
 from thermokron.host import open_unit
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.step_control import shortening
+from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.train import TrainConfig, train
 from thermokron.host.train.evaluation import evaluate
 from thermokron.host.train.tasks import batch_of, make_task

@@ -11,10 +11,10 @@ from kfac_cases import CASES, DTYPE, Flow, damped_factors, dense_block, stepped
 from torch import nn
 
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, exact
-from thermokron.host.kfac.damping import Trial
 from thermokron.host.kfac.layers import KroneckerLayer
-from thermokron.host.kfac.methods import prepare
-from thermokron.host.kfac.prepared import Cost
+from thermokron.host.kfac.solve.damping import Trial
+from thermokron.host.kfac.solve.methods import prepare
+from thermokron.host.kfac.solve.prepared import Cost
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv2d groups", "embedding", "transformer"])

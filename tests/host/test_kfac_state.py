@@ -85,7 +85,7 @@ def test_resumed_equals_uninterrupted(case, options, tmp_path) -> None:
         # the block is that of step 0 until its factors have moved by 60%
         ({"inverse_interval": 100, "refresh_threshold": 0.6, "decay": 0.8}, 1.0),
         # the factors of step 3 serve until step 6, and so do the inverses that were sampled of them
-        ({"unit": True, "samples": 20, "factor_interval": 3}, 1.0),
+        ({"unit": True, "method": "inverse", "samples": 20, "factor_interval": 3}, 1.0),
     ],
     ids=["made of", "current"],
 )
@@ -124,7 +124,7 @@ def test_a_state_in_memory_does_not_change_with_training() -> None:
 
 
 def test_states_that_do_not_fit_are_refused() -> None:
-    training = Training("mlp", unit=True, samples=20)
+    training = Training("mlp", unit=True, method="inverse", samples=20)
     training.advance(0, 1)
     state = training.kfac.state_dict()
     with pytest.raises(ValueError, match="unit of seed 4, this unit has seed 5"):

@@ -12,7 +12,7 @@ from kfac_cases import CASES, DTYPE, cases, losses_of, stepped
 from torch import nn
 
 from thermokron.host.kfac import KFAC, Thermodynamic, diagonal, exact
-from thermokron.host.kfac.step_control import shortening
+from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.model import NumericUnit, UnitSpec
 
 F = torch.nn.functional
@@ -262,7 +262,13 @@ def test_a_schedule_may_begin_or_end_at_zero(schedule) -> None:
 
 def test_samples_may_follow_a_schedule() -> None:
     model = nn.Linear(3, 2)
-    kfac = KFAC(model, NumericUnit(UnitSpec()), lr=0.1, samples=lambda step: 100 * 10**step)
+    kfac = KFAC(
+        model,
+        NumericUnit(UnitSpec()),
+        lr=0.1,
+        method="inverse",
+        samples=lambda step: 100 * 10**step,
+    )
     seconds = []
     for _ in range(2):
         model(torch.randn(4, 3)).square().mean().backward()

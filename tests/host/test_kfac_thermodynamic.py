@@ -19,7 +19,7 @@ def network() -> torch.nn.Sequential:
 def preconditioned(unit: NumericUnit | None, samples: int = 1000):
     """All preconditioned gradients after one step, in one vector, and the step's metrics."""
     model = network()
-    kfac = KFAC(model, unit, lr=0.1, damping=0.05, samples=samples, kl_clip=None)
+    kfac = KFAC(model, unit, lr=0.1, damping=0.05, method="inverse", samples=samples, kl_clip=None)
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(64, 9, generator=generator), torch.arange(64) % 4
     torch.nn.functional.cross_entropy(model(x), y).backward()

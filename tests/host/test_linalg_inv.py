@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from thermokron.host.linalg import NotPositiveDefinite, inv
-from thermokron.host.linalg import inverse as inverse_module
+from thermokron.host.linalg import NotPositiveDefinite, covariance, inv
 from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
 
 
@@ -243,7 +242,7 @@ def test_a_known_lambda_min_saves_flops_and_an_estimate_saves_hardware_time():
 
 
 def test_clipping_makes_it_run_again_colder(monkeypatch):
-    monkeypatch.setattr(inverse_module, "HEADROOM", 1.0)
+    monkeypatch.setattr(covariance, "HEADROOM", 1.0)
     M = spd(16, 10)
     result = inv(unit(tau_s=1e-6), M)
     assert 1 <= result.reruns <= 3

@@ -63,9 +63,19 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
     steps = []
     spec = UnitSpec(cells=65)  # large enough for every factor
     result = train(TrainConfig(engine="numeric", **QUICK), spec=spec, progress=steps.append)
+    # of 65, 32, 33 and 10 columns, 16 at a time, and some of them again
+    assert result.inversions == 12
+    assert 3 * (5 + 2 + 3 + 1) <= result.unit_runs < 2 * 3 * (5 + 2 + 3 + 1)
+    assert result.hardware_seconds > 12 * 199 * spec.shortest_interval(False) * spec.clock_s
+    assert sum(result.phase_seconds.values()) == pytest.approx(result.hardware_seconds)
+    # biases of 140 columns of at most 65 codes, results of as many, and the couplings
+    assert 0 < result.bytes_from_unit < 2 * 3 * 12 * 140 * 65
+    assert result.bytes_to_unit > 12 * 4 * spec.coupling_count
+    assert [(p.step, p.steps) for p in steps] == [(1, 3), (2, 3), (3, 3)]
+    inverse = TrainConfig(engine="numeric", method="inverse", **QUICK)
+    result = train(inverse, spec=spec)
     assert (result.inversions, result.unit_runs) == (12, 12)
     assert result.hardware_seconds > 12 * 199 * spec.shortest_interval() * spec.clock_s
-    assert [(p.step, p.steps) for p in steps] == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +89,10 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
         ({"lr": -1.0}, ValueError, "lr = -1.0 is out of range"),
         ({"damping": 0.0}, ValueError, "damping = 0.0 is out of range"),
         ({"momentum": 1.0}, ValueError, "momentum = 1.0 is out of range"),
-        ({"samples": 1}, ValueError, "samples = 1 is out of range"),
+        ({"samples": 0}, ValueError, "samples = 0 is out of range; legal: 1 to"),
+        ({"samples": 1, "method": "inverse"}, ValueError, "samples = 1 is out of range; legal: 2"),
+        ({"settle": 1.5}, ValueError, "settle = 1.5 is out of range; legal: between 0 and 1"),
+        ({"settle": "5 minutes"}, ValueError, "settle = '5 minutes' is no time; legal: .*5tau"),
         ({"guard": "luck"}, ValueError, "guard = 'luck' is unknown; legal: .*lanczos"),
         ({"hidden": (0,)}, ValueError, "hidden = 0 is out of range"),
         ({"hidden": 32}, TypeError, "hidden = 32 is no sequence of integers"),
@@ -136,6 +149,7 @@ def test_one_epoch_from_the_command_line(tmp_path, capsys) -> None:
 def test_few_bits_without_a_guard_are_refused_in_one_line(tmp_path, capsys) -> None:
     command = ["train", "digits", "--epochs", "1", "--batch-size", "1437", "--samples", "50"]
     command += ["--coupling-bits", "3", "--cells", "65", "--no-equilibrate", "-o", str(tmp_path)]
+    command += ["--method", "inverse"]
     assert main([*command, "--guard", "none"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("thermokron: error: M is not positive definite as far as the unit")

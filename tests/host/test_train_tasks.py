@@ -335,7 +335,7 @@ def test_options_of_k_fac_change_what_is_trained() -> None:
         assert losses not in seen, option
         seen.add(losses)
     numeric = TrainConfig(epochs=1, batch_size=1437, hidden=(8,), samples=100)
-    method = TrainConfig(epochs=1, batch_size=1437, hidden=(8,), samples=100, method="solve")
+    method = TrainConfig(epochs=1, batch_size=1437, hidden=(8,), samples=100, method="inverse")
     assert train(numeric).train_loss != train(method).train_loss
 
 
@@ -352,6 +352,7 @@ def test_options_of_k_fac_change_what_is_trained() -> None:
         ("--damping-mode exact", "engine = 'numeric' does not make; legal: engine = 'exact'"),
         ("--optimizer adam --momentum 0.5", "momentum = 0.5 has no effect: adam has its own"),
         ("--simulator icarus", "simulator = icarus has no effect: kfac (numeric) runs no Verilog"),
+        ("--method inverse --settle 0.2", "settle = 0.2 has no effect: kfac (numeric) reads no"),
         ("--mc-samples 5", "mc_samples = 5 has no effect: kfac (numeric) samples no labels"),
         ("--optimizer adam --engine exact", "legal: None; on the command line, no --engine"),
         ("--kl-clip -1", "kl_clip = -1.0 is out of range; legal: 1e-12 or more"),

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.dense import product
 from thermokron.host.kfac.factors import Factor, finite
+from thermokron.host.kfac.solve.dense import product
 
 __all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -50,6 +51,22 @@ class Coverage:
     layers: list[Layer]
     attentions: list[tuple[torch.nn.MultiheadAttention, dict[str, ProjectionLayer]]]
     uncovered: list[str]
+
+    def tell(self) -> None:
+        """Warn the caller of `KFAC` of what is not covered.
+
+        Raises
+        ------
+        ValueError
+            If nothing is.
+        """
+        if not self.layers:
+            raise ValueError(f"model holds nothing trainable that K-FAC covers: {COVERED}")
+        if self.uncovered:
+            warnings.warn(
+                f"K-FAC does not cover {', '.join(self.uncovered)}: plain gradients there",
+                stacklevel=3,
+            )
 
 
 def find_layers(model: torch.nn.Module) -> Coverage:

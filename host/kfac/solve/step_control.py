@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from thermokron.host.kfac.solve.cost import Cost
+
 __all__ = ["shortening"]
 
 
@@ -18,6 +20,7 @@ def shortening(
     kl_clip: float | None,
     norm_constraint: float | None,
     damping: float = 0.0,
+    cost: Cost | None = None,
 ) -> float:
     """ν by which all updates are multiplied.
 
@@ -27,9 +30,12 @@ def shortening(
 
     With v = (C + λI)⁻¹ g, vᵀg is λ ‖v‖² at least, and that much is counted, for a `damping` λ. It
     changes nothing where inverses are good. A sampled one that is wrong, as few bits or many blocks
-    may make it, can give a long v at right angles to g, which vᵀg does not see.
+    may make it, can give a long v at right angles to g, which vᵀg does not see. The operations are
+    entered into `cost`.
     """
-    nu = 1.0
+    nu, entries = 1.0, sum(v.numel() for v in updates)
+    if cost is not None:
+        cost.flops(2 * entries * (2 * (kl_clip is not None) + (norm_constraint is not None)))
     if kl_clip is not None:
         product = sum((g * v).sum().item() for g, v in zip(gradients, updates, strict=True))
         least = damping * sum((v * v).sum().item() for v in updates)

@@ -1,7 +1,7 @@
 """How the damped blocks A ⊗ G of layers are made ready to be applied to gradients.
 
 Each method prepares a layer when its inverses are due, and is then applied at every step, as
-`thermokron.host.kfac.prepared` says:
+`thermokron.host.kfac.solve.prepared` says:
 
     inverse    both inverses (Method 1, covariances on a unit)
     solve      the damped factors (Method 2, means on a unit); on the host their Cholesky factors
@@ -9,36 +9,39 @@ Each method prepares a layer when its inverses are due, and is then applied at e
 
 On the host "inverse" is the faster one, but for small factors that are renewed at every step: for a
 square layer of width n the apply is 4n³ operations at every step, and products are faster than
-substitutions. On a unit means are far more exact than covariances in the same time, so that "solve"
-pays where factors are renewed at every step; every column of V is a pass of its own, so that
-"inverse" pays where inverses serve many steps, and where V is wide. docs/kfac.md has the figures.
+substitutions. On a unit "solve" is the default: the unit then makes the apply too, and one reading
+of every column is enough, so that the host's part of a step is of the order of the numbers that it
+moves. "inverse" pays there where inverses serve many steps, since every column of V is a pass of
+its own at every step. docs/kfac.md has the figures.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from thermokron.host.kfac.dense import SMALL, definite_cholesky, float32_suffices
 from thermokron.host.kfac.factors import Factor, Share, shares, symmetric
-from thermokron.host.kfac.inverses import Inverter, exact
-from thermokron.host.kfac.layers import KroneckerLayer
-from thermokron.host.kfac.prepared import (
+from thermokron.host.kfac.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.dense import SMALL, definite_cholesky, float32_suffices
+from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
+from thermokron.host.kfac.solve.prepared import (
     EIGEN,
-    Cost,
     Eigen,
     Factorised,
     Inverses,
+    OnUnit,
     Prepared,
-    Solves,
+    Programs,
 )
 
 __all__ = ["METHODS", "alike", "prepare"]
 
 METHODS = ("inverse", "solve")
 
+NONE_BEFORE: Mapping[Layer, Prepared] = {}
 #: A factor, and the damping's share in it.
 Job = tuple[Factor, Share]
 #: What was made of it, and a bound on the condition number of the damped factor.
@@ -69,6 +72,7 @@ def prepare(
     method: str,
     inverse: Inverter,
     cost: Cost,
+    before: Mapping[Layer, Prepared] = NONE_BEFORE,
 ) -> dict[KroneckerLayer, Prepared]:
     """Ready the blocks of layers, with their averages as they are now.
 
@@ -87,6 +91,8 @@ def prepare(
         What inverts, or solves.
     cost : Cost
         Gets what it cost.
+    before : mapping of Layer to Prepared
+        The blocks that these follow.
     """
     blocks: dict[KroneckerLayer, Prepared] = {}
     if method == EIGEN:
@@ -97,26 +103,30 @@ def prepare(
         return blocks
     jobs: list[Job] = []
     for layer in layers:
-        a, g = layer.input_factor, layer.output_factor
-        jobs += zip((a, g), shares(a.mean_diagonal(), g.mean_diagonal(), damping), strict=True)
-    on_unit = method == "solve" and inverse is not exact
-    if on_unit:
-        made = [_damped(job) for job in jobs]
-    elif inverse is exact:
+        factors = layer.input_factor, layer.output_factor
+        mean_a, mean_g = (factor.mean_diagonal() for factor in factors)
+        jobs += zip(factors, shares(mean_a, mean_g, damping), strict=True)
+        cost.flops(sum(factor.blocks * factor.size for factor in factors))
+    if method == "solve" and isinstance(inverse, Thermodynamic):
+        pairs = zip(jobs[::2], jobs[1::2], strict=True)
+        for layer, (a_job, g_job) in zip(layers, pairs, strict=True):
+            old = before.get(layer)
+            a_old, g_old = (old.a, old.g) if isinstance(old, Programs) else ((), ())
+            a_made, kappa = _programmed_by(inverse, a_job, a_old, cost)
+            g_made, worse = _programmed_by(inverse, g_job, g_old, cost)
+            batched = layer.blocks is not None
+            blocks[layer] = Programs(a_made, g_made, batched, max(kappa, worse))
+        return blocks
+    if inverse is exact:
         made = _on_host(jobs, cost, invert=method == "inverse")
     else:
         made = [_inverted_by(inverse, job, cost) for job in jobs]
-    pairs = iter(zip(jobs, made, strict=True))
-    for layer, ((_, low_a), (a_made, kappa)), ((_, low_g), (g_made, worse)) in zip(
-        layers, pairs, pairs, strict=True
-    ):
+    for layer, (a, kappa), (g, worse) in zip(layers, made[::2], made[1::2], strict=True):
         worst, dtype = max(kappa, worse), layer.weight.dtype
-        if on_unit:
-            blocks[layer] = Solves(a_made, g_made, low_a, low_g, worst)
-        elif method == "solve":
-            blocks[layer] = Factorised(a_made, g_made, worst)
+        if method == "solve":
+            blocks[layer] = Factorised(a, g, worst)
         else:  # the products are made in the network's type
-            blocks[layer] = Inverses(a_made.to(dtype), g_made.to(dtype), worst)
+            blocks[layer] = Inverses(a.to(dtype), g.to(dtype), worst)
     return blocks
 
 
@@ -134,22 +144,54 @@ def _same_inputs(one: KroneckerLayer, other: KroneckerLayer) -> bool:
     )
 
 
-def _damped(job: Job) -> Made:
+def _damped(factor: Factor, low: Share, cost: Cost) -> Made:
     """A damped factor in float64."""
-    factor, low = job
     matrix = factor.damped(low)
-    return matrix, _condition(matrix, low, factor.diagonal)
+    if factor.diagonal:
+        cost.flops(matrix.numel())
+    else:  # of both triangles the mean
+        cost.flops(3 * matrix.numel() + matrix.shape[-1])
+    return matrix, _condition(matrix, low, factor.diagonal, cost)
 
 
 def _inverted_by(inverse: Inverter, job: Job, cost: Cost) -> Made:
-    matrix, kappa = _damped(job)
+    factor, low = job
+    matrix, kappa = _damped(factor, low, cost)
+    if factor.diagonal:
+        cost.flops(len(matrix))
+        return 1.0 / matrix, kappa
+    inverses = []
+    for block, bound in _each(matrix, low):
+        found = inverse(block, bound)
+        cost.inversions += 1
+        if found.cost is not None:
+            cost.add(found.cost)
+        inverses.append(found.value)
+    return (inverses[0] if matrix.ndim == 2 else torch.stack(inverses)), kappa
+
+
+def _programmed_by(
+    inverse: Thermodynamic, job: Job, before: OnUnit, cost: Cost
+) -> tuple[OnUnit, float]:
+    """A damped factor on the unit, in the precision that it needs; `before` what it follows."""
     factor, low = job
     if factor.diagonal:
-        return 1.0 / matrix, kappa
-    if not isinstance(low, torch.Tensor):
-        return cost.enter(inverse(matrix, low)), kappa
-    pairs = zip(matrix, low.tolist(), strict=True)
-    return torch.stack([cost.enter(inverse(block, bound)) for block, bound in pairs]), kappa
+        return _damped(factor, low, cost)
+    matrix, kappa = _as_exact_as_needed(factor, low, cost)
+    olds = before if len(before) == factor.blocks else [None] * factor.blocks
+    made = []
+    for (block, bound), old in zip(_each(matrix, low), olds, strict=True):
+        made.append(inverse.program(block, bound, old))
+        cost.add(made[-1].cost)
+    return tuple(made), kappa
+
+
+def _each(matrix: torch.Tensor, low: Share) -> list[tuple[torch.Tensor, float]]:
+    """The matrices of a factor, each with the damping's share in it."""
+    if matrix.ndim == 2:
+        return [(matrix, float(low))]
+    lows = torch.as_tensor(low).expand(len(matrix)).tolist()
+    return list(zip(matrix, lows, strict=True))
 
 
 # ---- on the host ---------------------------------------------------------------------------------
@@ -166,12 +208,13 @@ def _on_host(jobs: Sequence[Job], cost: Cost, *, invert: bool) -> list[Made]:
     for place, (factor, low) in enumerate(jobs):
         assert factor.moment is not None
         if factor.diagonal:
-            matrix, kappa = _damped((factor, low))
+            matrix, kappa = _damped(factor, low, cost)
+            cost.flops(len(matrix) if invert else 0)
             made[place] = 1.0 / matrix if invert else matrix, kappa
         elif factor.moment.ndim == 2 and factor.size < SMALL:
             together[factor.size, factor.moment.device].append(place)
         else:
-            matrix, kappa = _as_exact_as_needed(factor, low)
+            matrix, kappa = _as_exact_as_needed(factor, low, cost)
             made[place] = _factorised(matrix, low, cost, invert), kappa
             cost.inversions += factor.blocks
     for places in together.values():
@@ -179,7 +222,8 @@ def _on_host(jobs: Sequence[Job], cost: Cost, *, invert: bool) -> list[Made]:
         lows = values.new_tensor([jobs[place][1] for place in places])
         matrices = symmetric(values)
         matrices.diagonal(dim1=-2, dim2=-1).add_(lows[:, None])
-        kappas = (matrices.abs().sum(dim=-1).amax(dim=-1) / lows).tolist()
+        cost.flops(matrices.numel() * 5)
+        kappas = (torch.linalg.vector_norm(matrices.flatten(-2), dim=-1) / lows).tolist()
         answers = _factorised(matrices, lows, cost, invert)
         made |= dict(zip(places, zip(answers, kappas, strict=True), strict=True))
         cost.inversions += len(places)
@@ -190,19 +234,22 @@ def _factorised(matrix: torch.Tensor, low: Share, cost: Cost, invert: bool) -> t
     """Inverses, or Cholesky factors."""
     factor, repairs = definite_cholesky(matrix, low)
     cost.repairs += repairs
+    size = matrix.shape[-1]
+    cost.cholesky(size, matrix.numel() // size**2, inverse=invert)
     return torch.cholesky_inverse(factor) if invert else factor
 
 
-def _as_exact_as_needed(factor: Factor, low: Share) -> Made:
+def _as_exact_as_needed(factor: Factor, low: Share, cost: Cost) -> Made:
     """A damped factor, in float32 where that is enough."""
     assert factor.moment is not None
     # the condition number is known only when the matrix is there: at worst it is made twice
     if factor.moment.dtype == torch.float32 and float32_suffices(factor.size, 1.0):
         matrix = factor.damped(low, torch.float32)
-        kappa = _condition(matrix, low, factor.diagonal)
+        cost.flops(matrix.numel() + matrix.shape[-1])
+        kappa = _condition(matrix, low, factor.diagonal, cost)
         if float32_suffices(factor.size, kappa):
             return matrix, kappa
-    return _damped((factor, low))
+    return _damped(factor, low, cost)
 
 
 def _decomposed(factor: Factor, cost: Cost) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -212,6 +259,7 @@ def _decomposed(factor: Factor, cost: Cost) -> tuple[torch.Tensor | None, torch.
         vectors, values = None, matrix
     else:
         values, vectors = torch.linalg.eigh(matrix)
+        cost.eigen(factor.size, factor.blocks)
         cost.inversions += factor.blocks
     # rounding may leave an eigenvalue of a semidefinite matrix below zero
     return vectors, values.clamp(min=0.0)
@@ -229,9 +277,11 @@ def _eigen(
     return Eigen(qa, la, qg, lg, damping, kappa)
 
 
-def _condition(matrix: torch.Tensor, low: Share, diagonal: bool) -> float:
-    """A bound on the condition number: the largest eigenvalue is at most the largest row sum."""
-    rows = matrix.abs() if diagonal else matrix.abs().sum(dim=-1)
-    if isinstance(low, torch.Tensor):
-        return (rows.amax(dim=-1) / low).max().item()
-    return rows.amax().item() / low
+def _condition(matrix: torch.Tensor, low: Share, diagonal: bool, cost: Cost) -> float:
+    """A bound on the condition number: the largest eigenvalue is at most the Frobenius norm."""
+    if diagonal:
+        largest = matrix.amax(dim=-1)
+    else:
+        cost.flops(2 * matrix.numel())
+        largest = torch.linalg.vector_norm(matrix.flatten(-2), dim=-1)
+    return (largest / low).max().item()

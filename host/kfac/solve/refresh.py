@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from thermokron.host.kfac.layers import KroneckerLayer, Layer
-from thermokron.host.kfac.prepared import Prepared
+from thermokron.host.kfac.solve.prepared import Prepared
 
 __all__ = ["Blocks"]
 
@@ -16,7 +16,7 @@ class Blocks:
     Attributes
     ----------
     prepared : dict of Layer to Prepared
-        As `thermokron.host.kfac.methods.prepare` made them.
+        As `thermokron.host.kfac.solve.methods.prepare` made them.
     made_of : dict of Layer to (tensor, tensor)
         The undamped A and G that they were made of, kept where a threshold asks for it.
     current : dict of Layer to float

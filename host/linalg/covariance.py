@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.arrays import Floats
-from thermokron.host.linalg.program import Guard, Program, program
+from thermokron.host.linalg.refusals import Persistent
 from thermokron.host.linalg.result import Account
+from thermokron.host.linalg.rounding import Rounded
 from thermokron.host.linalg.spectrum import largest_eigenvalue
-from thermokron.model import Job, Readout, Unit, UnitSpec
+from thermokron.model import Job, Readout, Unit, UnitSpec, covariance_settling
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES, MAX_SETTLE_CYCLES
 
 __all__ = [
-    "Complements",
-    "Options",
-    "Persistent",
+    "HEADROOM",
+    "SETTLING_BIAS",
+    "Estimator",
     "Sampled",
+    "check_estimator",
     "sample_inverse",
-    "timing",
+    "spacing_cycles",
     "tolerated_part",
 ]
+
+#: How an inverse is made of a covariance, see `Programmed.inv`.
+Estimator = Literal["unbiased", "quadratic"]
 
 #: Standard deviations of the noisiest cell that fit under the ADC's rail.
 HEADROOM = 4.5
@@ -42,48 +48,17 @@ MAX_ATTEMPTS = 6
 PILOT_SAMPLES = 128
 
 
-#: How elimination finds P⁻¹Q: see `eliminate`.
-Complements = Literal["auto", "covariance", "means"]
+def check_estimator(estimator: Any) -> None:
+    """Refuse an unknown name."""
+    legal = get_args(Estimator)
+    if estimator not in legal:
+        raise ValueError(f"estimator = {estimator!r} is unknown; legal: {', '.join(legal)}")
 
 
-class Persistent(ValueError):
-    """Samples clip however low the temperature is."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a call asks of every run.
-
-    Attributes
-    ----------
-    samples : int
-        Samples per run.
-    interval : float
-        Sampling interval in units of τ/λ_min.
-    guard : str
-        See `program`.
-    complements : str
-        See `eliminate`.
-    """
-
-    samples: int
-    interval: float
-    guard: Guard
-    complements: Complements = "auto"
-
-
-def timing(
-    spec: UnitSpec, rate: float, interval: float, *, second_moments: bool
-) -> tuple[int, int]:
-    """Settling time and sampling interval in clock cycles for a slowest mode of rate/τ.
-
-    Settling to a relative bias ε from x = 0 takes ln(1/ε)·τ/λ for the mean, half of it for the
-    covariance.
-    """
-    relaxation = spec.tau_s * spec.clock_hz / rate
-    settle = math.ceil(-math.log(SETTLING_BIAS) * relaxation * (0.5 if second_moments else 1.0))
-    spacing = max(math.ceil(interval * relaxation), spec.shortest_interval(second_moments))
-    return min(max(settle, 1), MAX_SETTLE_CYCLES), min(spacing, MAX_INTERVAL_CYCLES)
+def spacing_cycles(spec: UnitSpec, rate: float, interval: float, *, second_moments: bool) -> int:
+    """Clock cycles between samples: `interval` in units of τ/λ, if the unit can follow."""
+    wanted = math.ceil(interval * spec.tau_s * spec.clock_hz / rate)
+    return min(max(wanted, spec.shortest_interval(second_moments)), MAX_INTERVAL_CYCLES)
 
 
 @dataclass(frozen=True)
@@ -96,8 +71,8 @@ class Sampled:
         The inverse, symmetric.
     raw : (n, n) float64
         The same with ADC noise on the diagonal: what the sampling error scales with.
-    program : Program
-        The codes that were sampled.
+    rate : float
+        Lower bound or estimate of the λ_min of the matrix that was sampled.
     samples : int
         Samples taken.
     spacing : float
@@ -108,7 +83,7 @@ class Sampled:
 
     value: Floats
     raw: Floats
-    program: Program
+    rate: float
     samples: int
     spacing: float
     adc_variance: float
@@ -121,12 +96,27 @@ class Sampled:
         (1/X_ii + 1/X_jj)/2, and at most that of the slowest mode; this is the mean of the two.
         """
         rate = 1.0 / np.maximum(self.value.diagonal(), 1.0)
-        slowest = min(self.program.rate, float(rate.min()))
+        slowest = min(self.rate, float(rate.min()))
         factor: Floats = 0.5 * (
             1.0 / np.tanh(0.5 * self.spacing * (rate[:, None] + rate))
             + 1.0 / math.tanh(self.spacing * slowest)
         )
         return factor
+
+    def effective_samples(self) -> float:
+        """How many independent samples would tell as much about the inverse as a whole."""
+        rates = 1.0 / np.maximum(self.value.diagonal(), 1.0)
+        slowest = min(self.rate, float(rates.min()))
+        # as `correlation`, with the mean of all rates for the other cell's
+        rate = 0.5 * (rates + rates.mean())
+        least, most = 1.0 / np.tanh(self.spacing * rate), 1.0 / math.tanh(self.spacing * slowest)
+        factor = 0.5 * (least + most)
+        return (self.samples - 1) / float(factor.mean())
+
+    def shortening(self) -> float:
+        """N/(N+n+1), see `Programmed.inv`."""
+        count = self.effective_samples()
+        return count / (count + len(self.value) + 1)
 
     def standard_error(self) -> Floats:
         """(n, n): √((X_ii X_jj + X_ij²)/N), corrected for correlated samples.
@@ -150,51 +140,62 @@ class Sampled:
 
 def sample_inverse(
     unit: Unit,
+    job: Job,
     matrix: Floats,
-    bound: float | None,
-    options: Options,
-    account: Account,
+    plan: Rounded,
     *,
-    doubtful: bool = False,
+    samples: int,
+    interval: float,
+    account: Account,
+    look: Callable[[], tuple[Job, Rounded]] | None,
 ) -> Sampled:
     """Sample the inverse of an SPD matrix with unit diagonal and at most `cells` rows.
 
     Reruns where samples clip, or where the result shows a mode much slower than assumed.
 
+    Parameters
+    ----------
+    unit : Unit
+    job : Job
+        The program: its couplings are used.
+    matrix : (n, n) float
+        What they stand for.
+    plan : Rounded
+        What is known of the couplings.
+    samples : int
+    interval : float
+        Between samples, in τ/λ_min, if the accumulator can follow.
+    account : Account
+    look : callable or None
+        Programs the matrix anew under a guard, if none has looked at it; called once, if samples
+        clip.
+
     Raises
     ------
-    Indefinite
-        See `program`.
     Persistent
         If samples still clip at the lowest temperature or after `MAX_ATTEMPTS` runs.
     """
     spec, n = unit.spec, len(matrix)
-    # where the slowest mode is as fast as this, the accumulator sets the pace
-    fastest = spec.shortest_interval() * spec.clock_s / spec.tau_s
-    enough = min(options.interval / fastest, 1.0)
-
-    def plan_with(guard: Guard) -> Program:
-        return program(spec, matrix, bound, guard, account, enough=enough, doubtful=doubtful)
-
-    plan = plan_with(options.guard)
     for attempt in range(MAX_ATTEMPTS):
-        settle, spacing = timing(spec, plan.rate, options.interval, second_moments=True)
-        job = Job(
-            couplings=plan.codes,
-            biases=np.zeros((1, spec.cells), dtype=np.int64),
-            temperature=_temperature(unit, plan, settle, spacing, account),
+        settling = covariance_settling(plan.rate, SETTLING_BIAS) * spec.tau_s * spec.clock_hz
+        settle = min(max(math.ceil(settling), 1), MAX_SETTLE_CYCLES)
+        spacing = spacing_cycles(spec, plan.rate, interval, second_moments=True)
+        job = job.with_biases(
+            np.zeros((1, spec.cells), dtype=np.int16),
             settle_cycles=settle,
             interval_cycles=spacing,
-            samples=options.samples,
+            samples=samples,
+            second_moments=True,
         )
+        code = _temperature(unit, plan, job, account)
+        job = job.with_biases(job.biases, temperature=code)
         products, sums, clipped = _accumulate(unit, job, account)
-        step = spec.adc_step**2 / spec.temperature_value(job.temperature)
-        count = options.samples
-        centred = products[:n, :n] - np.outer(sums[:n], sums[:n]) / count
-        raw = centred * (step / (count - 1))
+        step = spec.adc_step**2 / spec.temperature_value(code)
+        centred = products[:n, :n] - np.outer(sums[:n], sums[:n]) / samples
+        raw = centred * (step / (samples - 1))
         account.flops(4 * n * n)
         worst = int(clipped[:n].max())
-        tolerated = 1.0 + tolerated_part(spec) * count
+        tolerated = 1.0 + tolerated_part(spec) * samples
         if worst <= tolerated:
             value = raw.copy()
             value.flat[:: n + 1] -= step / 12.0
@@ -202,25 +203,25 @@ def sample_inverse(
             # ‖Σ/T‖ is 1/λ_min as the array has it, widened by the noise of few samples
             slowest = largest_eigenvalue(value)
             account.flops(8 * n * n)
-            seen = (1.0 + math.sqrt(n / count)) ** 2 / slowest if slowest > 0.0 else 1.0
+            seen = (1.0 + math.sqrt(n / samples)) ** 2 / slowest if slowest > 0.0 else 1.0
             if seen >= 0.5 * plan.rate or attempt == MAX_ATTEMPTS - 1:
                 account.clipped += int(clipped[:n].sum())
                 spaced = spacing * spec.clock_s / spec.tau_s
-                return Sampled(value, raw, plan, count, spaced, step)
+                return Sampled(value, raw, plan.rate, samples, spaced, step)
             rate = seen
         else:
             rate = plan.rate / 4.0
-            if job.temperature == 1 and attempt > 0:
+            if code == 1 and attempt > 0:
                 break
         account.reruns += 1
-        if options.guard == "clipping" and not plan.checked:
-            plan = plan_with("lanczos")
+        if look is not None:
+            job, plan = look()
+            look = None
             if plan.shrinkage:
                 continue
         plan = replace(plan, rate=min(rate, plan.rate))
     raise Persistent(
-        f"{worst} of {options.samples} samples of a cell clip, down to temperature code "
-        f"{job.temperature}"
+        f"{worst} of {samples} samples of a cell clip, down to temperature code {code}"
     )
 
 
@@ -253,11 +254,11 @@ def _accumulate(unit: Unit, job: Job, account: Account) -> tuple[Floats, Floats,
     """Products (cells, cells), sums (cells,) and clip counts of a job of any number of samples."""
     if job.samples <= MAX_SAMPLES:
         readout = unit.run(job)
-        account.enter(unit.spec, readout)
+        account.enter(unit.spec, job, readout)
         return _moments(readout)
     parts = []
     for first in range(0, job.samples, MAX_SAMPLES):
-        part = replace(job, samples=min(MAX_SAMPLES, job.samples - first))
+        part = job.with_biases(job.biases, samples=min(MAX_SAMPLES, job.samples - first))
         parts.append(_accumulate(unit, part, account))
     products, sums, clipped = (sum(column) for column in zip(*parts, strict=True))
     return products, sums, clipped
@@ -268,7 +269,7 @@ def _moments(readout: Readout) -> tuple[Floats, Floats, NDArray[np.int64]]:
     return readout.products.astype(float), readout.sums[0].astype(float), readout.clipped[0]
 
 
-def _temperature(unit: Unit, plan: Program, settle: int, spacing: int, account: Account) -> int:
+def _temperature(unit: Unit, plan: Rounded, job: Job, account: Account) -> int:
     """Temperature code at which the noisiest cell keeps `HEADROOM` below the rail.
 
     (A⁻¹)_ii ≤ 1/λ_min, so T = λ_min/headroom² is safe. (A⁻¹)_ii ≥ 1, so the quietest cell then has
@@ -281,15 +282,12 @@ def _temperature(unit: Unit, plan: Program, settle: int, spacing: int, account: 
     if safe < spec.adc_step**2:
         trial = min(1.0 / COARSE_HEADROOM**2, full)
         while trial > safe:
-            job = Job(
-                couplings=plan.codes,
-                biases=np.zeros((1, spec.cells), dtype=np.int64),
+            pilot = job.with_biases(
+                job.biases,
                 temperature=max(spec.temperature_code(trial), 1),
-                settle_cycles=settle,
-                interval_cycles=spacing,
                 samples=PILOT_SAMPLES,
             )
-            products, sums, clipped = _accumulate(unit, job, account)
+            products, sums, clipped = _accumulate(unit, pilot, account)
             if clipped.max() <= 1:
                 variance = (products.diagonal() - sums**2 / PILOT_SAMPLES).max()
                 variance *= spec.adc_step**2 / PILOT_SAMPLES

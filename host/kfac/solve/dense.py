@@ -4,7 +4,7 @@ Factors of float32 networks are averages of float32 products, so that their own 
 order of ε‖M‖ already. An inversion in float32 is the exact inverse of a matrix that differs from
 M by no more than that, and costs half of one in float64. What it does to the inverse depends on
 the condition number, of which damping gives a bound before anything is factorised: the least
-eigenvalue is at least the damping's share, the largest at most the largest row sum. Where that
+eigenvalue is at least the damping's share, the largest at most the Frobenius norm. Where that
 bound times ε is below `TOLERANCE`, float32 is used; elsewhere float64, as for small matrices, where
 it costs nothing.
 

@@ -1,0 +1,398 @@
+"""A matrix on the array: programmed once, then solved with, inverted and sampled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from thermokron.host.linalg.arrays import Floats, Restore, right_hand_sides, vector
+from thermokron.host.linalg.covariance import (
+    SETTLING_BIAS,
+    Estimator,
+    Sampled,
+    check_estimator,
+    sample_inverse,
+)
+from thermokron.host.linalg.means import Means
+from thermokron.host.linalg.reading import Equation, Reading
+from thermokron.host.linalg.refinement import deviation, refined, worst_residual
+from thermokron.host.linalg.refusals import Persistent, refusals
+from thermokron.host.linalg.result import Account, Result
+from thermokron.host.linalg.rounding import Guard, Rounded, rounded
+from thermokron.host.linalg.settling import Settle, check_settle
+from thermokron.model import Job, Unit
+from thermokron.model.array import single_threaded_blas
+from thermokron.model.checks import check_integer, check_real
+
+__all__ = ["Kind", "Programmed", "check_reading"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a matrix was given as: how its results are returned, and whether input is looked at."""
+
+    restore: Restore
+    check: bool
+
+
+def check_reading(samples: Any, interval: Any, least: int) -> None:
+    """Refuse what no run can be asked for."""
+    check_integer("samples", samples, least, 2**40)
+    check_real("interval", interval, 1e-3, 1e3)
+
+
+class Programmed:
+    """A symmetric positive definite matrix M on the array, as `program` made it.
+
+    M is scaled to unit diagonal, A = D^-½ M D^-½, rounded to coupling codes and guarded, once. It
+    costs the host O(n²), and the unit nothing: couplings are loaded by the runs that use them.
+
+    Attributes
+    ----------
+    unit : Unit
+        That holds it.
+    shape : (int, int)
+        Of M.
+    plan : Rounded
+        The codes, and what is known of them.
+    cost : Account
+        What programming cost.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        matrix: Floats,
+        scale: Floats,
+        bound: float | None,
+        *,
+        guard: Guard,
+        kind: Kind,
+        interval: float = 2.0,
+        doubtful: bool = False,
+        like: Programmed | None = None,
+        plan: Rounded | None = None,
+    ) -> None:
+        """From A and the diagonal of D^½; with a `plan`, it was rounded before."""
+        self.unit, self.shape, self.kind = unit, matrix.shape, kind
+        self.guard, self.interval, self.doubtful = guard, interval, doubtful
+        self.matrix, self.scale, self.bound = matrix, scale, bound
+        self.inverse_scale = 1.0 / scale
+        self.cost = Account()
+        if plan is None:
+            plan = self._rounded(guard, self.cost, None if like is None else like.plan)
+        self._load(plan)
+        self.means = Means(unit, self.job, len(matrix))
+        if like is not None:
+            self.means.recall(like.means)
+
+    def _rounded(self, guard: Guard, account: Account, like: Rounded | None = None) -> Rounded:
+        # where the slowest mode is as fast as this, nothing is gained by knowing it better
+        spec = self.unit.spec
+        enough = min(self.interval * spec.tau_s * spec.clock_hz / spec.shortest_interval(), 1.0)
+        return rounded(
+            spec,
+            self.matrix,
+            self.bound,
+            guard,
+            account,
+            enough=enough,
+            doubtful=self.doubtful,
+            like=like,
+        )
+
+    def _load(self, plan: Rounded) -> None:
+        """Make the program of the codes, padded with an identity that exchanges nothing."""
+        spec, n = self.unit.spec, len(plan.codes)
+        self.plan = plan
+        codes = plan.codes
+        if n < spec.cells:
+            codes = np.diag(np.full(spec.cells, spec.coupling_max, dtype=np.int16))
+            codes[:n, :n] = plan.codes
+        self.job = Job.symmetric(
+            codes,
+            biases=np.zeros((1, spec.cells), dtype=np.int16),
+            temperature=1,
+            settle_cycles=1,
+            interval_cycles=spec.shortest_interval(),
+            samples=1,
+            second_moments=True,
+        )
+        self.equation = Equation(spec, self.matrix, plan.codes)
+
+    def _look(self, account: Account) -> tuple[Job, Rounded]:
+        """Program it anew under a guard that looks at it."""
+        self._load(self._rounded("lanczos", account))
+        self.means.job = self.job
+        return self.job, self.plan
+
+    # ---- solving ------------------------------------------------------------------------------
+
+    @single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
+    def solve(
+        self,
+        B: Any,
+        *,
+        samples: int = 1,
+        settle: Settle = 0.1,
+        refine: int = 0,
+        interval: float = 2.0,
+    ) -> Result:
+        """Solve M X = B, from the mean of the array: every column is a bias vector.
+
+        Unless it is refined, k columns cost the host O(nk) operations: scale, round, read, unscale.
+        How strongly to drive a column follows from a bound, from the last call, and from the
+        read-out: columns that left the ADC's range, or used little of it, run again.
+
+        Parameters
+        ----------
+        B : (n,) or (n, k) array or tensor
+            Right-hand sides, real.
+        samples : int
+            Readings per right-hand side. One has the noise of a cell, √(T (A⁻¹)_ii), which is half
+            an ADC step or more, on a swing of about half of full scale.
+        settle : float or str
+            The part of the slowest mode that may be left undone, or a time such as "5tau".
+            `Result.settling` has the filter that it is: more damping, for most purposes.
+        refine : int
+            Solves again for the residual, so many times. The rounding of the couplings, sampling
+            and a short settling leave an error that each multiplies by about itself; each costs
+            another pass over the unit and 4n² operations a column.
+        interval : float
+            Between samples, in units of τ/λ_min, if the unit can follow.
+
+        Returns
+        -------
+        Result
+            `value` of B's shape, kind and dtype; `residual`, `standard_error` and `settling`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If B's shape does not fit, or an option is out of range; the message says which.
+        NotPositiveDefinite
+            If readings clip however weak the bias.
+        UnitFault
+            If the unit failed.
+        """
+        check_reading(samples, interval, 1)
+        check_settle(settle)
+        check_integer("refine", refine, 0, 100)
+        account = Account(samples=samples)
+        given, rows, restore = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
+        columns = given.reshape(len(given), -1)
+        rows *= self.inverse_scale
+        account.flops(2 * columns.size)
+
+        # a residual is worked out in the array's units; without, what is read is the user's at once
+        unit = 1.0 if refine else self.inverse_scale
+
+        def once(right: Floats, account: Account) -> Reading:
+            return self.read(
+                right, account, samples=samples, settle=settle, interval=interval, unit=unit
+            )
+
+        with refusals(self.plan.bound):
+            solved = refined(once, self.matrix, rows, refine, account)
+        if refine:
+            solved = solved.times(self.inverse_scale)
+        return Result.of(
+            solved.value.T.reshape(given.shape),
+            partial(deviation, solved.variance, given.shape),
+            restore,
+            account,
+            residual=partial(worst_residual, solved, self.matrix, columns, self.scale),
+            settling=solved.settling,
+        )
+
+    def read(
+        self,
+        rows: Floats,
+        account: Account,
+        *,
+        samples: int,
+        settle: Settle,
+        interval: float,
+        unit: Floats | float = 1.0,
+    ) -> Reading:
+        """One pass: A⁻¹ of (k, n) rows, which are overwritten, its entries times their `unit`.
+
+        Raises
+        ------
+        Persistent
+            If readings clip however weak the bias.
+        """
+        asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
+        try:
+            return self.means.read(
+                self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
+            )
+        except Persistent:
+            if (self.plan.checked and self.plan.age == 0) or self.guard == "none":
+                raise
+        self._look(account)
+        return self.means.read(
+            self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
+        )
+
+    # ---- inverting and sampling -----------------------------------------------------------------
+
+    @single_threaded_blas()
+    def inv(
+        self, *, samples: int = 1000, interval: float = 2.0, estimator: Estimator = "unbiased"
+    ) -> Result:
+        """M⁻¹, from the covariance of the array: `thermokron.host.linalg.inv` says how.
+
+        Parameters
+        ----------
+        samples : int
+            From 2. The relative error is about √((n+1)/N).
+        interval : float
+            Between samples, in units of τ/λ_min, if the accumulator can follow.
+        estimator : "unbiased" or "quadratic"
+            The covariance itself, or N/(N+n+1) of it, N counted in independent samples: of all
+            multiples that with the least E‖XM - 1‖² (Haff, Ann. Statist. 8, 1980). The curvature
+            along a step g → Xg is (1 + (n+1)/N) times what the unbiased X takes it for; this one
+            is right about it.
+
+        Returns
+        -------
+        Result
+            `value` and `standard_error` (n, n), of M's kind and dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an option is out of range.
+        NotPositiveDefinite
+            If samples clip however low the temperature.
+        UnitFault
+            If the unit failed.
+        """
+        check_reading(samples, interval, 2)
+        check_estimator(estimator)
+        account = Account(samples=samples)
+        with refusals(self.plan.bound):
+            sampled = self.covariance(samples, interval, account)
+        outer = self.inverse_scale[:, None] * self.inverse_scale
+        account.flops(2 * outer.size)
+        if estimator == "quadratic":
+            outer *= sampled.shortening()
+        return Result.of(
+            sampled.value * outer, partial(_scaled, sampled, outer), self.kind.restore, account
+        )
+
+    def covariance(self, samples: int, interval: float, account: Account) -> Sampled:
+        """A⁻¹ as sampled.
+
+        Raises
+        ------
+        Persistent
+            If samples clip however low the temperature.
+        """
+        trusting = self.guard == "clipping" and not self.plan.checked
+        return sample_inverse(
+            self.unit,
+            self.job,
+            self.matrix,
+            self.plan,
+            samples=samples,
+            interval=interval,
+            account=account,
+            look=partial(self._look, account) if trusting else None,
+        )
+
+    @single_threaded_blas()
+    def sample(self, count: int, b: Any = None, *, settle: Settle = SETTLING_BIAS) -> Result:
+        """Independent draws from N(M⁻¹b, M⁻¹): each is one reading after a discharge.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        b : (n,) array or tensor, optional
+            Shifts the mean; 0 if not given.
+        settle : float or str
+            The part of the slowest mode that may be left undone, or a time such as "5tau".
+
+        Returns
+        -------
+        Result
+            `value` (count, n), of M's kind and dtype; `standard_error` that of the ADC's rounding.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is out of range, or M⁻¹b is so many standard deviations away from 0 that
+            the ADC cannot show both.
+        UnitFault
+            If the unit failed.
+        """
+        count = check_integer("count", count, 1, 2**30)
+        check_settle(settle)
+        spec, n = self.unit.spec, len(self.matrix)
+        account = Account(samples=1)
+        shift = np.zeros(n)
+        if b is not None:
+            shift = vector(b, n, self.kind.check) * self.inverse_scale
+        with refusals(self.plan.bound):
+            drawn, root, settling = self.means.draw(
+                shift, self.plan.rate, count, settle=settle, account=account
+            )
+        value = drawn * self.inverse_scale
+        account.flops(2 * value.size)
+        rounding = spec.adc_step / math.sqrt(12.0) / root * self.inverse_scale
+        return Result.of(
+            value,
+            partial(np.tile, rounding, (count, 1)),
+            self.kind.restore,
+            account,
+            settling=settling,
+        )
+
+    # ---- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load` makes the same of, on a unit of the same spec: arrays, numbers and text."""
+        return {
+            "matrix": self.matrix,
+            "scale": self.scale,
+            "bound": self.bound,
+            "guard": self.guard,
+            "interval": self.interval,
+            "plan": vars(self.plan),
+            "gains": dict(self.means.gains),
+        }
+
+    @classmethod
+    def load(cls, unit: Unit, state: dict[str, Any], kind: Kind) -> Self:
+        """What `state_dict` was made of."""
+        made = cls(
+            unit,
+            state["matrix"],
+            state["scale"],
+            state["bound"],
+            guard=state["guard"],
+            kind=kind,
+            interval=state["interval"],
+            plan=Rounded(**state["plan"]),
+        )
+        made.means.gains = dict(state["gains"])
+        return made
+
+    def __repr__(self) -> str:
+        n = len(self.matrix)
+        spec, plan = self.unit.spec, self.plan
+        shrunk = f", couplings shrunk by {plan.shrinkage:.1%}" * bool(plan.shrinkage)
+        return (
+            f"<Programmed {n}x{n} on {spec.cells} cells, {spec.coupling_bits}-bit couplings, "
+            f"slowest rate {plan.rate:.3g}{shrunk}>"
+        )
+
+
+def _scaled(sampled: Sampled, outer: Floats) -> Floats:
+    return sampled.standard_error() * outer

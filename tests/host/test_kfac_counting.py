@@ -1,0 +1,92 @@
+"""What K-FAC says that a step cost the host, against what it did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from thermokron.host.kfac import KFAC
+from thermokron.model import NumericUnit, UnitSpec
+
+SCRIPT = Path(__file__).with_name("counted_products.py")
+
+
+def products(**settings) -> list[dict[str, int]]:
+    """Products made, and operations counted, in each of two steps."""
+    command = [sys.executable, str(SCRIPT), json.dumps(settings)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("settings", "made_by", "least"),
+    [
+        # 4mn(m+n)/2 of both layers
+        ({"cells": None, "method": "inverse"}, "torch", 2 * 64 * 65 * 129 + 2 * 10 * 65 * 75),
+        ({"cells": None, "damping_mode": "exact"}, "torch", 4 * 64 * 65 * 129),
+        ({"cells": 65, "method": "inverse"}, "torch", 2 * 64 * 65 * 129 + 2 * 10 * 65 * 75),
+        ({"cells": 65, "method": "solve"}, "numpy", 2 * 65 * 65 * 16),  # Lanczos of the guard
+        ({"cells": 16, "method": "solve"}, "numpy", 65**3 // 3),  # complements
+        ({"cells": 16, "method": "inverse"}, "numpy", 65**3 // 3),
+    ],
+    ids=str,
+)
+def test_no_product_goes_uncounted(settings, made_by, least) -> None:
+    first, second = products(width=64, **settings)
+    for step in (first, second):
+        assert step["numpy"] + step["torch"] <= step["counted"]
+    assert first[made_by] >= least
+    if settings["cells"] is None:
+        assert first["numpy"] == 0
+
+
+def test_a_solution_on_the_unit_makes_no_product_but_the_guards() -> None:
+    """In the second step the guard takes over what it found, and nothing is left that multiplies
+    matrices; norms of what is rounded, and of right-hand sides, are all."""
+    _, second = products(width=64, cells=65, method="solve")
+    entries = 65 * 65 + 64 * 64 + 65 * 65 + 10 * 10 + 2 * (64 * 65 + 10 * 65)
+    assert second["torch"] == 0
+    assert second["numpy"] <= 2 * entries
+    assert second["counted"] < 20 * entries
+
+
+def stepped(method: str, unit: NumericUnit | None = None, width: int = 96):
+    torch.manual_seed(0)
+    model = nn.Linear(width, width, bias=False)
+    kfac = KFAC(model, unit, lr=0.1, damping=0.03, method=method, kl_clip=None)
+    model(torch.randn(32, width)).square().mean().backward()
+    return kfac.step()
+
+
+def test_exact_steps_count_as_textbooks_do() -> None:
+    """n³ an inverse and 4n³ the apply; or n³/3 a Cholesky factor and 2n³ each substitution."""
+    n = 96
+    assert stepped("inverse").digital_flops == pytest.approx(2 * n**3 + 4 * n**3, rel=0.05)
+    assert stepped("solve").digital_flops == pytest.approx((2 / 3 + 4) * n**3, rel=0.05)
+
+
+def test_bytes_and_seconds_are_those_of_the_jobs() -> None:
+    """Of two solves with 96 columns on 96 cells, 96 a start, nothing run again."""
+    spec = UnitSpec(cells=96, rhs_depth=96)
+    unit = NumericUnit(spec, seed=0)
+    jobs = []
+    run = unit.run
+    unit.run = lambda job, **options: jobs.append(job) or run(job, **options)
+    metrics = stepped("solve", unit)
+    assert metrics.runs == len(jobs)
+    cycles = [spec.phase_cycles(job) for job in jobs]
+    for phase in ("load", "discharge", "settle", "sample"):
+        expected = sum(each[phase] for each in cycles) * spec.clock_s
+        assert getattr(metrics, f"{phase}_seconds") == pytest.approx(expected)
+    columns = sum(len(job.biases) for job in jobs)
+    assert metrics.bytes_from_unit == 12 * columns * 96
+    # the couplings of both factors once each
+    assert metrics.bytes_to_unit == 4 * columns * 96 + 2 * 4 * spec.coupling_count
+    logged = metrics.as_dict()
+    assert logged["bytes_to_unit"] == metrics.bytes_to_unit
+    assert logged["load_seconds"] == metrics.load_seconds
