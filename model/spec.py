@@ -56,7 +56,7 @@ class UnitSpec:
     bias_bits: int = _size(12, 4, 16, "bits of a bias code, sign included")
     adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
     temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
-    rhs_depth: int = _size(16, 1, 256, "bias vectors that one start can run through")
+    rhs_depth: int = _size(64, 1, 256, "bias vectors that one start can run through")
     adc_cycles: int = _size(4, 3, 255, "clock cycles from CONVST to valid data, nominal")
     adc_timeout_cycles: int = _size(255, 1, 65535, "clock cycles after which an ADC is dead")
     discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from thermokron.rtl.limits import MAX_CELLS
 from thermokron.rtl.regmap import RegisterMap, read_spec, register_map
 from thermokron.rtl.verilog import Port, UnitFiles, generate_verilog, ports, write_unit
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from thermokron.rtl.unit import ThermodynamicUnit
 
 __all__ = [
+    "MAX_CELLS",
     "FaultReason",
     "Phase",
     "Port",

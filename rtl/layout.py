@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from thermokron.model import UnitSpec
 
-__all__ = ["product_index", "result_depth", "span", "sum_index"]
+__all__ = ["padded", "product_index", "result_depth", "span", "sum_index"]
 
 
 def span(count: int) -> range:
@@ -29,7 +29,8 @@ def result_depth(spec: UnitSpec) -> tuple[int, int]:
     return spec.rhs_depth * spec.folds, spec.folds * spec.diagonals
 
 
-def _padded(depth: int) -> int:
+def padded(depth: int) -> int:
+    """`depth` rounded up to a power of two."""
     return 1 << (depth - 1).bit_length()
 
 
@@ -37,7 +38,7 @@ def sum_index(spec: UnitSpec, vectors: int) -> NDArray[np.int64]:
     """(vectors, n) indices of Σx entries in their window; the same for clip counts."""
     lane, fold = np.divmod(np.arange(spec.cells), spec.folds)
     vector = np.arange(vectors)[:, None]
-    return lane * _padded(result_depth(spec)[0]) + vector * spec.folds + fold
+    return lane * padded(result_depth(spec)[0]) + vector * spec.folds + fold
 
 
 def product_index(spec: UnitSpec) -> NDArray[np.int64]:
@@ -51,5 +52,5 @@ def product_index(spec: UnitSpec) -> NDArray[np.int64]:
     first = np.where(swap, j, i)
     diagonal = np.where(swap, n - offset, offset)
     lane, fold = np.divmod(first, spec.folds)
-    padded = _padded(result_depth(spec)[1])
-    return np.asarray(lane * padded + fold * spec.diagonals + diagonal, dtype=np.int64)
+    stride = padded(result_depth(spec)[1])
+    return np.asarray(lane * stride + fold * spec.diagonals + diagonal, dtype=np.int64)

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from thermokron.model import UnitSpec
 from thermokron.rtl.axi import AxiLiteReader, AxiLiteSignature, AxiLiteWriter
-from thermokron.rtl.regmap import ADDRESS_BITS, MapField, Register, Window, register_map
+from thermokron.rtl.regmap import MapField, Register, Window, register_map
 
 __all__ = ["MemoryPort", "RegisterFile"]
 
@@ -58,7 +58,7 @@ class RegisterFile(wiring.Component):
 
     Members
     -------
-    axi : In(AxiLiteSignature(21))
+    axi : In(AxiLiteSignature(map.address_bits))
         The bus. One write per two cycles and one read per three (five from a window) at best;
         reads and writes go on side by side, except that a read waits for one cycle when a
         write takes place in it.
@@ -81,7 +81,7 @@ class RegisterFile(wiring.Component):
         self._map = register_map(spec)
         super().__init__(
             {
-                "axi": In(AxiLiteSignature(ADDRESS_BITS)),
+                "axi": In(AxiLiteSignature(self._map.address_bits)),
                 "start_refused": In(1),
                 **{
                     name: (In if field.access == "status" else Out)(field.width)
@@ -97,8 +97,8 @@ class RegisterFile(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.writer = writer = AxiLiteWriter(ADDRESS_BITS)
-        m.submodules.reader = reader = AxiLiteReader(ADDRESS_BITS)
+        m.submodules.writer = writer = AxiLiteWriter(self._map.address_bits)
+        m.submodules.reader = reader = AxiLiteReader(self._map.address_bits)
         for half in (writer, reader):
             for name, member in half.signature.members.items():
                 if name in self.axi.signature.members:

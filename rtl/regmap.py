@@ -1,7 +1,8 @@
 """The register map as Python sees it: addresses, fields, windows and enumerations.
 
 Everything here is read from `unit.rdl` for a given `UnitSpec`; no address is written twice.
-The gateware's decoder (`thermokron.rtl.registers`) and the host's driver both work from it.
+Where the windows stand, and with them the width of an address, follows from the spec. The
+gateware's decoder (`thermokron.rtl.registers`) and the host's driver both work from it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any, Literal
 
 from thermokron.model import UnitSpec
 from thermokron.model.checks import check_integer
-from thermokron.rtl.layout import result_depth
+from thermokron.rtl.layout import padded, result_depth
+from thermokron.rtl.limits import check_buildable
 
 __all__ = [
-    "ADDRESS_BITS",
     "FaultReason",
     "MapEnum",
     "MapField",
@@ -34,9 +35,6 @@ __all__ = [
     "read_spec",
     "register_map",
 ]
-
-#: Width of a byte address on the bus.
-ADDRESS_BITS = 21
 
 #: Why a run failed, and where it is: enumerations of the map, made when first asked for.
 FaultReason: Any
@@ -181,7 +179,7 @@ class Window:
 
     @property
     def address_width(self) -> int:
-        """Bits of a word address within the window."""
+        """Bits of a word address within the window; it stands at a multiple of 4 << this."""
         return (self.words - 1).bit_length()
 
 
@@ -197,22 +195,36 @@ class RegisterMap:
         """All fields by the name of their port, such as `status_busy` or `samples`."""
         return {f.port: f for r in self.registers.values() for f in r.fields.values()}
 
+    @property
+    def address_bits(self) -> int:
+        """Width of a byte address on the bus: enough for the last word of the last window."""
+        return max(w.address + 4 * w.words - 1 for w in self.windows.values()).bit_length()
+
 
 def _spec_parameters(spec: UnitSpec) -> dict[str, Any]:
-    """Parameters of the map: spec fields, fingerprint, and the depths that follow from them."""
+    """Parameters of the map: spec fields, fingerprint, entries and sizes of the windows."""
+    check_buildable(spec)
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
     parameters = {
         name.upper(): _double_bits(value) if isinstance(value, float) else value
         for name, value in values.items()
     }
-    sum_stride, product_stride = (1 << (depth - 1).bit_length() for depth in result_depth(spec))
+    sum_depth, product_depth = result_depth(spec)
+    sums, products = spec.lanes * padded(sum_depth), spec.lanes * padded(product_depth)
+    biases = spec.rhs_depth * padded(spec.cells)
     return {
         **parameters,
         "FINGERPRINT": spec.fingerprint,
         "COUPLING_ENTRIES": spec.coupling_count,
-        "BIAS_ENTRIES": spec.rhs_depth << (spec.cells - 1).bit_length(),
-        "SUM_ENTRIES": spec.lanes * sum_stride,
-        "PRODUCT_ENTRIES": spec.lanes * product_stride,
+        "BIAS_ENTRIES": biases,
+        "SUM_ENTRIES": sums,
+        "PRODUCT_ENTRIES": products,
+        # a window stands at a multiple of its size, and a decoder compares powers of two
+        "COUPLING_BYTES": 4 * padded(spec.coupling_count),
+        "BIAS_BYTES": 4 * padded(biases),
+        "CLIPPED_BYTES": 4 * padded(sums),
+        "PRODUCT_BYTES": 8 * padded(products),
+        "SUM_BYTES": 8 * padded(sums),
     }
 
 
@@ -221,7 +233,13 @@ def _double_bits(value: float) -> int:
 
 
 def elaborate_rdl(spec: UnitSpec) -> Any:
-    """The map of a unit as the `systemrdl.node.RootNode` that PeakRDL's exporters take."""
+    """The map of a unit as the `systemrdl.node.RootNode` that PeakRDL's exporters take.
+
+    Raises
+    ------
+    ValueError
+        If the control plane cannot be built for the spec.
+    """
     from systemrdl.compiler import RDLCompiler
 
     compiler = RDLCompiler()
@@ -240,7 +258,7 @@ def bound_rdl(spec: UnitSpec) -> str:
 
 @lru_cache(maxsize=32)
 def register_map(spec: UnitSpec) -> RegisterMap:
-    """The register map of a unit."""
+    """The register map of a unit; `ValueError` if the control plane cannot be built for it."""
     from systemrdl.node import MemNode, RegNode
 
     registers, windows = {}, {}

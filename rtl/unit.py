@@ -14,6 +14,7 @@ from thermokron.rtl.converter import ConverterPort
 from thermokron.rtl.couplings import Couplings
 from thermokron.rtl.moments import MomentAccumulator
 from thermokron.rtl.registers import RegisterFile
+from thermokron.rtl.regmap import register_map
 from thermokron.rtl.sampler import Sampler
 from thermokron.rtl.sequencer import Sequencer
 
@@ -28,12 +29,13 @@ class ThermodynamicUnit(wiring.Component):
     Parameters
     ----------
     spec : UnitSpec
-        All sizes, widths and nominal values.
+        All sizes, widths and nominal values; cells up to `thermokron.rtl.MAX_CELLS`.
 
     Members
     -------
     s_axi : In(AxiLiteSignature)
-        AXI4-Lite subordinate; docs/registers.md has the map.
+        AXI4-Lite subordinate, as wide as `RegisterMap.address_bits`; docs/registers.md has the
+        map.
     irq : Out(1)
         Level; a run is done or at fault, as far as IRQ_ENABLE lets it through.
     dac_valid, dac_row, dac_col, dac_code : Out, dac_ready : In(1)
@@ -46,6 +48,11 @@ class ThermodynamicUnit(wiring.Component):
         High: every cell is held at zero. High whenever the array is not settling or sampled.
     convst : Out(1), drdy : In(1), adc_data : In(cells·adc_bits)
         Converter port, see `ConverterPort`.
+
+    Raises
+    ------
+    ValueError
+        If the control plane cannot be built for the spec.
     """
 
     def __init__(self, spec: UnitSpec) -> None:
@@ -53,7 +60,7 @@ class ThermodynamicUnit(wiring.Component):
         index = ceil_log2(spec.cells)
         super().__init__(
             {
-                "s_axi": In(AxiLiteSignature(addr_width=21)),
+                "s_axi": In(AxiLiteSignature(register_map(spec).address_bits)),
                 "irq": Out(1),
                 "dac_valid": Out(1),
                 "dac_ready": In(1),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermokron.model import UnitSpec
+from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -
     Raises
     ------
     ValueError
-        If two members of a component get the same flat name.
+        If the control plane cannot be built for the specification, or two members of a component
+        get the same flat name.
     """
     from amaranth.back import rtlil
     from amaranth.hdl import ClockDomain, Fragment
@@ -234,13 +236,15 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
     Raises
     ------
     ValueError
-        If the name does not end in `.v`.
+        If the control plane cannot be built for the specification, or the name does not end in
+        `.v`.
     OSError
         If a file cannot be written.
     """
     from peakrdl_cheader.exporter import CHeaderExporter
     from peakrdl_html import HTMLExporter
 
+    check_buildable(spec)
     path = Path(path)
     if path.suffix != ".v":
         raise ValueError(f"path = {str(path)!r} does not end in .v, as the name of a Verilog file")

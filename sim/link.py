@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model import ArrayPhysics, UnitFault, UnitSpec
+from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.verilog import UNIT_NAME, generate_verilog
 from thermokron.sim import protocol
 from thermokron.sim.cache import cached, digest
@@ -52,7 +53,14 @@ class SimulatorDied(SimulationError, ConnectionError):
 
 
 def unit_verilog(spec: UnitSpec) -> str:
-    """Verilog of a unit, generated or from the cache, which a change of the sources outdates."""
+    """Verilog of a unit, generated or from the cache, which a change of the sources outdates.
+
+    Raises
+    ------
+    ValueError
+        If the control plane cannot be built for the spec.
+    """
+    check_buildable(spec)
     sources: list[Path] = []
     for name in (generate_verilog.__module__, UnitSpec.__module__):
         folder = Path(str(sys.modules[name].__file__)).parent
@@ -102,6 +110,8 @@ class SimulatorLink:
 
     Raises
     ------
+    ValueError
+        If the control plane cannot be built for the spec.
     SimulatorMissing, BuildFailure
         See `thermokron.sim.simulators.build`.
     SimulatorDied

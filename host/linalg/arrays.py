@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from thermokron.model.memory import transposed
 __all__ = [
     "Floats",
     "Restore",
+    "RightHandSides",
     "check_lambda_min",
     "floats",
     "right_hand_sides",
@@ -160,12 +162,45 @@ def check_lambda_min(lambda_min: Any, diagonal: Floats) -> float | None:
     return min(value, largest)
 
 
-def right_hand_sides(
-    value: Any, n: int, check: bool, like: Floats
-) -> tuple[Floats, Floats, Restore]:
-    """B (n,) or (n, k); the same as rows (k, n), a copy; what turns a result into B's kind.
+@dataclass(frozen=True)
+class RightHandSides:
+    """Right-hand sides of linear systems, as they were given and as they are worked with.
 
-    In the dtype of `like`. Without `check` entries are not looked at, and B may be the caller's own
+    Attributes
+    ----------
+    columns : (n, k) float
+        B.
+    sizes : (k, 1) float
+        A power of two for each, so that squares of what is divided by it are numbers.
+    shape : tuple of int
+        Of B.
+    restore : callable
+        What turns a result into B's kind.
+    """
+
+    columns: Floats
+    sizes: Floats
+    shape: tuple[int, ...]
+    restore: Restore
+
+    def rows(self, scale: Floats) -> Floats:
+        """A copy as rows (k, n), over their sizes, entries times their `scale` (n,)."""
+        torch = sys.modules.get("torch")
+        if torch is None or not self.columns.flags.writeable:
+            rows = transposed(self.columns)
+        else:  # torch's copy goes by blocks, which takes two thirds of the time
+            turned = torch.from_numpy(self.columns).t()
+            rows = turned.clone(memory_format=torch.contiguous_format).numpy()
+        rows *= scale
+        if self.sizes.size > 1 or self.sizes[0] != 1.0:
+            rows /= self.sizes
+        return rows
+
+
+def right_hand_sides(value: Any, n: int, check: bool, like: Floats) -> RightHandSides:
+    """B, (n,) or (n, k), in the dtype of `like`.
+
+    Without `check` entries are not looked at, sizes are 1, and columns may be the caller's own
     memory.
 
     Raises
@@ -177,12 +212,11 @@ def right_hand_sides(
     if array.ndim not in (1, 2) or array.shape[0] != n or array.size == 0:
         raise ValueError(f"B has shape {array.shape}; M, {(n, n)}, wants ({n},) or ({n}, k)")
     columns = array.reshape(n, -1)
-    torch = sys.modules.get("torch")
-    if torch is None or not columns.flags.writeable:
-        return array, transposed(columns), restore
-    # torch's copy goes by blocks, which takes two thirds of the time
-    rows = torch.from_numpy(columns).t().clone(memory_format=torch.contiguous_format)
-    return array, rows.numpy(), restore
+    sizes = np.ones((1, 1), like.dtype)
+    if check:
+        largest = np.abs(columns).max(axis=0)[:, None]
+        sizes = np.exp2(np.frexp(np.where(largest > 0.0, largest, 1.0))[1] - 1.0)
+    return RightHandSides(columns, sizes, array.shape, restore)
 
 
 def vector(value: Any, n: int, check: bool) -> Floats:

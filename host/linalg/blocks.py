@@ -14,7 +14,7 @@ from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, Sampled,
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
 from thermokron.host.linalg.programmed import Kind, check_reading
 from thermokron.host.linalg.reading import Reading
-from thermokron.host.linalg.refinement import deviation, refined, worst_residual
+from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
@@ -85,10 +85,9 @@ class Eliminated:
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
         account = Account(samples=samples)
-        given, rows, restore = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
-        columns = given.reshape(len(given), -1)
-        rows *= self.inverse_scale
-        account.flops(2 * columns.size)
+        given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
+        rows = given.rows(self.inverse_scale)
+        account.flops(2 * rows.size)
 
         def once(right: Floats, account: Account) -> _Substituted:
             return self._substituted(right, account, samples, settle, interval)
@@ -96,14 +95,7 @@ class Eliminated:
         with refusals(self.bound):
             solved = refined(once, self.matrix, rows, refine, account, observe=True)
         solved = solved.times(self.inverse_scale)
-        return Result.of(
-            solved.value.T.reshape(given.shape),
-            partial(deviation, solved.variance, given.shape),
-            restore,
-            account,
-            residual=partial(worst_residual, solved, self.matrix, columns, self.scale),
-            settling=solved.settling,
-        )
+        return solved.result(given, self.matrix, self.scale, account)
 
     def _substituted(
         self, state: Floats, account: Account, samples: int, settle: Settle, interval: float

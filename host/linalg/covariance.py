@@ -105,13 +105,14 @@ class Sampled:
 
     def effective_samples(self) -> float:
         """How many independent samples would tell as much about the inverse as a whole."""
+        # a mode meets all the others: coth((λ_k+λ_l)Δ/2), with the mean rate for λ_l. Rates 1/X_ii
+        # are means of modes already; of these and the slowest the mean
         rates = 1.0 / np.maximum(self.value.diagonal(), 1.0)
-        slowest = min(self.rate, float(rates.min()))
-        # as `correlation`, with the mean of all rates for the other cell's
-        rate = 0.5 * (rates + rates.mean())
-        least, most = 1.0 / np.tanh(self.spacing * rate), 1.0 / math.tanh(self.spacing * slowest)
-        factor = 0.5 * (least + most)
-        return (self.samples - 1) / float(factor.mean())
+        pairs = 0.5 * (rates + rates.mean())
+        slowest = 0.5 * (min(self.rate, float(rates.min())) + float(rates.mean()))
+        common = float((1.0 / np.tanh(self.spacing * pairs)).mean())
+        factor = 0.5 * (common + 1.0 / math.tanh(self.spacing * slowest))
+        return (self.samples - 1) / factor
 
     def shortening(self) -> float:
         """N/(N+n+1), see `Programmed.inv`."""

@@ -19,7 +19,7 @@ from thermokron.host.linalg.covariance import (
 )
 from thermokron.host.linalg.means import Means
 from thermokron.host.linalg.reading import Equation, Reading
-from thermokron.host.linalg.refinement import deviation, refined, worst_residual
+from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
@@ -183,10 +183,9 @@ class Programmed:
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
         account = Account(samples=samples)
-        given, rows, restore = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
-        columns = given.reshape(len(given), -1)
-        rows *= self.inverse_scale
-        account.flops(2 * columns.size)
+        given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
+        rows = given.rows(self.inverse_scale)
+        account.flops(2 * rows.size)
 
         # a residual is worked out in the array's units; without, what is read is the user's at once
         unit = 1.0 if refine else self.inverse_scale
@@ -200,14 +199,7 @@ class Programmed:
             solved = refined(once, self.matrix, rows, refine, account)
         if refine:
             solved = solved.times(self.inverse_scale)
-        return Result.of(
-            solved.value.T.reshape(given.shape),
-            partial(deviation, solved.variance, given.shape),
-            restore,
-            account,
-            residual=partial(worst_residual, solved, self.matrix, columns, self.scale),
-            settling=solved.settling,
-        )
+        return solved.result(given, self.matrix, self.scale, account)
 
     def read(
         self,

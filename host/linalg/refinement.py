@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from thermokron.host.linalg.arrays import Floats
-from thermokron.host.linalg.result import Account
+from thermokron.host.linalg.arrays import Floats, RightHandSides
+from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settling
 
-__all__ = ["Answer", "Once", "Solved", "deviation", "refined", "worst_residual"]
+__all__ = ["Answer", "Once", "Solved", "refined"]
 
 
 class Answer(Protocol):
@@ -62,6 +62,23 @@ class Solved:
     def times(self, unit: Floats) -> Solved:
         """The same with every entry times its `unit`, (n,); the residual is left."""
         return replace(self, value=self.value * unit, variance=partial(_times, self.variance, unit))
+
+    def result(
+        self, given: RightHandSides, matrix: Floats, scale: Floats, account: Account
+    ) -> Result:
+        """What the user gets, who asked for M X = B with M = D^½ A D^½, `scale` being D^½'s
+        diagonal, and values in the user's units."""
+        value = self.value
+        if given.sizes.size > 1 or given.sizes[0] != 1.0:
+            value = value * given.sizes
+        return Result.of(
+            value.T.reshape(given.shape),
+            partial(_deviation, self, given),
+            given.restore,
+            account,
+            residual=partial(_worst_residual, self, given, matrix, scale),
+            settling=self.settling,
+        )
 
 
 def refined(
@@ -125,13 +142,13 @@ def _times(variance: Callable[[], Floats], unit: Floats) -> Floats:
     return variance() * unit**2
 
 
-def worst_residual(solved: Solved, matrix: Floats, columns: Floats, scale: Floats) -> float:
-    """The largest ‖b - M x‖/‖b‖ of all columns (n, k) b, in the user's units; 2n²k operations.
+def _worst_residual(solved: Solved, given: RightHandSides, matrix: Floats, scale: Floats) -> float:
+    """The largest ‖b - M x‖/‖b‖ of all columns b, in the user's units; 2n²k operations.
 
     `matrix` and the residual of `solved` are in the array's units, M = D^½ A D^½; `scale` is D^½'s
     diagonal.
     """
-    right = columns.T
+    right = given.columns.T / given.sizes
     if solved.residual is None:
         residual = right - ((solved.value * scale) @ matrix) * scale
     else:
@@ -140,7 +157,7 @@ def worst_residual(solved: Solved, matrix: Floats, columns: Floats, scale: Float
     return float(np.divide(left, whole, out=np.zeros_like(left), where=whole > 0.0).max())
 
 
-def deviation(variance: Callable[[], Floats], shape: tuple[int, ...]) -> Floats:
-    """√variance of rows, in the shape of right-hand sides."""
-    found: Floats = np.sqrt(variance()).T.reshape(shape)
+def _deviation(solved: Solved, given: RightHandSides) -> Floats:
+    """√variance, in the shape of right-hand sides."""
+    found: Floats = (np.sqrt(solved.variance()) * given.sizes).T.reshape(given.shape)
     return found

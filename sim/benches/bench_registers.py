@@ -16,7 +16,7 @@ from cocotb.triggers import FallingEdge, RisingEdge, Timer
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
 
 from thermokron.model import UnitSpec
-from thermokron.rtl.regmap import ADDRESS_BITS, register_map
+from thermokron.rtl.regmap import register_map
 from thermokron.sim.benches.golden_map import GoldenMap
 from thermokron.sim.runner import bench_parameters
 
@@ -140,8 +140,9 @@ class Bench:
             window = pick(list(self.map.windows.values()))
             last = window.words - 1
             word = pick([0, 1, last, self.random.randint(0, last), last + 1])
-            return window.address + 4 * word
-        return 4 * self.random.getrandbits(ADDRESS_BITS - 2)
+            # past the end of the last window the bus may have no more addresses
+            return (window.address + 4 * word) % (1 << self.map.address_bits)
+        return 4 * self.random.getrandbits(self.map.address_bits - 2)
 
     async def write(self, master: AxiLiteMaster, address: int, data: int) -> None:
         """Write a word; response, pulses and settings must be the model's."""

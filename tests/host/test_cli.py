@@ -88,7 +88,7 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("cells = 1 is out of range; legal: 2 to 128"),
+        ValueError("cells = 1 is out of range; legal: 2 to 4096"),
         UnitFault("adc_timeout"),
         OSError("no space left"),
         ModuleNotFoundError("install thermokron[train]"),

@@ -16,7 +16,7 @@ import scipy.linalg
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from thermokron.model import (
-    BLOCK,
+    BLOCKS,
     ArrayPhysics,
     Job,
     NoiseArray,
@@ -25,7 +25,7 @@ from thermokron.model import (
     sample_blocks,
     van_loan,
 )
-from thermokron.model.array import single_threaded_blas
+from thermokron.model.array import _Normals, single_threaded_blas
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -49,17 +49,36 @@ EVERYTHING = ArrayPhysics(
 )
 
 
-def codes_of(array, count, *, seed=1, stream=2, interval_cycles=300, settle_cycles=900):
-    biases = np.arange(array.spec.cells) * 30
-    blocks = sample_blocks(
+def drawn(array, biases, count, *, settle_cycles, interval_cycles, seed=0, stream=0):
+    """Voltages and codes, (count, n) each, of one discharge."""
+    voltages, codes, known = [], [], 0
+    for v, c in sample_blocks(
         array,
-        biases,
+        np.asarray(biases)[None],
         settle_cycles=settle_cycles,
         interval_cycles=interval_cycles,
         seed=seed,
         stream=stream,
-    )
-    return np.concatenate([codes for _, codes in islice(blocks, count)])
+    ):
+        voltages.append(v[0])
+        codes.append(c[0])
+        known += v.shape[1]
+        if known >= count:
+            return np.concatenate(voltages)[:count], np.concatenate(codes)[:count]
+    raise AssertionError("blocks end")
+
+
+def codes_of(array, count, *, seed=1, stream=2, interval_cycles=300, settle_cycles=900):
+    biases = np.arange(array.spec.cells) * 30
+    return drawn(
+        array,
+        biases,
+        count,
+        settle_cycles=settle_cycles,
+        interval_cycles=interval_cycles,
+        seed=seed,
+        stream=stream,
+    )[1]
 
 
 @pytest.mark.parametrize("physics", [ArrayPhysics.ideal(), UNEQUAL], ids=["equal", "unequal"])
@@ -69,16 +88,17 @@ def test_the_first_sample_obeys_the_settle_law(spd_codes, chance, physics, taus)
     array = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 900)
     biases = np.array([100, -50, 0, 25, 10])
     settle = round(taus * 1000)
-    first = np.array(
-        [
-            next(
-                sample_blocks(
-                    array, biases, settle_cycles=settle, interval_cycles=50, seed=0, stream=stream
-                )
-            )[0][0]
-            for stream in range(1500)
-        ]
+    voltages, _ = next(
+        sample_blocks(
+            array,
+            np.tile(biases, (1500, 1)),
+            settle_cycles=settle,
+            interval_cycles=50,
+            seed=0,
+            stream=7,
+        )
     )
+    first = voltages[:, 0]
     transition, covariance = van_loan(-array.matrix, 2 * np.diag(array.temperatures), taus)
     target = np.linalg.solve(array.matrix, array.bias(biases))
     mean = (np.eye(5) - transition) @ target
@@ -97,10 +117,9 @@ def test_every_step_obeys_the_transition_law(spd_codes, chance, physics, interva
     """x_(j+1) - Φ x_j - (1 - Φ) A⁻¹b is white with Van Loan's covariance, across blocks too."""
     array = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 900)
     biases = np.array([100, -50, 0, 25, 10])
-    blocks = sample_blocks(
-        array, biases, settle_cycles=10, interval_cycles=interval, seed=5, stream=6
+    x, _ = drawn(
+        array, biases, 30_000, settle_cycles=10, interval_cycles=interval, seed=5, stream=6
     )
-    x = np.concatenate([voltages for voltages, _ in islice(blocks, 120)])
     transition, covariance = van_loan(
         -array.matrix, 2 * np.diag(array.temperatures), interval / 1000
     )
@@ -117,29 +136,85 @@ def test_every_step_obeys_the_transition_law(spd_codes, chance, physics, interva
         )
 
     assert np.abs(scores(white)).max() < chance.sigmas
-    seams = white[:, BLOCK - 1 :: BLOCK]  # from the last sample of a block to the first of the next
+    ends = np.cumsum(BLOCKS)
+    ends = np.concatenate([ends, np.arange(2 * ends[-1], 30_000, ends[-1])])
+    seams = white[:, ends - 1]  # from the last sample of a block to the first of the next
     assert np.sum(seams**2) < chance.upper(np.ones(seams.size))
 
 
-def test_blocks_are_full_and_codes_are_the_quantised_voltages(spd_codes):
+def test_blocks_grow_to_their_length_and_codes_are_the_quantised_voltages(spd_codes):
     array = NoiseArray(SPEC, ArrayPhysics.ideal(), spd_codes(SPEC, 20), 900)
     blocks = sample_blocks(
-        array, np.zeros(5, int), settle_cycles=10, interval_cycles=300, seed=0, stream=0
+        array, np.zeros((2, 5), int), settle_cycles=10, interval_cycles=300, seed=0, stream=0
     )
-    for voltages, codes in islice(blocks, 3):
-        assert voltages.shape == codes.shape == (BLOCK, 5)
+    lengths = []
+    for voltages, codes in islice(blocks, 8):
+        lengths.append(voltages.shape[1])
+        assert voltages.shape == codes.shape == (2, lengths[-1], 5)
         assert (voltages.dtype, codes.dtype) == (np.float64, np.int64)
         np.testing.assert_array_equal(codes, np.rint(voltages * 2**15))
+    assert lengths == [1, 3, 12, 48, 192, 256, 256, 256]
+
+
+@pytest.mark.parametrize("cells", [2, 5, 65])
+@pytest.mark.parametrize(
+    "physics", [ArrayPhysics.ideal(), UNEQUAL, EVERYTHING], ids=["equal", "unequal", "all"]
+)
+def test_samples_do_not_depend_on_their_company(spd_codes, physics, cells):
+    """Bit for bit the same alone, at any place among others, and however many others there are."""
+    spec = UnitSpec(cells=cells, adc_bits=16, tau_s=1e-6)
+    array = NoiseArray(spec, physics, spd_codes(spec, 20), 900)
+    biases = np.random.default_rng(0).integers(-900, 900, (70, cells))
+    grid = {"settle_cycles": 40, "interval_cycles": 9, "seed": 3}
+    first = 17  # no multiple of how many share a product
+    together = [
+        v for v, _ in islice(sample_blocks(array, biases, stream=first, **grid), len(BLOCKS) + 1)
+    ]
+    for k in (0, 1, 14, 15, 16, 46, 47, 69):
+        blocks = sample_blocks(array, biases[k : k + 1], stream=first + k, **grid)
+        for (alone, _), among in zip(blocks, together, strict=False):
+            np.testing.assert_array_equal(alone[0], among[k])
+    part = sample_blocks(array, biases[20:50], stream=first + 20, **grid)
+    for (some, _), among in zip(part, together, strict=False):
+        np.testing.assert_array_equal(some, among[20:50])
+
+
+def test_no_two_draws_share_numbers():
+    """Purposes, streams and blocks are addresses that do not meet; nor do neighbouring seeds."""
+    found = {}
+    for seed in (0, 1, 2**63 - 1):
+        for stream in (0, 1, 2**63 - 2):
+            draw = _Normals(seed, stream, 2, 3)
+            for purpose in (0, 1):
+                for block in (0, 1, 5):
+                    for row, numbers in enumerate(draw(purpose, block, 4)):
+                        found[seed, stream + row, purpose, block] = numbers
+    assert len(found) == 3 * 5 * 6
+    values = np.concatenate([numbers.ravel() for numbers in found.values()])
+    assert len(np.unique(values)) == values.size
+    again = _Normals(0, 1, 1, 3)(0, 5, 4)[0]
+    np.testing.assert_array_equal(again, found[0, 1, 0, 5])
+
+
+def test_another_temperature_takes_no_other_decomposition(spd_codes):
+    couplings = spd_codes(SPEC, 20)
+    for physics in (ArrayPhysics.ideal(), EVERYTHING):
+        array = NoiseArray(SPEC, physics, couplings, 900)
+        other = array.at(7)
+        assert other.eigenvectors is array.eigenvectors
+        fresh = NoiseArray(SPEC, physics, couplings, 7)
+        np.testing.assert_array_equal(codes_of(other, 20), codes_of(fresh, 20))
+        np.testing.assert_array_equal(array.temperatures, array.at(900).temperatures)
 
 
 @pytest.mark.parametrize("physics", [ArrayPhysics.ideal(), EVERYTHING], ids=["ideal", "all"])
 def test_samples_do_not_depend_on_how_many_are_drawn(spd_codes, physics):
     array = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 900)
-    many = codes_of(array, 5)
-    np.testing.assert_array_equal(codes_of(array, 2), many[: 2 * BLOCK])
-    np.testing.assert_array_equal(codes_of(array, 5), many)
+    many = codes_of(array, 1000)
+    for count in (1, 2, 4, 10, 300):
+        np.testing.assert_array_equal(codes_of(array, count), many[:count])
     again = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 900)
-    np.testing.assert_array_equal(codes_of(again, 5), many)
+    np.testing.assert_array_equal(codes_of(again, 1000), many)
 
 
 def test_every_seed_and_stream_has_its_own_samples(spd_codes):
@@ -147,7 +222,7 @@ def test_every_seed_and_stream_has_its_own_samples(spd_codes):
     big = 2**32
     keys = [(0, 0), (0, 1), (1, 0), (big, 0), (0, big), (big, 1), (1, big), (0, 1 + 5 * big)]
     keys += [(big, 5), (5, big), (2**63 - 1, 2**63 - 1)]
-    draws = [codes_of(array, 1, seed=seed, stream=stream).tobytes() for seed, stream in keys]
+    draws = [codes_of(array, 16, seed=seed, stream=stream).tobytes() for seed, stream in keys]
     assert len(set(draws)) == len(keys)
 
 
@@ -158,9 +233,9 @@ def test_conversion_noise_does_not_repeat_thermal_noise(chance):
         NoiseArray(SPEC, physics, couplings, 900)
         for physics in (ArrayPhysics.ideal(), ArrayPhysics(adc_noise=0.01))
     ]
-    quiet, noisy = (codes_of(array, 4, interval_cycles=200_000) for array in arrays)
-    noise = (noisy - quiet).reshape(4, BLOCK, 5)
-    thermal = quiet.reshape(4, BLOCK, 5) - quiet.mean(axis=0)
+    quiet, noisy = (codes_of(array, 1024, interval_cycles=200_000) for array in arrays)
+    noise = (noisy - quiet).reshape(4, 256, 5)
+    thermal = quiet.reshape(4, 256, 5) - quiet.mean(axis=0)
     for a, b in [(thermal, noise), (thermal.transpose(0, 2, 1), noise)]:
         correlation = np.corrcoef(np.sign(a.ravel()), np.sign(b.ravel()))[0, 1]
         assert abs(correlation) * np.sqrt(noise.size) < chance.sigmas
@@ -266,18 +341,11 @@ def test_an_indefinite_array_clips_and_stays_finite(physics, cycles):
     couplings = np.diag([-8191, 2000, 2000, 8191, 4000])
     couplings[1, 2] = couplings[2, 1] = 6000
     array = NoiseArray(SPEC, physics, couplings, 900)
-    blocks = sample_blocks(
-        array,
-        np.array([0, 0, 0, 500, 0]),
-        settle_cycles=cycles,
-        interval_cycles=cycles,
-        seed=1,
-        stream=0,
+    voltages, codes = drawn(
+        array, [0, 0, 0, 500, 0], 2048, settle_cycles=cycles, interval_cycles=cycles, seed=1
     )
-    drawn = list(islice(blocks, 8))
-    voltages = np.concatenate([v for v, _ in drawn])
     assert np.isfinite(voltages).all()
-    codes = drawn[-1][1]
+    codes = codes[-256:]
     assert np.isin(codes[:, :3], [-(2**15), 2**15 - 1]).all()
     np.testing.assert_array_equal(np.sign(codes[:, 1]), -np.sign(codes[:, 2]))
     for cell in (3, 4):
@@ -290,11 +358,8 @@ def test_slow_growth_is_exact():
     """An unstable mode below the rails follows its law: E x = (e^(t/τ) - 1) b at λ = -1."""
     spec = UnitSpec(cells=2, adc_bits=16, clock_hz=1e9, tau_s=1e-6)
     array = NoiseArray(spec, ArrayPhysics.ideal(), -127 * np.eye(2, dtype=int), 0)
-    blocks = sample_blocks(
-        array, np.array([1, 0]), settle_cycles=40, interval_cycles=20, seed=0, stream=0
-    )
-    times = (40 + 20 * np.arange(BLOCK)) / 1000
-    voltages, codes = next(blocks)
+    times = (40 + 20 * np.arange(256)) / 1000
+    voltages, codes = drawn(array, [1, 0], 256, settle_cycles=40, interval_cycles=20)
     np.testing.assert_allclose(voltages[:, 0], np.expm1(times) / 2047, rtol=1e-12)
     np.testing.assert_array_equal(codes[:, 1], 0)
 
@@ -303,8 +368,7 @@ def test_a_mode_without_restoring_force_diffuses(chance):
     """λ = 0: Var x(t) = 2 T t/τ and E x = b t/τ."""
     array = NoiseArray(SPEC, ArrayPhysics.ideal(), np.zeros((5, 5), int), 900)
     biases = np.array([100, 0, 0, 0, 0])
-    blocks = sample_blocks(array, biases, settle_cycles=1000, interval_cycles=100, seed=0, stream=0)
-    voltages, _ = next(blocks)
+    voltages, _ = drawn(array, biases, 256, settle_cycles=1000, interval_cycles=100)
     steps = np.diff(voltages, axis=0) - array.bias(biases) * 0.1
     z = steps / np.sqrt(2 * SPEC.temperature_value(900) * 0.1)
     assert abs(z.sum()) / np.sqrt(z.size) < chance.sigmas

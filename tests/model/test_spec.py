@@ -40,7 +40,7 @@ def test_a_quantity_out_of_range_is_refused_by_name(name):
 def test_ends_of_the_ranges_are_legal():
     least = UnitSpec(**{n: r[0] for n, r in FIELDS.items() if n != "adc_timeout_cycles"})
     most = UnitSpec(**{n: r[1] for n, r in FIELDS.items()})
-    assert (least.cells, most.cells) == (2, 128)
+    assert (least.cells, most.cells) == (2, 4096)
     assert (least.coupling_bits, most.coupling_bits) == (3, 16)
     assert (least.adc_bits, most.adc_bits) == (3, 16)
     assert (least.bias_bits, most.bias_bits) == (4, 16)

@@ -88,7 +88,14 @@ def test_a_job_does_not_change_under_its_owner():
     job = make_job(couplings=couplings)
     couplings[0, 0] = 9
     assert job.couplings[0, 0] == 1
-    assert job.couplings.dtype == np.int64
+    assert job.couplings.dtype == np.int32  # as it was given
+    view = np.zeros((1, 4), np.int16)
+    view[:, :3] = 4
+    biases = view[:, :3]
+    biases.setflags(write=False)  # but what it looks at may still change
+    job = make_job(biases=biases)
+    view[0, 0] = 9
+    assert job.biases[0, 0] == 4
     with pytest.raises(ValueError, match="read-only"):
         job.couplings[0, 0] = 2
     with pytest.raises(FrozenInstanceError):
@@ -175,3 +182,70 @@ def test_the_border_checks_job_stream_and_seed():
     with pytest.raises(ValueError, match="seed = -1"):
         BaseUnit(UnitSpec(), -1)
     assert unit.streams == []
+
+
+# ---- the same couplings again ----------------------------------------------------------------
+
+
+def test_a_job_with_other_biases_shares_its_couplings():
+    job = make_job(couplings=np.eye(3, dtype=np.int16))
+    other = job.with_biases([[4, 5, 6], [7, 8, 9]], second_moments=False, samples=2)
+    assert other.couplings is job.couplings
+    assert (other.biases.tolist(), other.samples) == ([[4, 5, 6], [7, 8, 9]], 2)
+    assert (job.biases.tolist(), job.samples) == ([[1, 2, 3]], 5)
+    assert (other.temperature, other.settle_cycles) == (job.temperature, job.settle_cycles)
+    assert other.largest_bias == 9
+    assert job.largest_coupling == other.largest_coupling == 1
+    assert Job.from_json(other.to_json()) == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"biases": [[1, 2]]}, ValueError, r"biases have shape \(1, 2\)"),
+        ({"biases": [[1, 2, 3]] * 2}, ValueError, "biases hold 2 vectors"),
+        ({"biases": [[0.5, 2, 3]]}, ValueError, "biases must be .*integers"),
+        ({"biases": [[1, 2, 3]], "samples": -1}, ValueError, "samples = -1 "),
+        ({"biases": [[1, 2, 3]], "second_moments": 0}, TypeError, "second_moments = 0 is not"),
+        ({"biases": [[1, 2, 3]], "couplings": 3}, TypeError, "has no use for couplings"),
+        ({"biases": [[1, 2, 3]], "sample": 3}, TypeError, "has no use for sample"),
+    ],
+)
+def test_other_biases_are_looked_at(changes, error, message):
+    with pytest.raises(error, match=message):
+        make_job().with_biases(**changes)
+
+
+def test_symmetric_couplings_may_be_handed_over():
+    couplings = np.eye(3, dtype=np.int16)
+    others = {name: getattr(make_job(), name) for name in vars(make_job()) if name != "couplings"}
+    job = Job.symmetric(couplings, **others)
+    assert job.couplings is couplings
+    assert not couplings.flags.writeable
+    assert job == make_job(couplings=np.eye(3, dtype=int))
+    with pytest.raises(TypeError, match="takes every field of Job"):
+        Job.symmetric(couplings, biases=[[1, 2, 3]])
+    with pytest.raises(ValueError, match="biases have shape"):
+        Job.symmetric(couplings, **(others | {"biases": np.ones((1, 2), int)}))
+
+
+@pytest.mark.parametrize("size", [3, 64, 100, 128])
+def test_asymmetry_anywhere_is_found(size):
+    rng = np.random.default_rng(size)
+    codes = rng.integers(-100, 100, (size, size))
+    codes = np.tril(codes) + np.tril(codes, -1).T
+    biases = np.zeros((1, size), int)
+    assert make_job(couplings=codes, biases=biases).couplings.shape == (size, size)
+    i, j = sorted(rng.choice(size, 2, replace=False))
+    codes[i, j] += 1
+    with pytest.raises(ValueError, match=rf"not symmetric: entry \({i}, {j}\)"):
+        make_job(couplings=codes, biases=biases)
+
+
+def test_a_readout_takes_its_arrays_over():
+    sums = np.array([[1, 2]])
+    readout = make_readout(sums=sums)
+    assert readout.sums.base is sums
+    with pytest.raises(ValueError, match="read-only"):
+        readout.sums[0, 0] = 3
+    assert make_readout(sums=np.array([[1, 2]], np.int32)).sums.dtype == np.int64

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 import struct
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from systemrdl import RDLCompiler
 
+from thermokron.host import open_unit
 from thermokron.model import PHASES, UnitSpec
-from thermokron.rtl import FaultReason, Phase, read_spec, register_map
+from thermokron.rtl import (
+    MAX_CELLS,
+    FaultReason,
+    Phase,
+    generate_verilog,
+    read_spec,
+    register_map,
+    write_unit,
+)
 from thermokron.rtl.layout import product_index, sum_index
-from thermokron.rtl.regmap import ADDRESS_BITS, RDL_PATH, RegisterMap, bound_rdl
+from thermokron.rtl.regmap import RDL_PATH, RegisterMap, bound_rdl
 
 DOCS = Path(__file__).parents[2] / "docs" / "registers.md"
 
@@ -21,8 +31,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "registers.md"
 ADDRESSES = {
     "id": 0x000, "version": 0x004, "fingerprint": 0x008, "array": 0x010, "widths": 0x014,
     "adc": 0x018, "timing": 0x01C, "clock_hz": 0x020, "tau_s": 0x028,
-    "temperature_full_scale": 0x030, "control": 0x100, "status": 0x104, "fault": 0x108,
-    "irq_enable": 0x10C, "mode": 0x110, "biases": 0x114, "temperature": 0x118, "settle": 0x11C,
+    "temperature_full_scale": 0x030, "depth": 0x038, "control": 0x100, "status": 0x104,
+    "fault": 0x108, "irq_enable": 0x10C, "mode": 0x110, "biases": 0x114, "temperature": 0x118, "settle": 0x11C,
     "interval": 0x120, "samples": 0x124, "progress_vector": 0x128, "progress_sample": 0x12C,
     "cycles_load": 0x140, "cycles_discharge": 0x148, "cycles_settle": 0x150,
     "cycles_sample": 0x158,
@@ -32,15 +42,16 @@ BITS = {
     "status_busy": (0, 1), "status_done": (1, 1), "status_fault": (2, 1), "status_phase": (4, 3),
     "fault_reason": (0, 4), "irq_enable_done": (0, 1), "irq_enable_fault": (1, 1),
     "mode_second_moments": (0, 1), "mode_bank": (1, 1),
-    "array_cells": (0, 8), "array_lanes": (8, 8), "array_rhs_depth": (16, 16),
+    "array_cells": (0, 16), "array_lanes": (16, 16), "depth_rhs_depth": (0, 16),
     "widths_coupling_bits": (0, 8), "widths_bias_bits": (8, 8), "widths_adc_bits": (16, 8),
     "widths_temperature_bits": (24, 8), "adc_adc_cycles": (0, 16),
     "adc_adc_timeout_cycles": (16, 16), "timing_discharge_cycles": (0, 16),
     "version_minor": (0, 16), "version_major": (16, 16),
 }  # fmt: skip
+# Of the default unit; where others have them follows from their sizes.
 WINDOWS = {
-    "couplings0": (0x010000, 1), "couplings1": (0x020000, 1), "biases_mem": (0x040000, 1),
-    "clipped": (0x080000, 1), "products": (0x0C0000, 2), "sums": (0x100000, 2),
+    "couplings0": (0x0400, 1), "couplings1": (0x0800, 1), "biases_mem": (0x1000, 1),
+    "clipped": (0x2000, 1), "products": (0x3000, 2), "sums": (0x4000, 2),
 }  # fmt: skip
 REASONS = {
     "none": 0, "adc_timeout": 1, "adc_stuck": 2, "aborted": 3, "illegal_code": 4,
@@ -53,7 +64,9 @@ SPECS = [
     UnitSpec(cells=2, rhs_depth=1, coupling_bits=3, bias_bits=4, adc_bits=3, temperature_bits=6),
     UnitSpec(cells=15, lanes=5, rhs_depth=7, clock_hz=123.456e6, tau_s=1.7e-9),
     UnitSpec(cells=127, lanes=1, rhs_depth=256, adc_timeout_cycles=65535, adc_cycles=255),
-    UnitSpec(cells=128, lanes=128, rhs_depth=256, coupling_bits=16, discharge_cycles=65535),
+    UnitSpec(cells=256, lanes=256, rhs_depth=256, coupling_bits=16, discharge_cycles=65535),
+    UnitSpec(cells=256, lanes=1, rhs_depth=1),
+    UnitSpec(cells=256, lanes=2, rhs_depth=256),
 ]
 
 
@@ -70,28 +83,60 @@ def test_addresses_and_bits_are_what_software_relies_on() -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.cells}/{s.lanes}")
 def test_windows_hold_all_entries_and_do_not_meet(spec: UnitSpec) -> None:
-    windows = register_map(spec).windows
+    regmap = register_map(spec)
+    windows = regmap.windows
     assert windows["couplings0"].entries == windows["couplings1"].entries == spec.coupling_count
     stride = 1 << (spec.cells - 1).bit_length()
     assert windows["biases_mem"].entries == spec.rhs_depth * stride
     assert sum_index(spec, spec.rhs_depth).max() < windows["sums"].entries
     assert windows["clipped"].entries == windows["sums"].entries
     assert product_index(spec).max() < windows["products"].entries
-    end = max(ADDRESSES.values()) + 8
+    assert max(ADDRESSES.values()) + 8 <= 0x400
+    end = 0x400
     for window in windows.values():
         assert window.address >= end, window.name
         assert window.address % (4 << window.address_width) == 0, "the decoder masks"
         assert all((window.doc, window.title))
         end = window.address + 4 * window.words
-    assert end <= 1 << ADDRESS_BITS
+    assert 1 << (regmap.address_bits - 1) < end <= 1 << regmap.address_bits
 
 
 def test_largest_windows_fit_whatever_the_lanes() -> None:
-    for cells in (96, 120, 126, 127, 128):
+    for cells in (96, 127, 128, 240, 251, 256):
         for lanes in (d for d in range(1, cells + 1) if cells % d == 0):
             test_windows_hold_all_entries_and_do_not_meet(
                 UnitSpec(cells=cells, lanes=lanes, rhs_depth=256)
             )
+
+
+def test_what_does_not_depend_on_the_spec_is_the_same_in_every_unit() -> None:
+    """So that software can read the specification before it knows it."""
+    for spec in SPECS:
+        regmap = register_map(spec)
+        assert {name: r.address for name, r in regmap.registers.items()} == ADDRESSES
+        assert list(regmap.windows) == list(WINDOWS)
+    assert register_map(UnitSpec(cells=2, rhs_depth=1)).address_bits == 11
+
+
+@pytest.mark.parametrize("cells", [MAX_CELLS + 1, 300, 4096])
+def test_more_cells_than_can_be_built_are_refused(cells: int, tmp_path: Path) -> None:
+    spec = UnitSpec(cells=cells, lanes=1)
+    message = (
+        rf"cells = {cells} is out of range for the control plane \(Verilog, engine 'cosim'\); "
+        rf"legal: 2 to {MAX_CELLS}; engine 'numeric' takes up to 4096"
+    )
+    begin = time.monotonic()
+    for make in (
+        lambda: register_map(spec),
+        lambda: generate_verilog(spec),
+        lambda: write_unit(spec, tmp_path / "unit.v"),
+        lambda: open_unit("cosim", spec),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    assert time.monotonic() - begin < 5.0
+    assert not list(tmp_path.iterdir())
+    open_unit("numeric", spec).close()
 
 
 def _words(regmap: RegisterMap) -> dict[int, int]:
@@ -119,9 +164,9 @@ def test_every_field_of_the_spec_is_stated() -> None:
     ("address", "word", "message"),
     [
         (0x000, 0xFFFF_FFFF, "ID reads 0xffffffff, not 0x544b524e"),
-        (0x004, 0x0002_0000, "version 2; this software knows 1"),
+        (0x004, 0x0001_0000, "version 1; this software knows 2"),
         (0x008, 0x0000_0000, "fingerprint 0x00000000 is not that"),
-        (0x010, 0x0010_1001, "cells = 1 is out of range; legal: 2 to 128"),
+        (0x010, 0x0010_0001, "cells = 1 is out of range; legal: 2 to 4096"),
     ],
 )
 def test_what_is_not_a_unit_is_refused(address: int, word: int, message: str) -> None:

@@ -90,7 +90,7 @@ def test_tools_accept_the_verilog(unit) -> None:
 
 @pytest.mark.slow
 def test_tools_accept_the_largest_unit(tmp_path: Path) -> None:
-    spec = UnitSpec(cells=128, rhs_depth=256, coupling_bits=16, bias_bits=16, adc_bits=16)
+    spec = UnitSpec(cells=256, rhs_depth=256, coupling_bits=16, bias_bits=16, adc_bits=16)
     _accept(write_unit(spec, tmp_path / "unit.v").verilog)
     # Yosys' reader takes a time that grows with the square of the file
     _check(write_unit(replace(spec, cells=64, lanes=8), tmp_path / "half.v").verilog)
@@ -107,7 +107,7 @@ def test_no_waiver_is_more_than_is_needed(default_unit, tmp_path: Path) -> None:
 
 def test_ports_are_what_a_chip_is_wired_to(unit) -> None:
     spec, files = unit
-    index, address = (spec.cells - 1).bit_length(), 21
+    index, address = (spec.cells - 1).bit_length(), register_map(spec).address_bits
     expected = [
         ("clk", "input", 1), ("rst", "input", 1),
         ("s_axi_awaddr", "input", address), ("s_axi_awprot", "input", 3),
@@ -321,7 +321,8 @@ def test_command_writes_what_it_says(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cells", "1"], "cells = 1 is out of range; legal: 2 to 128"),
+        (["--cells", "300"], "cells = 300 is out of range for the control plane"),
+        (["--cells", "1"], "cells = 1 is out of range; legal: 2 to 4096"),
         (["--cells", "16", "--lanes", "3"], "lanes = 3 does not divide cells = 16"),
         (["--clock-hz", "nan"], "clock_hz = nan is out of range"),
         (["-o", "unit.vhd"], "'unit.vhd' does not end in .v"),
