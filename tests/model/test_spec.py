@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from thermokron.model import Job, UnitSpec
+from thermokron.model.spec import MAX_INTERVAL_CYCLES
 
 FIELDS = {f.name: f.metadata["range"] for f in fields(UnitSpec)}
 SIZES = [name for name, (low, _) in FIELDS.items() if isinstance(low, int)]
@@ -41,6 +42,7 @@ def test_ends_of_the_ranges_are_legal():
     least = UnitSpec(**{n: r[0] for n, r in FIELDS.items() if n != "adc_timeout_cycles"})
     most = UnitSpec(**{n: r[1] for n, r in FIELDS.items()})
     assert (least.cells, most.cells) == (2, 4096)
+    assert (least.lanes, most.lanes) == (1, 4096)
     assert (least.coupling_bits, most.coupling_bits) == (3, 16)
     assert (least.adc_bits, most.adc_bits) == (3, 16)
     assert (least.bias_bits, most.bias_bits) == (4, 16)
@@ -116,7 +118,7 @@ def test_temperature_codes_round_trip_and_never_exceed(bits):
 
 
 @pytest.mark.parametrize("second_moments", [True, False])
-@pytest.mark.parametrize(("cells", "lanes", "adc_cycles"), [(2, 2, 3), (16, 4, 3), (128, 1, 50)])
+@pytest.mark.parametrize(("cells", "lanes", "adc_cycles"), [(2, 2, 3), (16, 4, 3), (4096, 1, 50)])
 def test_the_shortest_interval_is_the_slowest_of_its_parts(
     cells, lanes, adc_cycles, second_moments
 ):
@@ -124,6 +126,7 @@ def test_the_shortest_interval_is_the_slowest_of_its_parts(
     shortest = spec.shortest_interval(second_moments)
     assert shortest > adc_cycles
     assert shortest >= spec.accumulate_cycles(second_moments)
+    assert shortest <= MAX_INTERVAL_CYCLES, "more than the INTERVAL register takes"
     diagonals = cells // 2 + 1 if second_moments else 1
     assert spec.accumulate_cycles(second_moments) == cells // lanes * diagonals
 

@@ -19,7 +19,7 @@ def lane_and_word(index, depth: int):
     return lane, word
 
 
-@pytest.mark.parametrize("cells", range(2, 129))
+@pytest.mark.parametrize("cells", [*range(2, 129), 192, 251, 256])
 def test_every_sum_and_product_is_where_the_accumulator_leaves_it(cells: int) -> None:
     """Follows the rings: after f and d rotations lane l has cells lF + f and lF + f + d."""
     i, j = np.indices((cells, cells))

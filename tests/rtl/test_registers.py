@@ -14,6 +14,7 @@ from thermokron.sim import run_bench
 SPECS = {
     "2 cells": UnitSpec(cells=2, rhs_depth=1),
     "15 cells, 5 lanes": UnitSpec(cells=15, lanes=5, rhs_depth=5, clock_hz=123.4e6, tau_s=1e-9),
+    "256 cells": UnitSpec(cells=256, lanes=2, rhs_depth=256),
 }
 TESTS = {"every_field", "random_traffic", "both_directions_at_once", "reset_in_mid_flight",
          "handshakes"}  # fmt: skip

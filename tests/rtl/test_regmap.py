@@ -32,10 +32,10 @@ ADDRESSES = {
     "id": 0x000, "version": 0x004, "fingerprint": 0x008, "array": 0x010, "widths": 0x014,
     "adc": 0x018, "timing": 0x01C, "clock_hz": 0x020, "tau_s": 0x028,
     "temperature_full_scale": 0x030, "depth": 0x038, "control": 0x100, "status": 0x104,
-    "fault": 0x108, "irq_enable": 0x10C, "mode": 0x110, "biases": 0x114, "temperature": 0x118, "settle": 0x11C,
-    "interval": 0x120, "samples": 0x124, "progress_vector": 0x128, "progress_sample": 0x12C,
-    "cycles_load": 0x140, "cycles_discharge": 0x148, "cycles_settle": 0x150,
-    "cycles_sample": 0x158,
+    "fault": 0x108, "irq_enable": 0x10C, "mode": 0x110, "biases": 0x114, "temperature": 0x118,
+    "settle": 0x11C, "interval": 0x120, "samples": 0x124, "progress_vector": 0x128,
+    "progress_sample": 0x12C, "cycles_load": 0x140, "cycles_discharge": 0x148,
+    "cycles_settle": 0x150, "cycles_sample": 0x158,
 }  # fmt: skip
 BITS = {
     "control_start": (0, 1), "control_abort": (1, 1), "control_clear": (2, 1),
@@ -203,6 +203,7 @@ def test_defaults_of_the_rdl_are_those_of_the_spec() -> None:
     for node in root.top.children():
         if node.inst_name in windows:
             assert node.get_property("mementries") == windows[node.inst_name].entries
+            assert node.absolute_address == windows[node.inst_name].address
             continue
         for field in node.fields():
             name = node.inst_name + ("" if field.inst_name == "value" else f"_{field.inst_name}")
@@ -220,6 +221,7 @@ def test_the_bound_rdl_stands_alone(tmp_path: Path) -> None:
     expected = register_map(spec)
     for name, window in expected.windows.items():
         assert top.get_child_by_name(name).get_property("mementries") == window.entries
+        assert top.get_child_by_name(name).absolute_address == window.address
     got = {f.get_path(): f.get_property("reset") for r in top.registers() for f in r.fields()}
     assert got["thermokron_unit.array.cells"] == 15
     assert got["thermokron_unit.fingerprint.value"] == spec.fingerprint

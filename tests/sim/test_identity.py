@@ -2,15 +2,19 @@
 
 Randomised jobs, 48 for each simulator: odd and even numbers of cells, full and folded lanes,
 the narrowest and the widest codes, one and several bias vectors, both modes, clipping, indefinite
-matrices, ideal and flawed arrays, the shortest interval and longer ones.
+matrices, ideal and flawed arrays, the shortest interval and longer ones. And 36 more of the kind
+that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 
 from thermokron.host import open_unit
+from thermokron.host.linalg import program
 from thermokron.model import ArrayPhysics, Job, NumericUnit, Readout, UnitSpec
 from thermokron.sim import SIMULATORS, missing
 
@@ -85,7 +89,7 @@ def test_the_jobs_are_what_they_are_meant_to_be() -> None:
 
 LARGEST = {
     "most cells": UnitSpec(
-        cells=128, lanes=2, coupling_bits=16, bias_bits=16, adc_bits=16, rhs_depth=256
+        cells=256, lanes=2, coupling_bits=16, bias_bits=16, adc_bits=16, rhs_depth=256
     ),
     "a prime number of cells": UnitSpec(
         cells=127, lanes=1, coupling_bits=3, bias_bits=4, adc_bits=3, temperature_bits=6
@@ -115,6 +119,84 @@ def test_same_integers_at_the_limits_of_the_spec(name: str) -> None:
             found = unit.run(job, stream=0)
             assert found == NumericUnit(spec, seed=5).run(job, stream=0)
             assert found.cycles == spec.phase_cycles(job)
+
+
+SOLVERS = {
+    "ten cells": UnitSpec(cells=10, lanes=5, adc_bits=8, rhs_depth=40),
+    "folded": UnitSpec(cells=7, lanes=1, coupling_bits=5, rhs_depth=64),
+}
+SOLVES = 9
+
+
+def solve_jobs(name: str, physics: str) -> list[Job]:
+    """Jobs as a K-FAC step makes them: a factor's couplings, with one batch of columns or two."""
+    spec = SOLVERS[name]
+    rng = np.random.default_rng([list(SOLVERS).index(name), list(PHYSICS).index(physics), 7])
+    jobs: list[Job] = []
+    n = spec.cells
+
+    def columns() -> np.ndarray:
+        vectors = int(rng.choice([1, 3, spec.rhs_depth - 1, spec.rhs_depth]))
+        return spec.bias_codes(rng.uniform(-0.15, 0.15, (vectors, n))).astype(np.int16)
+
+    while len(jobs) < SOLVES:
+        activations = np.abs(
+            rng.standard_normal((4 * n, n // 2)) @ rng.standard_normal((n // 2, n))
+        )
+        factor = activations.T @ activations / len(activations)
+        factor += rng.choice([0.01, 0.1]) * np.trace(factor) / n * np.eye(n)
+        scale = np.sqrt(factor.diagonal())
+        interval = spec.shortest_interval(False) + int(rng.choice([0, 3]))
+        unit_diagonal = np.minimum(factor / np.outer(scale, scale), 1.0)
+        job = Job(
+            couplings=spec.coupling_codes(unit_diagonal).astype(np.int16),
+            biases=columns(),
+            temperature=int(rng.integers(1, 4)),
+            settle_cycles=int(rng.integers(1, 25)),
+            interval_cycles=interval,
+            samples=int(rng.choice([1, 1, 1, 2, 4])),
+            second_moments=False,
+        )
+        jobs += [job, job.with_biases(columns())] if rng.random() < 0.6 else [job]
+    return jobs[:SOLVES]
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.parametrize("physics", PHYSICS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_same_integers_of_solves(name: str, physics: str, simulator: str) -> None:
+    if reason := missing(simulator):
+        pytest.skip(reason)
+    spec, jobs = SOLVERS[name], solve_jobs(name, physics)
+    numeric = NumericUnit(spec, PHYSICS[physics], seed=13)
+    expected = [numeric.run(job) for job in jobs]
+    assert max(len(job.biases) for job in jobs) == spec.rhs_depth
+    assert any(a.couplings is b.couplings for a, b in itertools.pairwise(jobs))
+    with open_unit("cosim", spec, PHYSICS[physics], seed=13, simulator=simulator) as unit:
+        found = [unit.run(job) for job in jobs]
+        assert found == expected
+        assert [r.cycles for r in found] == [spec.phase_cycles(job) for job in jobs]
+        unit.stream = 0
+        assert list(unit.run_many(jobs)) == expected
+
+
+def test_a_matrix_on_the_array_solves_alike_in_both_engines() -> None:
+    """The whole way: programmed, driven by what readings show, run again where they clip."""
+    if reason := missing("verilator"):
+        pytest.skip(reason)
+    spec = SOLVERS["ten cells"]
+    rng = np.random.default_rng(5)
+    factors = rng.standard_normal((10, 12))
+    M, B = factors @ factors.T / 12 + 0.1 * np.eye(10), rng.standard_normal((10, 45))
+    answers = []
+    for engine in ("numeric", "cosim"):
+        with open_unit(engine, spec, PHYSICS["flawed"], seed=2) as unit:
+            on_array = program(unit, M)
+            solved = [on_array.solve(B[:, :k]) for k in (45, 45, 7)]
+            solved += [on_array.inv(samples=30), on_array.sample(50, B[:, 0])]
+            answers.append([(s.value.tobytes(), s.seconds, s.runs, s.reruns) for s in solved])
+    assert answers[0] == answers[1]
+    assert any(reruns for *_, reruns in answers[0])
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
