@@ -192,7 +192,7 @@ def plot_cost(widths, flops, own, path: Path) -> None:
         axes.set_xticks(widths, [str(w) for w in widths])
         axes.set_xlabel("width")
         axes.set_ylabel(label)
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper left")
     left.set_title("The host's part of a K-FAC step", loc="left", fontweight="bold")
     right.set_title("one thread, the array left out", loc="left")
     training.save(figure, path)

@@ -200,8 +200,8 @@ def enough(output: Path, *, seeds: int, jobs: int) -> list[str]:
             rows.append([f"{samples}, {settle:.0%}", *map(number, epochs), number(ms)])
     plot_enough(at, exact, output / "first-order-enough.png")
     head = ["readings, part left unsettled", *(f"{b} bits" for b in COUPLINGS), "ms a step, 8 bits"]
-    text = markdown(head, rows)
-    return [text + f"\nExact K-FAC: {number(exact)} epochs.\n"]
+    rows.append(["exact K-FAC", *[""] * (len(COUPLINGS) - 1), number(exact), ""])
+    return [markdown(head, rows)]
 
 
 def plot_enough(at, exact: float, path: Path) -> None:

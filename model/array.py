@@ -29,11 +29,13 @@ __all__ = ["BLOCKS", "NoiseArray", "sample_blocks", "single_threaded_blas"]
 #: Samples by block: as few as may be asked for, and four times as many each time. After the last,
 #: all are as long as it and those before it together.
 BLOCKS = (1, 3, 12, 48, 192)
-#: Rows of a product at least. BLAS results depend on its shape, so that is fixed: bias vectors
-#: share a product, each at the place that its stream has in it, whether others are there or not.
+#: Rows of a product that short blocks share, at most. BLAS results depend on its shape, so that is
+#: fixed, and so is a bias vector's place: its stream modulo how many share, be they there or not.
 ROWS = 32
 #: Weights of a past noise draw below this part of the present one do not change a sample.
 NEGLIGIBLE = 1e-20
+#: Noise factors of unequal temperatures that are kept: for the settling, and for an interval.
+FACTORS_KEPT = 2
 #: An unstable mode is held here: far beyond every rail, and finite.
 BEYOND_ALL_RAILS = 1e100
 
@@ -125,13 +127,18 @@ class NoiseArray:
         self._device = Device.draw(physics, spec.cells)
         self.matrix = applied_couplings(spec, self._device, couplings)
         self.temperatures = applied_temperatures(spec, self._device, temperature)
+        # by duration: a decomposition each, which many runs have in common
+        self._factors: dict[float, NDArray[np.float64]] = {}
         with single_threaded_blas():
             self.eigenvalues, self.eigenvectors = np.linalg.eigh(self.matrix)
 
     def at(self, temperature: int) -> Self:
-        """The same array, programmed with the same couplings, at another temperature code."""
+        """The same array, programmed with the same couplings, at this temperature code."""
+        temperatures = applied_temperatures(self.spec, self._device, temperature)
+        if np.array_equal(temperatures, self.temperatures):
+            return self
         other = copy.copy(self)
-        other.temperatures = applied_temperatures(self.spec, self._device, temperature)
+        other.temperatures, other._factors = temperatures, {}
         return other
 
     def bias(self, codes: ArrayLike) -> NDArray[np.float64]:
@@ -159,12 +166,17 @@ class NoiseArray:
         if self._device.noise_factors is None:
             factor = np.sqrt(2.0 * self.temperatures * relaxation(2.0 * self.eigenvalues, duration))
             return factor
+        if (kept := self._factors.get(duration)) is not None:
+            return kept
         covariance = self.mode_covariance(duration)
         scale = np.sqrt(np.diag(covariance))
         # to unit diagonal first: modes may differ by many orders of magnitude
         inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0.0)
         values, vectors = np.linalg.eigh(covariance * inverse * inverse[:, None])
         factor = scale[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
+        if len(self._factors) == FACTORS_KEPT:
+            self._factors.clear()
+        self._factors[duration] = factor
         return factor
 
 

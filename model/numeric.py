@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from thermokron.model.array import BLOCKS, NoiseArray, sample_blocks, single_threaded_blas
 from thermokron.model.physics import ArrayPhysics
@@ -16,7 +18,7 @@ __all__ = ["NumericUnit"]
 
 #: Numbers in a block of samples at most: beyond, bias vectors are worked on a few at a time.
 AT_ONCE = 2**20
-#: Matrices of programmed arrays that are kept, in numbers.
+#: Matrices of programmed arrays that are kept at most, in numbers; the last one always is.
 KEPT = 2**25
 
 
@@ -42,7 +44,7 @@ class NumericUnit(BaseUnit):
     ) -> None:
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
-        self._arrays: OrderedDict[int, tuple[NDArray[np.signedinteger], NoiseArray]] = OrderedDict()
+        self._arrays: OrderedDict[int, tuple[weakref.ref[Any], NoiseArray]] = OrderedDict()
 
     def _execute(self, job: Job, stream: int) -> Readout:
         n, vectors = self.spec.cells, len(job.biases)
@@ -51,8 +53,7 @@ class NumericUnit(BaseUnit):
         # float64 holds these sums exactly: at most 2^(2·16 - 2)·2^20 = 2^50 < 2^53
         sums = np.zeros((vectors, n))
         products = np.zeros((n, n)) if job.second_moments else None
-        longest = 1 if job.samples == 1 else sum(BLOCKS)
-        share = max(AT_ONCE // (n * longest), 1)
+        share = max(AT_ONCE // (n * _longest_block(job.samples)), 1)
         with single_threaded_blas():
             array = self._programmed(job)
             for first in range(0, vectors, share):
@@ -88,11 +89,28 @@ class NumericUnit(BaseUnit):
 
         Jobs that solve with one matrix have its couplings in common, as one object.
         """
-        found = self._arrays.pop(id(job.couplings), None)
-        if found is None:
+        key = id(job.couplings)
+        owner, array = self._arrays.pop(key, (None, None))
+        # an id may be another's by now, and says nothing in a copy of this unit
+        if owner is None or array is None or owner() is not job.couplings:
+            for dead in [i for i, (couplings, _) in self._arrays.items() if couplings() is None]:
+                del self._arrays[dead]  # no job can ask for it any more
+            owner = weakref.ref(job.couplings)
             array = NoiseArray(self.spec, self.physics, job.couplings, job.temperature)
-            found = job.couplings, array
-        self._arrays[id(job.couplings)] = found  # which keeps the couplings, and so their id, alive
+        array = array.at(job.temperature)
+        self._arrays[key] = owner, array
         while len(self._arrays) > 1 and len(self._arrays) * self.spec.cells**2 > KEPT:
             self._arrays.popitem(last=False)
-        return found[1].at(job.temperature)
+        return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is kept is for this process, and for these jobs
+        return self.__dict__ | {"_arrays": OrderedDict()}
+
+
+def _longest_block(samples: int) -> int:
+    """The most samples in one of the blocks that so many samples take."""
+    ends = list(itertools.accumulate(BLOCKS))
+    if samples > ends[-1]:
+        return ends[-1]
+    return next(length for length, end in zip(BLOCKS, ends, strict=True) if samples <= end)

@@ -141,6 +141,8 @@ class FrontEnd:
             await edge
             # signals still have the values that this edge samples
             if is_valid() and ready_now:
+                if self._due != NEVER:
+                    raise FrontEndError(f"{self._now()}: a DAC was written after discharge")
                 take()
             stall = self.flaws.stall
             if stall is not None or not ready_now:
@@ -203,9 +205,10 @@ class FrontEnd:
         settle, interval = self._grid
         if self._array is None:
             self._array = NoiseArray(self._spec, self._physics, self.couplings, 0)
+        self._array = self._array.at(self._temperature())
         blocks = sample_blocks(
-            self._array.at(self._temperature()),
-            self.biases[None],
+            self._array,
+            self.biases[None].copy(),  # read at the first sample, by when it might have changed
             settle_cycles=settle,
             interval_cycles=interval,
             seed=self._seed,

@@ -21,6 +21,7 @@ from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Unit
 from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer
+from thermokron.model.spec import MAX_SAMPLES
 
 __all__ = ["Eliminated"]
 
@@ -81,7 +82,7 @@ class Eliminated:
 
         Substitution with W costs the host 2n² operations a column beside.
         """
-        check_reading(samples, interval, 1)
+        check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
         account = Account(samples=samples)

@@ -60,7 +60,7 @@ def _largest(rows: Floats) -> Floats:
     return largest
 
 
-def _squares(largest: Floats, rows: Floats) -> bool:
+def _squares_are_numbers(largest: Floats, rows: Floats) -> bool:
     """Whether squares of rows with these largest entries neither overflow nor vanish."""
     limits = np.finfo(rows.dtype)
     low, high = math.sqrt(limits.tiny) * 1e6, math.sqrt(limits.max) * 1e-6
@@ -164,7 +164,7 @@ class Means:
         largest = _largest(rows)
         live = largest > 0.0
         scale = np.ones(k)
-        if not _squares(largest[live], rows):
+        if not _squares_are_numbers(largest[live], rows):
             scale[live] = largest[live]
             rows *= _column(1.0 / scale, rows)
             account.flops(k * n)

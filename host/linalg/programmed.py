@@ -27,6 +27,7 @@ from thermokron.host.linalg.settling import Settle, check_settle
 from thermokron.model import Job, Unit
 from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer, check_real
+from thermokron.model.spec import MAX_SAMPLES
 
 __all__ = ["Kind", "Programmed", "check_reading"]
 
@@ -39,9 +40,9 @@ class Kind:
     check: bool
 
 
-def check_reading(samples: Any, interval: Any, least: int) -> None:
-    """Refuse what no run can be asked for."""
-    check_integer("samples", samples, least, 2**40)
+def check_reading(samples: Any, interval: Any, least: int, most: int = 2**40) -> None:
+    """Refuse what no run can be asked for; beyond `MAX_SAMPLES`, several runs of a covariance."""
+    check_integer("samples", samples, least, most)
     check_real("interval", interval, 1e-3, 1e3)
 
 
@@ -179,7 +180,7 @@ class Programmed:
         UnitFault
             If the unit failed.
         """
-        check_reading(samples, interval, 1)
+        check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
         account = Account(samples=samples)

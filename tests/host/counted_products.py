@@ -1,7 +1,7 @@
-"""Runs one step of K-FAC and counts the products that it makes, as JSON on standard output.
+"""Takes two steps of K-FAC and counts the products that they make, as JSON on standard output.
 
-    python counted_products.py SETTINGS, a JSON object: width, method, cells (null: no unit), and
-    other options of `KFAC`
+    python counted_products.py SETTINGS, a JSON list of objects: width, cells (null: no unit), and
+    options of `KFAC`
 
 Products of tensors are counted by torch's `FlopCounterMode`. NumPy has nothing like it, so `@` in
 `thermokron.host` is rewritten, on its way in, to a function that counts, and functions that
@@ -92,10 +92,8 @@ def install():
             counting(module, name, lambda *args: 10**15)  # not used today: teach this file if so
 
 
-def main():
-    """Take a step and print what it came to."""
-    install()
-    settings = json.loads(sys.argv[1])
+def counted_steps(width, cells, **options):
+    """Products made, and operations counted, in each of two steps."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,12 +101,11 @@ def main():
     from thermokron.model import NumericUnit, UnitSpec
 
     torch.manual_seed(0)
-    width, cells = settings.pop("width"), settings.pop("cells")
     model = torch.nn.Sequential(
         torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 10)
     )
     unit = None if cells is None else NumericUnit(UnitSpec(cells=cells, adc_bits=8), seed=0)
-    kfac = KFAC(model, unit, lr=0.1, damping=0.03, **settings)
+    kfac = KFAC(model, unit, lr=0.1, damping=0.03, **options)
     found = []
     for _ in range(2):
         model.zero_grad()
@@ -124,7 +121,13 @@ def main():
                 "counted": metrics.digital_flops,
             }
         )
-    print(json.dumps(found))
+    return found
+
+
+def main():
+    """Count, print."""
+    install()
+    print(json.dumps([counted_steps(**settings) for settings in json.loads(sys.argv[1])]))
 
 
 if __name__ == "__main__":

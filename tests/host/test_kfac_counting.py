@@ -16,39 +16,41 @@ from thermokron.model import NumericUnit, UnitSpec
 
 SCRIPT = Path(__file__).with_name("counted_products.py")
 
+#: Settings, what makes their products, and at least how many of them there are in a first step.
+SETTINGS = {
+    # 2mn(m+n) of both layers
+    "exact": ({"cells": None, "method": "inverse"}, "torch", 2 * 64 * 65 * 129 + 2 * 10 * 65 * 75),
+    "eigen": ({"cells": None, "damping_mode": "exact"}, "torch", 4 * 64 * 65 * 129),
+    "inverse": ({"cells": 65, "method": "inverse"}, "torch", 2 * 64 * 65 * 129),
+    "solve": ({"cells": 65, "method": "solve"}, "numpy", 2 * 65 * 65 * 16),  # the guard's Lanczos
+    "solve, in blocks": ({"cells": 16, "method": "solve"}, "numpy", 65**3 // 3),  # complements
+    "inverse, in blocks": ({"cells": 16, "method": "inverse"}, "numpy", 65**3 // 3),
+}
 
-def products(**settings) -> list[dict[str, int]]:
-    """Products made, and operations counted, in each of two steps."""
+
+@pytest.fixture(scope="module")
+def products() -> dict[str, list[dict[str, int]]]:
+    """Products made, and operations counted, in each of two steps, by name of the settings."""
+    settings = [{"width": 64} | each for each, *_ in SETTINGS.values()]
     command = [sys.executable, str(SCRIPT), json.dumps(settings)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(zip(SETTINGS, json.loads(done.stdout), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("settings", "made_by", "least"),
-    [
-        # 4mn(m+n)/2 of both layers
-        ({"cells": None, "method": "inverse"}, "torch", 2 * 64 * 65 * 129 + 2 * 10 * 65 * 75),
-        ({"cells": None, "damping_mode": "exact"}, "torch", 4 * 64 * 65 * 129),
-        ({"cells": 65, "method": "inverse"}, "torch", 2 * 64 * 65 * 129 + 2 * 10 * 65 * 75),
-        ({"cells": 65, "method": "solve"}, "numpy", 2 * 65 * 65 * 16),  # Lanczos of the guard
-        ({"cells": 16, "method": "solve"}, "numpy", 65**3 // 3),  # complements
-        ({"cells": 16, "method": "inverse"}, "numpy", 65**3 // 3),
-    ],
-    ids=str,
-)
-def test_no_product_goes_uncounted(settings, made_by, least) -> None:
-    first, second = products(width=64, **settings)
-    for step in (first, second):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_product_goes_uncounted(products, name) -> None:
+    settings, made_by, least = SETTINGS[name]
+    for step in products[name]:
         assert step["numpy"] + step["torch"] <= step["counted"]
-    assert first[made_by] >= least
+    assert products[name][0][made_by] >= least
     if settings["cells"] is None:
-        assert first["numpy"] == 0
+        assert products[name][0]["numpy"] == 0
 
 
-def test_a_solution_on_the_unit_makes_no_product_but_the_guards() -> None:
+def test_a_solution_on_the_unit_makes_no_product_but_the_guards(products) -> None:
     """In the second step the guard takes over what it found, and nothing is left that multiplies
     matrices; norms of what is rounded, and of right-hand sides, are all."""
-    _, second = products(width=64, cells=65, method="solve")
+    _, second = products["solve"]
     entries = 65 * 65 + 64 * 64 + 65 * 65 + 10 * 10 + 2 * (64 * 65 + 10 * 65)
     assert second["torch"] == 0
     assert second["numpy"] <= 2 * entries

@@ -465,5 +465,7 @@ def test_wrong_options_are_named(options, message):
         program(unit(), np.eye(3), **options)
     with pytest.raises(ValueError, match="samples = 0 is out of range; legal: 1 to"):
         program(unit(), np.eye(3)).solve(np.ones(3), samples=0)
+    with pytest.raises(ValueError, match="samples = 2097152 is out of range; legal: 1 to 1048576"):
+        program(unit(), np.eye(3)).solve(np.ones(3), samples=2**21)
     with pytest.raises(ValueError, match="samples = 1 is out of range; legal: 2 to"):
         program(unit(), np.eye(3)).inv(samples=1)

@@ -25,7 +25,7 @@ from thermokron.model import (
     sample_blocks,
     van_loan,
 )
-from thermokron.model.array import _Normals, single_threaded_blas
+from thermokron.model.array import _Normals, _product, single_threaded_blas
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -156,27 +156,45 @@ def test_blocks_grow_to_their_length_and_codes_are_the_quantised_voltages(spd_co
     assert lengths == [1, 3, 12, 48, 192, 256, 256, 256]
 
 
+@pytest.mark.parametrize("first", [0, 17, 2**63 - 35])  # at every place that a product has
 @pytest.mark.parametrize("cells", [2, 5, 65])
 @pytest.mark.parametrize(
     "physics", [ArrayPhysics.ideal(), UNEQUAL, EVERYTHING], ids=["equal", "unequal", "all"]
 )
-def test_samples_do_not_depend_on_their_company(spd_codes, physics, cells):
+def test_samples_do_not_depend_on_their_company(spd_codes, physics, cells, first):
     """Bit for bit the same alone, at any place among others, and however many others there are."""
     spec = UnitSpec(cells=cells, adc_bits=16, tau_s=1e-6)
     array = NoiseArray(spec, physics, spd_codes(spec, 20), 900)
     biases = np.random.default_rng(0).integers(-900, 900, (70, cells))
     grid = {"settle_cycles": 40, "interval_cycles": 9, "seed": 3}
-    first = 17  # no multiple of how many share a product
-    together = [
-        v for v, _ in islice(sample_blocks(array, biases, stream=first, **grid), len(BLOCKS) + 1)
-    ]
-    for k in (0, 1, 14, 15, 16, 46, 47, 69):
-        blocks = sample_blocks(array, biases[k : k + 1], stream=first + k, **grid)
-        for (alone, _), among in zip(blocks, together, strict=False):
-            np.testing.assert_array_equal(alone[0], among[k])
-    part = sample_blocks(array, biases[20:50], stream=first + 20, **grid)
-    for (some, _), among in zip(part, together, strict=False):
-        np.testing.assert_array_equal(some, among[20:50])
+    count = len(BLOCKS) + 1
+    together = list(islice(sample_blocks(array, biases, stream=first, **grid), count))
+    parts = [slice(k, k + 1) for k in (0, 1, 14, 15, 16, 46, 47, 69)] + [slice(20, 50)]
+    for part in parts:
+        blocks = sample_blocks(array, biases[part], stream=first + part.start, **grid)
+        for some, among in zip(blocks, together, strict=False):
+            for found, expected in zip(some, among, strict=True):  # voltages, codes
+                np.testing.assert_array_equal(found, expected[part])
+
+
+@pytest.mark.parametrize("length", [*BLOCKS, sum(BLOCKS)])
+def test_a_row_has_its_place_in_a_product(length):
+    """Where rows depend on where they are, as a BLAS may have it; here it does not show."""
+    shapes = set()
+
+    class Placed:
+        __array_ufunc__ = None
+
+        def __rmatmul__(self, rows):
+            shapes.add(rows.shape[1:])
+            return rows + np.arange(rows.shape[1])[:, None]
+
+    rows = np.random.default_rng(0).standard_normal((70, length, 3))
+    whole = _product(rows, Placed(), 17)
+    for first, last in [(0, 1), (1, 2), (14, 70), (20, 50), (69, 70)]:
+        part = _product(rows[first:last], Placed(), 17 + first)
+        np.testing.assert_array_equal(part, whole[first:last])
+    assert len(shapes) == 1
 
 
 def test_no_two_draws_share_numbers():
@@ -204,7 +222,33 @@ def test_another_temperature_takes_no_other_decomposition(spd_codes):
         assert other.eigenvectors is array.eigenvectors
         fresh = NoiseArray(SPEC, physics, couplings, 7)
         np.testing.assert_array_equal(codes_of(other, 20), codes_of(fresh, 20))
-        np.testing.assert_array_equal(array.temperatures, array.at(900).temperatures)
+        assert array.at(900) is array
+
+
+def test_factors_of_unequal_noise_are_made_once_and_are_of_their_temperature(spd_codes):
+    """As many as a run needs are kept."""
+    array = NoiseArray(SPEC, UNEQUAL, spd_codes(SPEC, 20), 900)
+    cold = array.at(9)
+    for _ in range(2):
+        for duration in (0.1, 5.0, 0.7):
+            for each in (array, cold):
+                factor = each.noise_factor(duration)
+                assert each.noise_factor(duration) is factor
+                np.testing.assert_allclose(
+                    factor @ factor.T, each.mode_covariance(duration), rtol=1e-9, atol=1e-18
+                )
+                assert len(each._factors) <= 2
+
+
+@pytest.mark.parametrize("physics", [ArrayPhysics.ideal(), UNEQUAL], ids=["equal", "unequal"])
+def test_without_temperature_there_is_no_noise(spd_codes, physics):
+    array = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 0)
+    biases = np.array([100, -50, 0, 25, 10])
+    voltages, _ = drawn(array, biases, 100, settle_cycles=300, interval_cycles=200, stream=4)
+    target = np.linalg.solve(array.matrix, array.bias(biases))
+    for j in (0, 1, 3, 4, 99):
+        transition = scipy.linalg.expm(-array.matrix * (0.3 + 0.2 * j))
+        np.testing.assert_allclose(voltages[j], target - transition @ target, rtol=1e-9)
 
 
 @pytest.mark.parametrize("physics", [ArrayPhysics.ideal(), EVERYTHING], ids=["ideal", "all"])

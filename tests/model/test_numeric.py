@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
+import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
 
@@ -273,6 +276,111 @@ def test_decomposed_arrays_do_not_pile_up(spd_codes, monkeypatch):
     first = [unit.run(job, stream=0) for job in jobs]
     assert len(unit._arrays) == 3
     assert [unit.run(job, stream=0) for job in jobs] == first
+
+
+def test_arrays_go_with_the_jobs_that_could_ask_for_them(spd_codes):
+    """A training makes new couplings every step; those of steps before are of no use."""
+    spec = UnitSpec(cells=6)
+    unit = NumericUnit(spec, seed=1)
+    kept = make_job(spec, spd_codes(spec, 10), samples=3)
+    for seed in range(5):
+        unit.run(kept)
+        unit.run(make_job(spec, spd_codes(spec, 10, seed=seed), samples=3))
+    assert len(unit._arrays) <= 2
+
+
+def test_an_id_that_is_anothers_by_now_is_not_believed(spd_codes):
+    spec = UnitSpec(cells=6)
+    one, other = (make_job(spec, spd_codes(spec, 10, seed=seed), samples=3) for seed in (1, 2))
+    unit = NumericUnit(spec, seed=1)
+    expected = unit.run(other, stream=0)
+    unit.run(one)
+    unit._arrays[id(other.couplings)] = unit._arrays.pop(id(one.couplings))
+    assert unit.run(other, stream=0) == expected
+
+
+def test_a_copy_of_a_unit_goes_on_where_it_was(spd_codes):
+    spec = UnitSpec(cells=6)
+    job = make_job(spec, spd_codes(spec, 10), samples=3)
+    unit = NumericUnit(spec, ArrayPhysics(adc_noise=0.01), seed=1)
+    unit.run(job)
+    copy = pickle.loads(pickle.dumps(unit))
+    assert not copy._arrays
+    assert copy.run(job) == unit.run(job)
+
+
+def test_threads_may_share_a_unit(spd_codes):
+    """With streams of their own: the count is for one thread."""
+    spec = UnitSpec(cells=6)
+    physics = ArrayPhysics(noise_mismatch=0.1)
+    jobs = [make_job(spec, spd_codes(spec, 10, seed=seed), samples=70) for seed in range(3)]
+    jobs = [job.with_biases(job.biases, temperature=t) for job in jobs for t in (3, 900)] * 5
+    expected = [NumericUnit(spec, physics).run(job, stream=i) for i, job in enumerate(jobs)]
+    unit, found = NumericUnit(spec, physics), {}
+
+    def work(first):
+        for i in range(first, len(jobs), 3):
+            found[i] = unit.run(jobs[i], stream=i)
+
+    threads = [threading.Thread(target=work, args=[first]) for first in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[i] for i in range(len(jobs))] == expected
+
+
+def test_couplings_of_any_type_and_order_are_the_same(spd_codes):
+    spec = UnitSpec(cells=33)
+    codes = spd_codes(spec, 10)
+    fortran = np.asfortranarray(codes)
+    fortran.setflags(write=False)  # taken over as it is
+    expected = NumericUnit(spec, seed=1).run(make_job(spec, codes))
+    for each in (codes.astype(np.int8), codes.astype(np.int16), codes.tolist(), fortran):
+        assert NumericUnit(spec, seed=1).run(make_job(spec, each)) == expected
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4, 5, 16, 64, 65, 256, 257, 600])
+def test_the_longest_block_is_what_the_samples_take(spd_codes, samples):
+    spec = UnitSpec(cells=3)
+    array = NoiseArray(spec, ArrayPhysics.ideal(), spd_codes(spec, 10), 3)
+    blocks = sample_blocks(
+        array, np.zeros((1, 3), int), settle_cycles=1, interval_cycles=9, seed=0, stream=0
+    )
+    lengths = []
+    while sum(lengths) < samples:
+        lengths.append(next(blocks)[0].shape[1])
+    assert numeric._longest_block(samples) == max(lengths)
+
+
+def test_the_memory_of_a_run_does_not_grow_with_vectors_and_samples(spd_codes):
+    """All voltages at once would be 131 MB, and there are several such arrays; measured: 60."""
+    spec = UnitSpec(cells=64, rhs_depth=256)
+    job = make_job(
+        spec, spd_codes(spec, 10), biases=np.zeros((256, 64), int), samples=1000,
+        second_moments=False, interval_cycles=50,
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        NumericUnit(spec).run(job)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_unequal_noise_is_decomposed_once_for_all_vectors(spd_codes, monkeypatch):
+    calls = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
+    monkeypatch.setattr(numeric, "AT_ONCE", 1)  # a vector at a time
+    spec = UnitSpec(cells=6)
+    job = make_job(
+        spec, spd_codes(spec, 10), biases=np.zeros((9, 6), int), samples=70, second_moments=False
+    )
+    unit = NumericUnit(spec, ArrayPhysics(noise_mismatch=0.1))
+    for _ in range(2):
+        unit.run(job)
+        assert len(calls) == 3  # of the matrix, for the settling, for the interval
 
 
 def test_many_vectors_are_worked_on_a_few_at_a_time(spd_codes, monkeypatch):

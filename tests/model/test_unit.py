@@ -102,6 +102,26 @@ def test_a_job_does_not_change_under_its_owner():
         job.samples = 6
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+def test_codes_keep_their_type_and_are_equal_across_types(kind):
+    couplings = np.array([[-128, 1, 0], [1, 5, 1], [0, 1, 5]])
+    job = make_job(couplings=couplings.astype(kind), biases=np.array([[1, -2, 3]], kind))
+    assert job.couplings.dtype == job.biases.dtype == kind
+    assert (job.largest_coupling, job.largest_bias) == (128, 3)
+    wide = make_job(couplings=couplings, biases=[[1, -2, 3]])
+    assert job == wide == Job.from_json(job.to_json())
+    assert job.to_json() == wide.to_json()
+    other = job.with_biases(np.array([[0, 0, 7]], np.int16))
+    assert (other.couplings.dtype, other.biases.dtype) == (kind, np.int16)
+    assert job != other == wide.with_biases([[0, 0, 7]])
+
+
+def test_unsigned_codes_become_signed_ones():
+    job = make_job(couplings=np.eye(3, dtype=np.uint8) * 200)
+    assert job.couplings.dtype == np.int64
+    assert job.largest_coupling == 200
+
+
 @pytest.mark.parametrize(
     "thing",
     [

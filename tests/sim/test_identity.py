@@ -15,7 +15,7 @@ import pytest
 
 from thermokron.host import open_unit
 from thermokron.host.linalg import program
-from thermokron.model import ArrayPhysics, Job, NumericUnit, Readout, UnitSpec
+from thermokron.model import ArrayPhysics, Job, NumericUnit, Readout, UnitFault, UnitSpec
 from thermokron.sim import SIMULATORS, missing
 
 SPECS = {
@@ -122,7 +122,7 @@ def test_same_integers_at_the_limits_of_the_spec(name: str) -> None:
 
 
 SOLVERS = {
-    "ten cells": UnitSpec(cells=10, lanes=5, adc_bits=8, rhs_depth=40),
+    "ten cells": UnitSpec(cells=10, adc_bits=8, rhs_depth=40),
     "folded": UnitSpec(cells=7, lanes=1, coupling_bits=5, rhs_depth=64),
 }
 SOLVES = 9
@@ -178,6 +178,18 @@ def test_same_integers_of_solves(name: str, physics: str, simulator: str) -> Non
         assert [r.cycles for r in found] == [spec.phase_cycles(job) for job in jobs]
         unit.stream = 0
         assert list(unit.run_many(jobs)) == expected
+        # a matrix that is written halfway, over the last one, is gone with its run
+        stream = unit.stream - len(jobs[-1].biases)
+        for other in (jobs[0], jobs[0].with_biases(jobs[0].biases[:1], temperature=0)):
+            unit._start(other, 0)
+            assert not unit.link.wait_interrupt(20)  # most of the couplings
+            unit.abort()
+            with pytest.raises(UnitFault, match="aborted"):
+                unit._finish(other)
+            assert unit.run(jobs[-1], stream=stream) == expected[-1]
+        unit._start(jobs[0], 0)
+        unit.link.reset()
+        assert unit.run(jobs[-1], stream=stream) == expected[-1]
 
 
 def test_a_matrix_on_the_array_solves_alike_in_both_engines() -> None:
