@@ -29,8 +29,8 @@ Each has its own help: thermokron train digits --help
 ENGINES = """\
 K-FAC solves with its Kronecker factors on a thermodynamic unit, in numbers (--engine numeric) or in
 the Verilog that runs in a simulator (--engine cosim); or inverts them exactly on the host (--engine
-exact), or by their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
-metrics.jsonl with one line of numbers per step.
+exact), or by their diagonals alone (--engine diagonal), as a control. Results are result.json,
+loss.png, and metrics.jsonl with one line of numbers per step.
 """
 
 DIGITS = (

@@ -9,8 +9,8 @@ from thermokron.model import UnitSpec
 __all__ = ["MAX_CELLS", "check_buildable"]
 
 #: Most cells that the control plane is built and simulated with; lanes follow, for they divide it.
-#: Translated and compiled for Verilator, 256 cells take one to two minutes. With 512 the memory
-#: and the time go up fourfold, and so many lanes in one expression are too deep for Amaranth.
+#: Translated and compiled for Verilator, 256 cells take one to two minutes. With 512, two lanes
+#: take two to three times the time and memory, and 512 lanes nest too deep for Amaranth.
 MAX_CELLS = 256
 
 #: What `UnitSpec` allows for `cells`.
