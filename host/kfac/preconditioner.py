@@ -298,7 +298,7 @@ class KFAC:
         stale = [
             layer
             for layer in layers
-            if self.blocks.stale(layer, damping, due=due, threshold=threshold)
+            if self.blocks.stale(layer, damping, due=due, threshold=threshold, cost=cost)
         ]
         blocks = prepare(
             stale,

@@ -8,6 +8,7 @@ from kfac_cases import Flow, stepped
 from torch import nn
 
 from thermokron.host.kfac import KFAC
+from thermokron.host.kfac.solve.cost import Cost
 from thermokron.model import NumericUnit, UnitSpec
 
 # ---- refreshing ----------------------------------------------------------------------------------
@@ -47,7 +48,9 @@ def test_either_factor_by_itself_renews_a_block(moved) -> None:
     then = factor.moment
     for part, stale in ((1.49, False), (1.51, True), (0.51, False), (0.49, True)):
         factor.moment = part * then
-        assert kfac.blocks.stale(layer, 0.03, due=False, threshold=0.5) == stale
+        cost = Cost()
+        assert kfac.blocks.stale(layer, 0.03, due=False, threshold=0.5, cost=cost) == stale
+        assert cost.digital_flops > 0
 
 
 def test_nothing_is_renewed_that_would_be_the_same_again() -> None:

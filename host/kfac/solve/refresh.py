@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from thermokron.host.kfac.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.prepared import Prepared
 
 __all__ = ["Blocks"]
@@ -37,7 +38,13 @@ class Blocks:
         return max((block.kappa for block in self.prepared.values()), default=1.0)
 
     def stale(
-        self, layer: KroneckerLayer, damping: float, *, due: bool, threshold: float | None
+        self,
+        layer: KroneckerLayer,
+        damping: float,
+        *,
+        due: bool,
+        threshold: float | None,
+        cost: Cost,
     ) -> bool:
         """Whether a block is to be renewed.
 
@@ -54,12 +61,14 @@ class Blocks:
         if threshold is None:
             return False
         then = self.made_of.get(layer)
-        return then is None or any(
-            torch.linalg.vector_norm(new - old) > threshold * torch.linalg.vector_norm(old)
-            for new, old in zip(
-                (layer.input_factor.value, layer.output_factor.value), then, strict=True
-            )
-        )
+        if then is None:
+            return True
+        for factor, old in zip((layer.input_factor, layer.output_factor), then, strict=True):
+            moved = torch.linalg.vector_norm(factor.value - old)
+            cost.flops(6 * old.numel())
+            if moved > threshold * torch.linalg.vector_norm(old):
+                return True
+        return False
 
     def renew(self, layer: KroneckerLayer, block: Prepared, damping: float, *, keep: bool) -> None:
         """Take over a new block; `keep` what it was made of."""
