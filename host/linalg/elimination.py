@@ -44,8 +44,9 @@ Complements = Literal["auto", "covariance", "means"]
 
 #: Samples per column of a mean solve at least.
 LEAST_SHARE = 8
-#: Rounding of the couplings, relative to λ_min, that mean solves need not be refined for.
-FINE = 0.03
+#: Rounding of the couplings, relative to λ_min, that mean solves need not be refined for; beyond, the
+#: residual that they are refined to, and how often at most: couplings of few bits take several.
+FINE, ENOUGH, MOST_PASSES = 0.03, 0.03, 6
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,6 @@ class Reduction:
         Of an inverse; and of all columns of W together, but for `LEAST_SHARE` a column.
     settle : float or str
         Before means are read.
-    refine : int or None
-        Passes of means after the first. None: one where the couplings' rounding asks for it.
     interval : float
         Between samples, in τ/λ_min, if the unit can follow.
     guard : str
@@ -74,7 +73,6 @@ class Reduction:
     complements: Complements = "means"
     samples: int = 1000
     settle: Settle = SETTLING_BIAS
-    refine: int | None = None
     interval: float = 2.0
     guard: Guard = "lanczos"
 
@@ -227,9 +225,7 @@ def _solved(array: Programmed, row: Floats, reduction: Reduction, account: Accou
     """W = P⁻¹Q, a column of Q being a bias vector."""
     # as much time on all columns together as on an inverse
     share = max(math.ceil(reduction.samples / row.shape[1]), LEAST_SHARE)
-    refine = reduction.refine
-    if refine is None:
-        refine = int(array.plan.size > FINE * array.plan.rate)
+    refine = MOST_PASSES if array.plan.size > FINE * array.plan.rate else 0
 
     def once(right: Floats, account: Account) -> Reading:
         return array.read(
@@ -238,7 +234,7 @@ def _solved(array: Programmed, row: Floats, reduction: Reduction, account: Accou
 
     rows = transposed(row)
     rows *= array.inverse_scale
-    solved = refined(once, array.matrix, rows, refine, account)
+    solved = refined(once, array.matrix, rows, refine, account, enough=ENOUGH)
     account.flops(2 * row.size)
     return (solved.value * array.inverse_scale).T
 

@@ -63,9 +63,9 @@ def test_numeric_counts_runs_and_time_on_the_unit() -> None:
     steps = []
     spec = UnitSpec(cells=65)  # large enough for every factor
     result = train(TrainConfig(engine="numeric", **QUICK), spec=spec, progress=steps.append)
-    # of 65, 32, 33 and 10 columns, 16 at a time, and some of them again
+    # of 65, 32, 33 and 10 columns, 64 at a time, and some of them again
     assert result.inversions == 12
-    assert 3 * (5 + 2 + 3 + 1) <= result.unit_runs < 2 * 3 * (5 + 2 + 3 + 1)
+    assert 3 * (2 + 1 + 1 + 1) <= result.unit_runs < 3 * 3 * (2 + 1 + 1 + 1)
     assert result.hardware_seconds > 12 * 199 * spec.shortest_interval(False) * spec.clock_s
     assert sum(result.phase_seconds.values()) == pytest.approx(result.hardware_seconds)
     # biases of 140 columns of at most 65 codes, results of as many, and the couplings
