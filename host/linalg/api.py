@@ -15,6 +15,7 @@ from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
 from thermokron.host.linalg.settling import Settle, check_settle
 from thermokron.model import Unit
 from thermokron.model.array import single_threaded_blas
+from thermokron.model.checks import check_real
 from thermokron.model.unit import check_unit
 
 __all__ = ["inv", "load", "program", "solve"]
@@ -34,6 +35,7 @@ def program(
     samples: int = 1000,
     settle: Settle = SETTLING_BIAS,
     interval: float = 2.0,
+    tolerance: float = 0.01,
 ) -> Programmed | Eliminated:
     """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
 
@@ -70,7 +72,7 @@ def program(
         `lambda_min` is about the same, and how strongly its columns could be driven.
     check : bool
         False does not look whether M and right-hand sides are finite, and M symmetric.
-    complements, samples, settle, interval
+    complements, samples, settle, interval, tolerance
         Only for matrices larger than the array, which are eliminated block by block
         (`thermokron.host.linalg.blocks`): how W = P⁻¹Q is found of a block P and its row Q.
         "covariance" multiplies the sampled inverse: one run per block, but its error grows with the
@@ -78,7 +80,8 @@ def program(
         10, 0.28 at 30, 1.2 at 100, useless at 300). "means" solves for its columns, in about twice
         the hardware time: 0.11, at all of these. "auto" uses means where λ_min of the scaled matrix
         is below √(cells/samples), the error of a block's inverse. `samples` are those of an
-        inverse, or of all columns of W together, `settle` and `interval` as of `Programmed.solve`.
+        inverse, or of all columns of W together, but at least 8 each; `settle` and `interval` are
+        as of `Programmed.solve`; means are refined until their residual is within `tolerance`.
 
     Returns
     -------
@@ -104,6 +107,7 @@ def program(
             raise ValueError(f"{name} = {value!r} is unknown; legal: {', '.join(legal)}")
     check_reading(samples, interval, 1)
     check_settle(settle)
+    tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
     if not isinstance(like, Programmed | Eliminated | None):
         raise TypeError(f"like = {like!r} is no programmed matrix")
     matrix, restore = symmetric_matrix(M) if check else unchecked(M)
@@ -136,7 +140,7 @@ def program(
                 scale,
                 least,
                 kind=kind,
-                reduction=Reduction(complements, samples, settle, interval=interval, guard=guard),
+                reduction=Reduction(complements, samples, settle, interval, tolerance, guard),
                 like=like if isinstance(like, Eliminated) else None,
             )
     made.cost.add(account)
@@ -223,6 +227,7 @@ def inv(
         complements=complements,
         samples=samples,
         interval=interval,
+        tolerance=0.03,
     )
     return programmed.inv(samples=samples, interval=interval).with_cost_of(programmed.cost)
 
@@ -281,7 +286,7 @@ def solve(
         If the unit failed.
     """
     programmed = program(
-        unit, M, lambda_min=lambda_min, guard=guard, samples=256, interval=interval
+        unit, M, lambda_min=lambda_min, guard=guard, samples=256, interval=interval, tolerance=0.003
     )
     result = programmed.solve(B, samples=samples, settle=settle, refine=refine, interval=interval)
     return result.with_cost_of(programmed.cost)

@@ -44,9 +44,9 @@ Complements = Literal["auto", "covariance", "means"]
 
 #: Samples per column of a mean solve at least.
 LEAST_SHARE = 8
-#: Rounding of the couplings, relative to λ_min, that mean solves need not be refined for; beyond, the
-#: residual that they are refined to, and how often at most: couplings of few bits take several.
-FINE, ENOUGH, MOST_PASSES = 0.03, 0.03, 6
+#: Rounding of the couplings, relative to λ_min, that mean solves need not be refined for; and how
+#: often they are at most: couplings of few bits take several passes.
+FINE, MOST_PASSES = 0.03, 6
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Reduction:
         Before means are read.
     interval : float
         Between samples, in τ/λ_min, if the unit can follow.
+    tolerance : float
+        Of the residual of means, relative to Q: they are refined until it is as small.
     guard : str
         Of the pivots' rounding, see `program`.
     """
@@ -74,6 +76,7 @@ class Reduction:
     samples: int = 1000
     settle: Settle = SETTLING_BIAS
     interval: float = 2.0
+    tolerance: float = 0.01
     guard: Guard = "lanczos"
 
 
@@ -234,7 +237,7 @@ def _solved(array: Programmed, row: Floats, reduction: Reduction, account: Accou
 
     rows = transposed(row)
     rows *= array.inverse_scale
-    solved = refined(once, array.matrix, rows, refine, account, enough=ENOUGH)
+    solved = refined(once, array.matrix, rows, refine, account, enough=reduction.tolerance)
     account.flops(2 * row.size)
     return (solved.value * array.inverse_scale).T
 

@@ -106,6 +106,7 @@ class Thermodynamic:
             equilibrate=self.equilibrate,
             complements="auto",
             samples=samples,
+            tolerance=0.03,
         )
         result = programmed.inv(samples=samples, estimator="quadratic")
         cost = result.with_cost_of(programmed.cost).cost
@@ -117,7 +118,11 @@ class Thermodynamic:
         lambda_min: float,
         like: Programmed | Eliminated | None = None,
     ) -> Programmed | Eliminated:
-        """Put a damped factor on the unit, O(n²) on the host; `like` the one before it."""
+        """Put a damped factor on the unit, O(n²) on the host; `like` the one before it.
+
+        Of a factor that goes through blocks, P⁻¹Q is read as often as elimination does at least,
+        and solved for again until its residual is small.
+        """
         return program(
             self.unit,
             matrix.cpu(),
@@ -126,7 +131,8 @@ class Thermodynamic:
             equilibrate=self.equilibrate,
             like=like,
             check=False,
-            samples=INVERSE_SAMPLES if self.samples is None else self.samples,
+            samples=SOLVE_SAMPLES if self.samples is None else self.samples,
+            tolerance=0.03,
         )
 
     def solve(
