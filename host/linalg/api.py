@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from thermokron.host.linalg.arrays import check_lambda_min, symmetric_matrix, unchecked
+from thermokron.host.linalg.arrays import (
+    Kind,
+    check_lambda_min,
+    check_reading,
+    symmetric_matrix,
+    unchecked,
+)
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.elimination import Complements, Reduction
-from thermokron.host.linalg.programmed import Kind, Programmed, check_reading
+from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
@@ -81,7 +87,8 @@ def program(
         the hardware time: 0.11, at all of these. "auto" uses means where λ_min of the scaled matrix
         is below √(cells/samples), the error of a block's inverse. `samples` are those of an
         inverse, or of all columns of W together, but at least 8 each; `settle` and `interval` are
-        as of `Programmed.solve`; means are refined until their residual is within `tolerance`.
+        as of `Programmed.solve`; where couplings are coarse, means are refined, six times at
+        most, until their residual is within `tolerance`.
 
     Returns
     -------
@@ -105,7 +112,7 @@ def program(
     ):
         if value not in legal:
             raise ValueError(f"{name} = {value!r} is unknown; legal: {', '.join(legal)}")
-    check_reading(samples, interval, 1)
+    check_reading(samples, interval, 1 if complements == "means" else 2)
     check_settle(settle)
     tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
     if not isinstance(like, Programmed | Eliminated | None):

@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.refusals import NotPositiveDefinite
+from thermokron.model.checks import check_integer, check_real
 from thermokron.model.memory import transposed
 
 __all__ = [
     "Floats",
+    "Kind",
     "Restore",
     "RightHandSides",
     "check_lambda_min",
+    "check_reading",
     "floats",
     "right_hand_sides",
     "symmetric_matrix",
@@ -97,7 +100,10 @@ def unchecked(value: Any, dtype: np.dtype[Any] | None = None) -> tuple[Floats, R
     restore: Restore
     if torch is not None and isinstance(value, torch.Tensor):
         restore = _LikeTensor(value.dtype, value.device)
-        array = value.detach().cpu().numpy()
+        plain = value.detach().cpu()
+        if plain.dtype not in (torch.float32, torch.float64):
+            plain = plain.to(torch.float32)
+        array = plain.numpy()
     else:
         array = np.asarray(value)
         restore = _LikeNumpy(array.dtype if array.dtype.kind == "f" else np.dtype(np.float64))
@@ -231,3 +237,17 @@ def vector(value: Any, n: int, check: bool) -> Floats:
 def _checked(name: str, value: Any, dtype: np.dtype[Any]) -> tuple[Floats, Restore]:
     array, restore, _ = floats(name, value)
     return array.astype(dtype, copy=False), restore
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a matrix was given as: how its results are returned, and whether input is looked at."""
+
+    restore: Restore
+    check: bool
+
+
+def check_reading(samples: Any, interval: Any, least: int, most: int = 2**40) -> None:
+    """Refuse what no run can be asked for; beyond `MAX_SAMPLES`, several runs of a covariance."""
+    check_integer("samples", samples, least, most)
+    check_real("interval", interval, 1e-3, 1e3)

@@ -9,10 +9,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from thermokron.host.linalg.arrays import Floats, right_hand_sides, vector
+from thermokron.host.linalg.arrays import (
+    Floats,
+    Kind,
+    check_reading,
+    right_hand_sides,
+    vector,
+)
 from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, Sampled, check_estimator
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
-from thermokron.host.linalg.programmed import Kind, check_reading
 from thermokron.host.linalg.reading import Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals

@@ -24,9 +24,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.arrays import Floats, Kind
 from thermokron.host.linalg.covariance import SETTLING_BIAS, Sampled
-from thermokron.host.linalg.programmed import Kind, Programmed
+from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.reading import Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Indefinite
@@ -67,7 +67,8 @@ class Reduction:
     interval : float
         Between samples, in τ/λ_min, if the unit can follow.
     tolerance : float
-        Of the residual of means, relative to Q: they are refined until it is as small.
+        Of the residual of means, relative to Q, to which they are refined where couplings are
+        coarse.
     guard : str
         Of the pivots' rounding, see `program`.
     """

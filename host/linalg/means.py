@@ -162,7 +162,7 @@ class Means:
             "second_moments": False,
         }
         largest = _largest(rows)
-        live = largest > 0.0
+        live = (largest > 0.0) & np.isfinite(largest)
         scale = np.ones(k)
         if not _squares_are_numbers(largest[live], rows):
             scale[live] = largest[live]
@@ -177,7 +177,7 @@ class Means:
         drive = np.minimum(room / (self._expected(k, rate) * lengths), most)
         tolerated = tolerated_part(spec) * samples + (samples >= 100)
         value, swings = np.empty((k, n), rows.dtype), np.zeros(k)
-        value[~live] = 0.0
+        value[~live] = 0.0 * largest[~live, None]  # NaN where a right-hand side is not finite
         raises, pending = np.zeros(k, np.int64), np.flatnonzero(live)
         for attempt in range(MAX_HALVINGS + 1):
             clipping, tried = np.zeros(k, bool), np.zeros(k, bool)

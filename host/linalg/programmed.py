@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
-from thermokron.host.linalg.arrays import Floats, Restore, right_hand_sides, vector
+from thermokron.host.linalg.arrays import (
+    Floats,
+    Kind,
+    check_reading,
+    right_hand_sides,
+    vector,
+)
 from thermokron.host.linalg.covariance import (
     SETTLING_BIAS,
     Estimator,
@@ -26,24 +31,10 @@ from thermokron.host.linalg.rounding import Guard, Rounded, rounded
 from thermokron.host.linalg.settling import Settle, check_settle
 from thermokron.model import Job, Unit
 from thermokron.model.array import single_threaded_blas
-from thermokron.model.checks import check_integer, check_real
+from thermokron.model.checks import check_integer
 from thermokron.model.spec import MAX_SAMPLES
 
-__all__ = ["Kind", "Programmed", "check_reading"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a matrix was given as: how its results are returned, and whether input is looked at."""
-
-    restore: Restore
-    check: bool
-
-
-def check_reading(samples: Any, interval: Any, least: int, most: int = 2**40) -> None:
-    """Refuse what no run can be asked for; beyond `MAX_SAMPLES`, several runs of a covariance."""
-    check_integer("samples", samples, least, most)
-    check_real("interval", interval, 1e-3, 1e3)
+__all__ = ["Programmed"]
 
 
 class Programmed:
@@ -287,7 +278,8 @@ class Programmed:
         Persistent
             If samples clip however low the temperature.
         """
-        trusting = self.guard == "clipping" and not self.plan.checked
+        looked = self.plan.checked and self.plan.age == 0
+        trusting = self.guard != "none" and not looked
         return sample_inverse(
             self.unit,
             self.job,
@@ -332,6 +324,8 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
+        if self.plan.age or not (self.plan.checked or self.guard == "none"):
+            self._look(account)  # draws have to be of this matrix, not of one that is like it
         with refusals(self.plan.bound):
             drawn, root, settling = self.means.draw(
                 shift, self.plan.rate, count, settle=settle, account=account
@@ -357,13 +351,24 @@ class Programmed:
             "bound": self.bound,
             "guard": self.guard,
             "interval": self.interval,
+            "doubtful": self.doubtful,
+            "coupling_bits": self.unit.spec.coupling_bits,
             "plan": vars(self.plan),
             "gains": dict(self.means.gains),
         }
 
     @classmethod
     def load(cls, unit: Unit, state: dict[str, Any], kind: Kind) -> Self:
-        """What `state_dict` was made of."""
+        """What `state_dict` was made of.
+
+        Raises
+        ------
+        ValueError
+            If the unit's couplings have other bits, so that the codes would mean something else.
+        """
+        bits, saved = unit.spec.coupling_bits, state["coupling_bits"]
+        if saved != bits:
+            raise ValueError(f"state was saved with coupling_bits = {saved}, this unit has {bits}")
         made = cls(
             unit,
             state["matrix"],
@@ -372,6 +377,7 @@ class Programmed:
             guard=state["guard"],
             kind=kind,
             interval=state["interval"],
+            doubtful=state["doubtful"],
             plan=Rounded(**state["plan"]),
         )
         made.means.gains = dict(state["gains"])

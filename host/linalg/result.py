@@ -95,8 +95,9 @@ class Result:
     clipped : int
         Clipped codes in the runs that made the value.
     settling : Settling or None
-        How long the array settled before it was read, and the filter that this is; of the slowest
-        block, where there are several. None where nothing was solved for.
+        How long the array settled before it was first read, and the filter that this is; of the
+        slowest block, where there are several. Further readings are settled longer. None where
+        nothing was solved for.
     """
 
     value: Any
@@ -128,6 +129,7 @@ class Result:
     ) -> Result:
         """The result that an account closes with; `error` and `residual` are for those who ask."""
         known = {name: held for name, held in vars(account).items() if not name.startswith("_")}
+        known["seconds"] = dict(account.seconds)
         return cls(
             value=restore(value),
             _error=error,
@@ -149,7 +151,8 @@ class Result:
     def cost(self) -> Account:
         """The account that it was closed with."""
         names = [f.name for f in fields(Account) if not f.name.startswith("_")]
-        return Account(**{name: getattr(self, name) for name in names})
+        known = {name: getattr(self, name) for name in names}
+        return Account(**known | {"seconds": dict(self.seconds)})
 
     @property
     def hardware_seconds(self) -> float:

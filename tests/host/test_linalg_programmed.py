@@ -469,3 +469,30 @@ def test_wrong_options_are_named(options, message):
         program(unit(), np.eye(3)).solve(np.ones(3), samples=2**21)
     with pytest.raises(ValueError, match="samples = 1 is out of range; legal: 2 to"):
         program(unit(), np.eye(3)).inv(samples=1)
+
+
+def test_codes_of_other_bits_are_not_taken_for_these():
+    state = program(unit(coupling_bits=8), spd(12, 5)).state_dict()
+    with pytest.raises(ValueError, match="saved with coupling_bits = 8, this unit has 10"):
+        load(unit(coupling_bits=10), state)
+
+
+def test_costs_are_copies_and_what_is_no_number_stays_none():
+    on_array = program(unit(), spd(12, 5), check=False)
+    result = on_array.solve(columns(12, 2))
+    before = result.hardware_seconds
+    result.cost.add(result.cost)
+    assert result.hardware_seconds == before
+    B = columns(12, 3)
+    B[4, 1] = np.nan
+    found = on_array.solve(B).value
+    assert np.isnan(found[:, 1]).all()
+    assert np.isfinite(found[:, [0, 2]]).all()
+
+
+def test_half_precision_is_worked_on_in_single():
+    torch = pytest.importorskip("torch")
+    on_array = program(unit(), torch.eye(6, dtype=torch.bfloat16), check=False)
+    solved = on_array.solve(torch.ones(6, 2, dtype=torch.bfloat16)).value
+    assert solved.dtype == torch.bfloat16
+    assert (solved - 1.0).abs().max() < 0.2
