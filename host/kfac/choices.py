@@ -37,7 +37,7 @@ def check_choices(choices: Mapping[str, str | None]) -> None:
 
 
 def choose_inverter(
-    unit: Unit | None, inverse: Inverter | None, choices: dict[str, Any]
+    unit: Unit | None, inverse: Inverter | None, choices: dict[str, Any], samples: Any = None
 ) -> Inverter:
     """What inverts; a method that was left open becomes what suits it: a unit solves.
 
@@ -66,6 +66,8 @@ def choose_inverter(
         inverse = exact if unit is None else Thermodynamic(check_unit(unit))
     if method is None:
         choices["method"] = "solve" if isinstance(inverse, Thermodynamic) else "inverse"
+    if samples == 1 and choices["method"] == "inverse":
+        raise ValueError("samples = 1 is out of range; legal with method = 'inverse': 2 or more")
     return inverse
 
 

@@ -183,7 +183,7 @@ class KFAC:
             "method": method,
             "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
-        self.inverse = choose_inverter(unit, inverse, self.choices)
+        self.inverse = choose_inverter(unit, inverse, self.choices, samples)
         self.method_given = method is not None
         self.unit = self.inverse.unit if isinstance(self.inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)

@@ -123,7 +123,7 @@ class Eliminated:
             state[:, block] = reading.value
             steps.append(_Step(block, pivot.reduced, reading))
         self._back(state)
-        account.flops(2 * state.size * len(self.matrix))
+        account.flops(2 * state.size * len(self.matrix) + 2 * state.size)
         return _Substituted(state, tuple(steps))
 
     def _back(self, state: Floats) -> None:
@@ -187,13 +187,8 @@ class Eliminated:
             for pivot in self.pivots:
                 block, array = pivot.block, pivot.array
                 shift[pivot.rest] -= shift[block] @ pivot.reduced
-                drawn, root, each = array.means.draw(
-                    shift[block] * array.inverse_scale,
-                    array.plan.rate,
-                    count,
-                    settle=settle,
-                    account=account,
-                )
+                own = shift[block] * array.inverse_scale
+                drawn, root, each = array.draw(own, count, account, settle=settle)
                 state[:, block] = drawn * array.inverse_scale
                 step = self.unit.spec.adc_step / math.sqrt(12.0)
                 rounding[block] = step / root * array.inverse_scale

@@ -13,6 +13,7 @@ operations per number that it moves.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +155,7 @@ class Means:
         temperature = spec.temperature_value(code)
         cycles, settling = settled(spec, rate, settle)
         between = spacing_cycles(spec, rate, interval, second_moments=False)
+        settling = replace(settling, readings=samples, interval=between * spec.clock_s / spec.tau_s)
         program = {
             "temperature": code,
             "settle_cycles": cycles,
@@ -215,10 +217,7 @@ class Means:
             pending = np.flatnonzero(clipping | weak)
             if not len(pending):
                 self._remember(gains)
-                spacing = between * spec.clock_s / spec.tau_s
-                return Reading(
-                    value, unit, scale / drive, equation, temperature, samples, spacing, settling
-                )
+                return Reading(value, unit, scale / drive, equation, temperature, settling)
         rows *= _column(scale, rows)
         raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
 

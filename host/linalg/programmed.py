@@ -28,7 +28,7 @@ from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
-from thermokron.host.linalg.settling import Settle, check_settle
+from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Job, Unit
 from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer
@@ -122,6 +122,11 @@ class Programmed:
         self.means.job = self.job
         return self.job, self.plan
 
+    @property
+    def _seen(self) -> bool:
+        """Whether a guard has looked at this very matrix, or is not to."""
+        return self.guard == "none" or (self.plan.checked and self.plan.age == 0)
+
     # ---- solving ------------------------------------------------------------------------------
 
     @single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
@@ -203,20 +208,14 @@ class Programmed:
         interval: float,
         unit: Floats | float = 1.0,
     ) -> Reading:
-        """One pass: A⁻¹ of (k, n) rows, which are overwritten, its entries times their `unit`.
-
-        Raises
-        ------
-        Persistent
-            If readings clip however weak the bias.
-        """
+        """One pass, as of `Means.read`, after which a guard looks if readings clip in any case."""
         asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
         try:
             return self.means.read(
                 self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
             )
         except Persistent:
-            if (self.plan.checked and self.plan.age == 0) or self.guard == "none":
+            if self._seen:
                 raise
         self._look(account)
         return self.means.read(
@@ -278,8 +277,6 @@ class Programmed:
         Persistent
             If samples clip however low the temperature.
         """
-        looked = self.plan.checked and self.plan.age == 0
-        trusting = self.guard != "none" and not looked
         return sample_inverse(
             self.unit,
             self.job,
@@ -288,7 +285,7 @@ class Programmed:
             samples=samples,
             interval=interval,
             account=account,
-            look=partial(self._look, account) if trusting else None,
+            look=None if self._seen else partial(self._look, account),
         )
 
     @single_threaded_blas()
@@ -324,12 +321,8 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
-        if self.plan.age or not (self.plan.checked or self.guard == "none"):
-            self._look(account)  # draws have to be of this matrix, not of one that is like it
         with refusals(self.plan.bound):
-            drawn, root, settling = self.means.draw(
-                shift, self.plan.rate, count, settle=settle, account=account
-            )
+            drawn, root, settling = self.draw(shift, count, account, settle=settle)
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)
         rounding = spec.adc_step / math.sqrt(12.0) / root * self.inverse_scale
@@ -340,6 +333,14 @@ class Programmed:
             account,
             settling=settling,
         )
+
+    def draw(
+        self, shift: Floats, count: int, account: Account, *, settle: Settle
+    ) -> tuple[Floats, float, Settling]:
+        """As of `Means.draw`, of this matrix, not of one that a guard has found to be like it."""
+        if not self._seen:
+            self._look(account)
+        return self.means.draw(shift, self.plan.rate, count, settle=settle, account=account)
 
     # ---- state ----------------------------------------------------------------------------------
 

@@ -59,12 +59,8 @@ class Reading:
         What was solved.
     temperature : float
         T, in full scales squared.
-    samples : int
-        Of each solution.
-    interval : float
-        Between samples, in τ.
     settling : Settling
-        Before the first.
+        Before the first, and between them.
     """
 
     value: Floats
@@ -72,24 +68,22 @@ class Reading:
     amplitude: Floats
     equation: Equation
     temperature: float
-    samples: int
-    interval: float
     settling: Settling
 
-    def variance(self, *, rounding: bool = True) -> Floats:
-        """(k, n): sampling, quantisation of ADC and bias, what is unsettled, what `rounding` did.
+    def variance(self) -> Floats:
+        """(k, n): sampling, quantisation of ADC and bias, what is unsettled, what rounding did.
 
         With modes λ_m and Q of the matrix as programmed, a reading of cell i varies by
         Σ_m Q_im² T/λ_m (1 - e^(-2λ_m t)), and the mean of N by that times
         (1 + 2 Σ_j (1 - j/N) ρ_m^j)/N. An ADC step q adds q²/12 to every reading, of which dithering
         by σ leaves (q²/12) e^(-4π²σ²/q²) in any mean.
         """
-        spec, count = self.equation.spec, self.samples
+        spec, count = self.equation.spec, self.settling.readings
         rates, vectors = self.equation.modes
         rates = np.maximum(rates, 1e-9)  # what has grown, for lack of a guard, has no error bar
         passed = self.settling.filter(2.0 * rates)
         reading = self.temperature / rates * passed
-        together = reading * _correlated(np.exp(-rates * self.interval), count)
+        together = reading * _correlated(np.exp(-rates * self.settling.interval), count)
         weights = vectors**2
         step = spec.adc_step
         single = weights @ reading
@@ -100,12 +94,11 @@ class Reading:
         variance = noise * self.amplitude[:, None] ** 2
         value = self.value / self.unit
         in_modes = value @ vectors
-        undone = np.exp(-np.minimum(rates * self.settling.time, 700.0))
-        missed = in_modes * (undone / np.maximum(1.0 - undone, 1e-9))
+        passed = np.maximum(self.settling.filter(rates), 1e-9)
+        missed = in_modes * (1.0 - passed) / passed
         variance += (missed @ vectors.T) ** 2
-        if rounding:
-            moved = self.equation.rounding(value) @ vectors
-            variance += ((moved * (self.settling.filter(rates) / rates)) @ vectors.T) ** 2
+        moved = self.equation.rounding(value) @ vectors
+        variance += ((moved * (passed / rates)) @ vectors.T) ** 2
         return variance * self.unit**2
 
 

@@ -95,9 +95,8 @@ class Result:
     clipped : int
         Clipped codes in the runs that made the value.
     settling : Settling or None
-        How long the array settled before it was first read, and the filter that this is; of the
-        slowest block, where there are several. Further readings are settled longer. None where
-        nothing was solved for.
+        How long the array settled before it was read, and the filter that this is; of the slowest
+        block, where there are several. None where nothing was solved for.
     """
 
     value: Any

@@ -39,7 +39,8 @@ TRUSTING = ("clipping", "none")
 KEEP = 0.5
 #: Matrices of a sequence for which a guard's finding holds, by what factor the bound on λ_min and
 #: the norm of the rounding may differ from those of the one that was looked at, and what the
-#: spectral norm that random roundings of that size have may be, relative to λ_min.
+#: spectral norm that random roundings of that size have may be, relative to λ_min, which they move
+#: by a small part of that norm only.
 LOOK_EVERY, ALIKE, SMALL = 16, 1.2, 1.5
 
 
@@ -60,10 +61,12 @@ class Rounded:
         Part by which off-diagonal entries were shrunk.
     bound : float
         The lower bound on the wanted matrix's λ_min, as given or estimated.
+    looked : float
+        That of the matrix that a guard last looked at.
     size : float
-        Frobenius norm of what rounding added.
+        Frobenius norm of what rounding added to it.
     age : int
-        Matrices since a guard last looked.
+        Matrices since then.
     """
 
     codes: NDArray[np.int16]
@@ -71,6 +74,7 @@ class Rounded:
     checked: bool
     shrinkage: float
     bound: float
+    looked: float
     size: float
     age: int = 0
 
@@ -185,7 +189,7 @@ def rounded(
         codes, rate, shrinkage = _shrunk(spec, matrix, bound, least, guard, account)
         account.shrinkage = max(account.shrinkage, shrinkage)
     checked = certain or guard not in TRUSTING
-    return Rounded(codes, min(rate, 1.0), checked, shrinkage, bound, size)
+    return Rounded(codes, min(rate, 1.0), checked, shrinkage, bound, bound, size)
 
 
 def _as_before(
@@ -200,7 +204,7 @@ def _as_before(
         return None
     # (Wigner's semicircle: independent entries of that Frobenius norm)
     spectral = 2.0 * like.size / math.sqrt(n)
-    if spectral > SMALL * like.rate or not 1.0 / ALIKE < bound / like.bound < ALIKE:
+    if spectral > SMALL * like.rate or not 1.0 / ALIKE < bound / like.looked < ALIKE:
         return None
     codes, added = _codes(spec, matrix, doubtful=False)
     size = math.sqrt(float(np.vdot(added, added))) / spec.coupling_max
@@ -208,8 +212,7 @@ def _as_before(
     if size > ALIKE * like.size:
         return None
     rate = min(like.rate * bound / like.bound, 1.0)
-    # what it is measured against remains that which was looked at
-    return Rounded(codes, rate, True, 0.0, bound, like.size, like.age + 1)
+    return Rounded(codes, rate, True, 0.0, bound, like.looked, like.size, like.age + 1)
 
 
 def _codes(spec: UnitSpec, matrix: Floats, doubtful: bool) -> tuple[NDArray[np.int16], Floats]:

@@ -28,7 +28,7 @@ _TIME = re.compile(r"\s*([0-9.eE+-]+)\s*(?:tau|τ)\s*")
 LEGAL = 'between 0 and 1, the part left undone, or a time from 1e-6 to 1e9 such as "5tau"'
 
 
-def check_settle(settle: Settle, name: str = "settle") -> Settle:
+def check_settle(settle: Settle) -> Settle:
     """`settle` if it is legal.
 
     Raises
@@ -38,11 +38,11 @@ def check_settle(settle: Settle, name: str = "settle") -> Settle:
     """
     if isinstance(settle, str):
         if _time(settle) is None:
-            raise ValueError(f"{name} = {settle!r} is no time; legal: {LEGAL}")
+            raise ValueError(f"settle = {settle!r} is no time; legal: {LEGAL}")
     elif isinstance(settle, bool) or not isinstance(settle, int | float | np.floating):
-        raise TypeError(f"{name} = {settle!r} is neither number nor text; legal: {LEGAL}")
+        raise TypeError(f"settle = {settle!r} is neither number nor text; legal: {LEGAL}")
     elif not 0.0 < settle < 1.0:
-        raise ValueError(f"{name} = {settle!r} is out of range; legal: {LEGAL}")
+        raise ValueError(f"settle = {settle!r} is out of range; legal: {LEGAL}")
     return settle
 
 
@@ -65,22 +65,37 @@ class Settling:
         From the end of discharge to the first reading, whole clock cycles.
     rate : float
         λ of the slowest mode, as known or estimated, of the matrix as it was programmed.
+    readings : int
+        Of which the mean was taken; the array goes on settling between them.
+    interval : float, in τ
+        Between them.
     """
 
     time: float
     rate: float
+    readings: int = 1
+    interval: float = 0.0
 
     @property
     def bias(self) -> float:
         """The part of the slowest mode that is left undone."""
-        return math.exp(-self.rate * self.time)
+        return 1.0 - float(self.filter(self.rate))
 
     def filter(self, eigenvalues: ArrayLike) -> Floats:
-        """1 - exp(-λ t/τ), what was applied to modes of these rates, any shape.
+        """What was applied to modes of these rates λ, any shape.
 
-        Rates are eigenvalues of the matrix on the array: M scaled to unit diagonal.
+        1 - e^(-λt) for a reading at t, in τ, and for N of them, Δ apart, the mean of theirs:
+        1 - e^(-λt) (1 - e^(-NλΔ))/(N (1 - e^(-λΔ))). Rates are eigenvalues of the matrix on the
+        array: M scaled to unit diagonal.
         """
-        passed: Floats = -np.expm1(-np.asarray(eigenvalues, dtype=np.float64) * self.time)
+        rates = np.asarray(eigenvalues, dtype=np.float64)
+        undone = np.exp(np.minimum(-rates * self.time, 700.0))
+        if self.readings > 1:
+            step = np.expm1(np.minimum(-rates * self.interval, 700.0))
+            whole = np.expm1(np.minimum(-rates * self.interval * self.readings, 700.0))
+            near = np.abs(step) > 1e-12
+            undone *= np.divide(whole, self.readings * step, out=np.ones_like(step), where=near)
+        passed: Floats = 1.0 - undone
         return passed
 
     def __str__(self) -> str:

@@ -129,6 +129,8 @@ def test_settling_may_follow_a_schedule_and_is_checked() -> None:
         KFAC(network(), unit, lr=0.1, settle="long")
     with pytest.raises(ValueError, match="samples = 0 is out of range; legal: 1 or more"):
         KFAC(network(), unit, lr=0.1, samples=0)
+    with pytest.raises(ValueError, match="samples = 1 is out of range; legal with method = 'inv"):
+        KFAC(network(), unit, lr=0.1, method="inverse", samples=1)
 
 
 def test_a_column_of_zeros_and_a_layer_without_gradient_are_nothing_to_solve() -> None:

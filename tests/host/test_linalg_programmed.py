@@ -57,6 +57,26 @@ def test_the_mean_is_filtered_as_the_result_says(settle, n):
     assert np.abs(result.value.mean(axis=1) - np.linalg.solve(M, b[:, 0])).max() > 20 * error.max()
 
 
+@pytest.mark.parametrize("samples", [2, 10])
+@pytest.mark.parametrize("interval", [0.2, 2.0])
+def test_several_readings_are_filtered_by_the_mean_of_theirs(samples, interval):
+    """The array goes on settling between them; bounds as of one reading."""
+    M, b = spd(6, 30), columns(6, 1)
+    on_array = program(unit(cells=6, **FINE), M)
+    result = on_array.solve(
+        np.repeat(b, 3000, axis=1), settle=0.6, samples=samples, interval=interval
+    )
+    A, inverse = scaled(M)
+    rates, modes = np.linalg.eigh(A)
+    times = result.settling.time + result.settling.interval * np.arange(samples)
+    passed = (1 - np.exp(-rates[:, None] * times)).mean(axis=1)
+    np.testing.assert_allclose(result.settling.filter(rates), passed, rtol=1e-12)
+    expected = inverse * (modes @ (passed / rates * (modes.T @ (inverse * b[:, 0]))))
+    error = result.value.std(axis=1) / math.sqrt(3000)
+    assert np.all(np.abs(result.value.mean(axis=1) - expected) < 6 * error + 2e-4 * abs(expected))
+    assert result.settling.bias < 0.6
+
+
 def test_the_result_says_how_it_settled():
     M = spd(10, 20)
     spec = UnitSpec(cells=10, **FINE)
@@ -186,6 +206,7 @@ def test_right_hand_sides_of_any_size_are_solved_for(scale):
         ({"settle": 1e-4, "samples": 5}, {"coupling_bits": 16}),
         ({"settle": 1e-4, "samples": 20, "interval": 0.25}, {"coupling_bits": 16}),
         ({"settle": 0.1, "samples": 2}, {"adc_bits": 6}),
+        ({"settle": 0.5, "samples": 10, "interval": 0.25}, {"coupling_bits": 16}),
     ],
 )
 def test_standard_errors_of_few_readings_are_calibrated(options, fields):
@@ -258,6 +279,16 @@ def test_what_was_found_of_a_matrix_serves_those_that_follow():
     fresh = program(u, M, lambda_min=0.3)
     assert before.plan.age > 0
     assert before.cost.digital_flops < fresh.cost.digital_flops
+
+
+def test_a_bound_that_falls_step_by_step_is_looked_at_again():
+    """Each is alike the one before, but not the one that was looked at."""
+    u, before = unit(cells=64, coupling_bits=12), None
+    ages = []
+    for step in range(5):
+        before = program(u, damped_factor(64, 0), lambda_min=0.3 / 1.15**step, like=before)
+        ages.append(before.plan.age)
+    assert ages == [0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("change", ["bound", "rounding", "size", "shrunk", "coarse"])

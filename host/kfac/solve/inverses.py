@@ -104,6 +104,7 @@ class Thermodynamic:
             lambda_min=lambda_min,
             guard=self.guard,
             equilibrate=self.equilibrate,
+            check=False,
             complements="auto",
             samples=samples,
             tolerance=0.03,

@@ -259,6 +259,7 @@ def _decomposed(factor: Factor, cost: Cost) -> tuple[torch.Tensor | None, torch.
         vectors, values = None, matrix
     else:
         values, vectors = torch.linalg.eigh(matrix)
+        cost.flops(3 * matrix.numel())  # of both triangles the mean
         cost.eigen(factor.size, factor.blocks)
         cost.inversions += factor.blocks
     # rounding may leave an eigenvalue of a semidefinite matrix below zero
