@@ -220,8 +220,8 @@ def main() -> None:
         else:
             texts = getattr(training, part)(args.output, seeds=args.seeds, jobs=args.jobs)
         write(args.output / f"{part}.md", *texts)
-        print("\n".join(texts), f"{part}: {time.monotonic() - begin:.0f} s\n", sep="\n", flush=True)
         insert(args.into, texts)
+        print("\n".join(texts), f"{part}: {time.monotonic() - begin:.0f} s\n", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -209,11 +209,12 @@ def insert(pages: Sequence[Path], texts: Sequence[str]) -> None:
     for text in texts:
         key = text.split("|")[1]
         place = re.compile(rf"^\|{re.escape(key)}\|.*\n(\|.*\n)*", re.MULTILINE)
-        holding = [page for page in pages if place.search(page.read_text())]
+        holding = [page for page in pages if place.search(page.read_text(encoding="utf-8"))]
         if not holding:
             print(f"no page holds a table that begins with {key.strip()!r}")
         for page in holding:
-            page.write_text(place.sub(lambda _, new=text: new, page.read_text()))
+            replaced = place.sub(lambda _, new=text: new, page.read_text(encoding="utf-8"))
+            page.write_text(replaced, encoding="utf-8")
 
 
 def plot(widths: Sequence[int], found: Sequence[Times], path: Path) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TextIO
 
 from thermokron.host import commands
+from thermokron.host.terminal import Ended, ended_by_signals, patient_streams
 from thermokron.model import UnitFault
 
 __all__ = ["build_parser", "main"]
@@ -77,32 +78,46 @@ def _warn(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 2 refused, 130 interrupted.
+    """Run one command and return the exit status.
 
-    What a user can cause (a wrong value, a faulty unit, a file that cannot be written, a package
-    that is not installed) ends in one line on standard error.
+    That is 0 done, 1 if what was to be shown did not hold, 2 refused, 130 interrupted, 129 and 143
+    after SIGHUP and SIGTERM. What a user can cause (a wrong value, a faulty unit, a file that
+    cannot be written, a package that is not installed) ends in one line on standard error. A
+    reader of the output that leaves early (`| head`) changes nothing.
     """
+    with patient_streams():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()
         return 0
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ended_by_signals():
             warnings.showwarning = _warn
             status: int = args.run(args)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nthermokron: interrupted", file=sys.stderr)
         return 130
+    except Ended as end:
+        print(f"\nthermokron: ended by {end}", file=sys.stderr)
+        return 128 + end.signal
     except (ValueError, UnitFault, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
-        text = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}"
-        print(f"thermokron: error: {text}", file=sys.stderr)
+        print(f"thermokron: error: {_told(error)}", file=sys.stderr)
         return 2
     return status
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

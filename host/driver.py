@@ -108,13 +108,13 @@ class RegisterUnit(BaseUnit):
         while pending is not None:
             if isinstance(pending, Exception):
                 raise pending
-            self.spec.check(pending)
-            vectors = len(pending.biases)
-            self._start(pending, self.stream)
             running = pending
-            load_ahead()
-            readout = self._finish(running)
-            self.stream += vectors
+            self.spec.check(running)
+            with self._turn():
+                self._start(running, self.stream)
+                load_ahead()
+                readout = self._finish(running)
+                self.stream += len(running.biases)
             yield readout
 
     def _execute(self, job: Job, stream: int) -> Readout:

@@ -27,6 +27,7 @@ def open_unit(
     seed: int = 0,
     simulator: str = "verilator",
     waves: str | os.PathLike[str] | None = None,
+    timeout_s: float | None = None,
 ) -> BaseUnit:
     """Open a unit; close it, or use it as a context manager.
 
@@ -48,11 +49,14 @@ def open_unit(
     waves : path, optional
         For "cosim": write a waveform there, `.vcd` or, where the simulator can, `.fst`. It has
         the cells' voltages beside the digital signals, and is complete once the unit is closed.
+    timeout_s : float, optional
+        For "cosim": seconds without a sign of life after which a simulator is given up, 30 if not
+        given; see `thermokron.sim.SimulatorLink`.
 
     Raises
     ------
     ValueError
-        If a name is not known, or seed is out of range.
+        If a name is not known, or seed or timeout_s is out of range.
     TypeError
         If `spec` or `physics` is of another type.
     thermokron.sim.SimulatorMissing
@@ -72,15 +76,20 @@ def open_unit(
     if engine == "numeric":
         if waves is not None:
             raise ValueError("waves: the numeric engine has no signals; use engine 'cosim'")
+        if timeout_s is not None:
+            raise ValueError("timeout_s: the numeric engine waits for nobody; use engine 'cosim'")
         return NumericUnit(spec, physics, seed=seed)
-    return CosimUnit(spec, physics, seed=seed, simulator=simulator, waves=waves)
+    return CosimUnit(
+        spec, physics, seed=seed, simulator=simulator, waves=waves, timeout_s=timeout_s
+    )
 
 
 class CosimUnit(RegisterUnit):
     """The generated Verilog in a simulator, with the analog front end at its pins.
 
     Starts one simulator process, and stops it when it is closed. If the simulator dies, the
-    next use raises `SimulatorDied` with the tail of its log. Parameters as for `open_unit`.
+    next use raises `SimulatorDied` with the tail of its log, and `SimulatorSilent` if it does not
+    answer. Parameters as for `open_unit`.
 
     Attributes
     ----------
@@ -98,8 +107,9 @@ class CosimUnit(RegisterUnit):
         seed: int = 0,
         simulator: str = "verilator",
         waves: str | os.PathLike[str] | None = None,
+        timeout_s: float | None = None,
     ) -> None:
-        from thermokron.sim.link import SimulatorLink
+        from thermokron.sim.link import TIMEOUT_S, SimulatorLink
         from thermokron.sim.simulators import WAVES, require
 
         require(simulator)
@@ -109,7 +119,14 @@ class CosimUnit(RegisterUnit):
             legal = ", ".join(f".{name}" for name in WAVES)
             raise ValueError(f"waves = {str(path)!r} has no known format; legal endings: {legal}")
         self.physics = ArrayPhysics.ideal() if physics is None else physics
-        link = SimulatorLink(spec, self.physics, seed=seed, simulator=simulator, waves=path)
+        link = SimulatorLink(
+            spec,
+            self.physics,
+            seed=seed,
+            simulator=simulator,
+            waves=path,
+            timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
+        )
         try:
             super().__init__(link, spec, seed)
         except BaseException:

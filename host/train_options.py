@@ -9,7 +9,7 @@ from typing import Any
 
 from thermokron.host.spec_options import SPEC_OPTIONS
 
-__all__ = ["KFAC_OPTIONS", "add_train_options", "check_effect", "given_options"]
+__all__ = ["KFAC_OPTIONS", "add_timeout", "add_train_options", "check_effect", "given_options"]
 
 #: Options that go to `KFAC` as they are.
 KFAC_OPTIONS = (
@@ -28,6 +28,18 @@ KFAC_OPTIONS = (
 #: Options that mean nothing without K-FAC, and without a unit.
 KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
 UNIT_ONLY = ("samples", "settle", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
+
+
+def add_timeout(parser: Any) -> None:
+    """Add `--timeout`, in seconds; not given, it leaves no attribute."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar="S",
+        help="seconds without a sign of life after which a simulator is given up, beside what its "
+        "clock cycles may take; more for slow machines [30]",
+    )
 
 
 def number_or_none(text: str) -> float | None:
@@ -72,6 +84,7 @@ def add_train_options(parser: argparse.ArgumentParser, *, hidden: str | None) ->
         default=argparse.SUPPRESS,
         help="what runs the Verilog, for --engine cosim [verilator]",
     )
+    add_timeout(group)
     _number(group, "epochs", int, "passes over the examples [*]")
     _number(group, "batch_size", int, "examples per step [*]")
     _number(group, "lr", float, "learning rate [*, and the optimizer]")
@@ -209,7 +222,7 @@ def check_effect(
         (KFAC_ONLY, kfac, "uses no K-FAC"),
         (UNIT_ONLY, unit, "uses no unit"),
         (("momentum",), optimizer != "adam", "has its own two averages"),
-        (("simulator",), engine == "cosim", "runs no Verilog; --engine cosim does"),
+        (("simulator", "timeout"), engine == "cosim", "runs no Verilog; --engine cosim does"),
         (("settle",), method == "solve", "reads no solutions; --method solve does"),
         (("mc_samples",), fisher == "mc", "samples no labels; --fisher mc does"),
     ):

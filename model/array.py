@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,12 @@ _THERMAL, _CONVERSION = 0, 1
 
 _blas_lock = threading.RLock()
 _blas_limited = False
+# a child of a process whose other thread is sampling would wait for that thread, which it has not
+os.register_at_fork(
+    before=_blas_lock.acquire,
+    after_in_parent=_blas_lock.release,
+    after_in_child=_blas_lock.release,
+)
 
 
 @lru_cache(maxsize=1)

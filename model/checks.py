@@ -42,7 +42,7 @@ def fields_from_json(kind: type[Any], text: str) -> dict[str, Any]:
     known = [f.name for f in fields(kind)]
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # integers too long, lists too deep
         raise ValueError(f"{problem}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{problem}: expected an object with the fields {', '.join(known)}")

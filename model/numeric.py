@@ -105,7 +105,7 @@ class NumericUnit(BaseUnit):
 
     def __getstate__(self) -> dict[str, Any]:
         # what is kept is for this process, and for these jobs
-        return self.__dict__ | {"_arrays": OrderedDict()}
+        return super().__getstate__() | {"_arrays": OrderedDict()}
 
 
 def _longest_block(samples: int) -> int:

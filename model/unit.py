@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import TracebackType
@@ -258,7 +261,8 @@ class Unit(Protocol):
     Each bias vector starts from discharge and draws from a generator seeded by
     (seed, stream). `run(job, stream=s)` gives its bias vectors the streams s, s+1, …; without
     `stream` the unit's own running count of discharges is used, and advanced when the run
-    has ended well, so that aborts and read-outs change nothing.
+    has ended well, so that aborts and read-outs change nothing. Threads may share a unit, which
+    executes one job at a time; a process that was forked opens its own.
     """
 
     spec: UnitSpec
@@ -285,22 +289,65 @@ def check_unit(unit: Any) -> Unit:
     return unit
 
 
+def check_owner(process: int) -> None:
+    """`RuntimeError` if this process is not the one that opened a unit."""
+    if os.getpid() != process:
+        raise RuntimeError(
+            f"the unit belongs to process {process}, which opened it, and this is process "
+            f"{os.getpid()}: both would draw the same noise, or take each other's answers; open a "
+            "unit here, with a seed of its own"
+        )
+
+
+#: What a copy of a unit has of its own.
+OF_THIS_OBJECT = ("_lock", "_running")
+
+
 class BaseUnit:
-    """What engines have in common: the check at the border, the stream count, the context."""
+    """What engines have in common: the check at the border, the stream count, the context.
+
+    A unit is its process's: any other, as a child that was forked or that a unit was sent to, is
+    refused by every method that runs something.
+    """
 
     def __init__(self, spec: UnitSpec, seed: int) -> None:
         self.spec = spec
         self.seed = check_integer("seed", seed, 0, 2**63 - 1)
         self.stream = 0
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._running = False
 
     def run(self, job: Job, *, stream: int | None = None) -> Readout:
-        """Execute one job (see `Unit.run`)."""
+        """Execute one job (see `Unit.run`).
+
+        Raises
+        ------
+        RuntimeError
+            In another process than the one that opened the unit, or while it runs a job of this
+            thread, as in what makes the jobs of `run_many`.
+        """
         self.spec.check(job)
-        first = self.stream if stream is None else check_integer("stream", stream, 0, 2**63 - 1)
-        readout = self._execute(job, first)
-        if stream is None:
-            self.stream += len(job.biases)
+        if stream is not None:
+            stream = check_integer("stream", stream, 0, 2**63 - 1)
+        with self._turn():
+            readout = self._execute(job, self.stream if stream is None else stream)
+            if stream is None:
+                self.stream += len(job.biases)
         return readout
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One job at a time, so that no two have streams in common."""
+        check_owner(self._process)
+        with self._lock:
+            if self._running:
+                raise RuntimeError("the unit is running a job already, and runs one at a time")
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
 
     def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
         """Execute jobs in order (see `Unit.run_many`)."""
@@ -312,6 +359,12 @@ class BaseUnit:
 
     def _execute(self, job: Job, stream: int) -> Readout:
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in OF_THIS_OBJECT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock(), _running=False)
 
     def __enter__(self) -> Self:
         return self

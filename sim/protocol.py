@@ -10,13 +10,15 @@ A frame is a header and a payload, all numbers little-endian:
     12      4     CRC-32 of bytes 0 to 11 and the payload
 
 The host sends a request and waits for its one answer, DONE or FAILED; the simulation stands
-still between the two. A burst is one frame: a whole coupling matrix, or all the ranges of a
-read-out. What is damaged raises `ProtocolError`, which says what was expected and what came;
-the stream cannot be trusted after that, and is closed.
+still from that to the next. While a run goes on it says ALIVE from time to time. A burst is one
+frame: a whole coupling matrix, or all the ranges of a read-out. What is damaged raises
+`ProtocolError`, which says what was expected and what came; the stream cannot be trusted after
+that, and is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -34,6 +36,8 @@ MAGIC = b"TKS1"
 HEADER = struct.Struct("<4sB3sII")
 CHECKED = 12  # bytes of the header that the CRC covers: all but itself
 MAX_PAYLOAD = 1 << 26
+#: A WAIT looks for the host every so many clock cycles, and may then say that it goes on.
+HOST_CHECK_CYCLES = 2000
 
 
 class Kind(IntEnum):
@@ -44,7 +48,7 @@ class Kind(IntEnum):
     #: (address u32, count u32) …: read these ranges of words. DONE carries the words, u32 each.
     READ = 2
     #: cycles u64: let time pass until the interrupt line is high, or so many cycles have passed.
-    #: DONE carries u8: whether the line is high.
+    #: DONE carries u64, u64: whether the line is high, and the cycles that passed.
     WAIT = 3
     #: nothing: reset the unit.
     RESET = 4
@@ -61,6 +65,8 @@ class Kind(IntEnum):
     DONE = 16
     #: Answer, JSON {"error", "message"}: it is not.
     FAILED = 17
+    #: No answer yet, cycles u64: so many have passed of a WAIT that goes on.
+    ALIVE = 18
 
 
 class ProtocolError(ConnectionError):
@@ -79,25 +85,38 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._buffer = bytearray()
+        self._timeout_s: float | None = None
 
-    def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send one frame; `ConnectionError` if the other end is gone."""
+    def send(self, kind: Kind, payload: bytes = b"", *, timeout_s: float | None = None) -> None:
+        """Send one frame.
+
+        Raises
+        ------
+        ConnectionError
+            If the other end is gone.
+        TimeoutError
+            If it takes nothing for so long.
+        """
         if len(payload) > MAX_PAYLOAD:
             raise ValueError(f"payload of {len(payload)} bytes; legal: 0 to {MAX_PAYLOAD}")
         head = HEADER.pack(MAGIC, kind, bytes(3), len(payload), 0)[:CHECKED]
         check = zlib.crc32(payload, zlib.crc32(head))
+        self._socket.settimeout(timeout_s)
         self._socket.sendall(b"".join((head, struct.pack("<I", check), payload)))
 
-    def receive(self) -> tuple[Kind, bytes]:
+    def receive(self, *, timeout_s: float | None = None) -> tuple[Kind, bytes]:
         """The next frame.
 
         Raises
         ------
+        TimeoutError
+            If nothing comes for so long.
         EOFError
             If the other end has closed the connection between two frames.
         ProtocolError
             If what came is damaged, or ends within a frame.
         """
+        self._timeout_s = timeout_s
         header = self._take(HEADER.size, "a header")
         magic, kind, zero, length, check = HEADER.unpack(header)
         if magic != MAGIC:
@@ -118,7 +137,7 @@ class Channel:
         buffer = self._buffer
         while len(buffer) < count:
             try:
-                chunk = self._socket.recv(1 << 16)
+                chunk = self._chunk()
             except ConnectionResetError:
                 chunk = b""
             if not chunk:
@@ -129,6 +148,17 @@ class Channel:
         taken = bytes(buffer[:count])
         del buffer[:count]
         return taken
+
+    def _chunk(self) -> bytes:
+        self._socket.settimeout(self._timeout_s)
+        try:
+            return self._socket.recv(1 << 16)
+        except TimeoutError:
+            # this process may have been stopped itself while the other was at work
+            self._socket.settimeout(0.0)
+            with contextlib.suppress(BlockingIOError):
+                return self._socket.recv(1 << 16)
+            raise
 
     def ended(self) -> bool:
         """Whether the other end has closed the connection; does not wait."""
@@ -185,12 +215,12 @@ def unpack_words(payload: bytes) -> NDArray[np.uint32]:
 
 
 def pack_numbers(*values: int) -> bytes:
-    """Payload of WAIT and EXPECT: 64-bit unsigned numbers."""
+    """Payload of WAIT, its answers and EXPECT: 64-bit unsigned numbers."""
     return struct.pack(f"<{len(values)}Q", *values)
 
 
 def unpack_numbers(payload: bytes, count: int) -> tuple[int, ...]:
-    """The numbers of WAIT and EXPECT."""
+    """The numbers of WAIT, its answers and EXPECT."""
     if len(payload) != 8 * count:
         raise ProtocolError(f"a payload of {len(payload)} bytes; expected {count} numbers")
     return struct.unpack(f"<{count}Q", payload)

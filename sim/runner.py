@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -30,7 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermokron.sim.simulators import build, tail
+from thermokron.model.files import claimed
+from thermokron.sim.builders import tail
+from thermokron.sim.scratch import Scratch
+from thermokron.sim.simulators import Build, build
 
 __all__ = ["PARAMETERS", "BenchFailure", "BenchResult", "bench_parameters", "run_bench"]
 
@@ -91,8 +92,8 @@ def run_bench(
     tests : str, optional
         Regular expression; only tests whose names it finds are run.
     folder : Path, optional
-        Where log, results and waveform go; a new temporary folder if not given, which is
-        removed when the bench passes without waves.
+        Where log, results and waveform go, needed for waves; a temporary one, which does not stay,
+        if not given.
     timeout_s : float
         Wall time after which the simulation is stopped, which is a failure.
 
@@ -102,21 +103,41 @@ def run_bench(
         With the tail of the log; also if no test ran, or time was up.
     SimulatorMissing, BuildFailure
         As `build` does.
+    ValueError
+        If there are waves and no folder.
+    FolderInUse
+        If another bench is writing there.
     """
+    if waves is not None and folder is None:
+        raise ValueError(f"waves = {waves!r} needs a folder for the waveform")
     design = build(verilog, top, simulator, waves=waves, internals=internals)
-    temporary = folder is None
-    folder = Path(tempfile.mkdtemp(prefix=f"thermokron-{top}-")) if folder is None else folder
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder = folder.absolute()
+        with claimed(folder):
+            return _run(module, design, folder, parameters, tests, timeout_s, keep=True)
+    with Scratch() as scratch:
+        return _run(module, design, scratch.folder, parameters, tests, timeout_s, keep=False)
+
+
+def _run(
+    module: str,
+    design: Build,
+    folder: Path,
+    parameters: Mapping[str, Any] | None,
+    tests: str | None,
+    timeout_s: float,
+    *,
+    keep: bool,
+) -> BenchResult:
     log, results = folder / "simulation.log", folder / "results.xml"
-    waveform = folder / f"{top}.{waves}" if waves else None
+    waveform = folder / f"{design.top}.{design.waves}" if design.waves else None
     results.unlink(missing_ok=True)
     environment = design.environment(module, results)
     environment[PARAMETERS] = json.dumps(dict(parameters or {}))
     if tests is not None:
         environment["COCOTB_TEST_FILTER"] = tests
     begin = time.perf_counter()
-    with open(log, "w") as stream:
+    with open(log, "wb") as stream:
         try:
             subprocess.run(
                 design.command(waveform),
@@ -130,18 +151,17 @@ def run_bench(
             )
         except subprocess.TimeoutExpired:
             raise BenchFailure(
-                f"{module} on {simulator}: stopped after {timeout_s:g} s\n{tail(log)}"
+                f"{module} on {design.simulator}: stopped after {timeout_s:g} s; a slow machine "
+                f"may need more (on the command line --timeout); its log ends:\n{tail(log)}"
             ) from None
     seconds = time.perf_counter() - begin
     names, failed = _read_results(results)
     if failed or not names:
         what = f"failed: {', '.join(failed)}" if failed else "no test ran"
-        raise BenchFailure(f"{module} on {simulator}: {what}; log: {log}\n{tail(log)}")
-    output = log.read_text(errors="replace")
-    if temporary and waveform is None:
-        shutil.rmtree(folder)
-        return BenchResult(tuple(names), output, None, None, seconds)
-    return BenchResult(tuple(names), output, log, waveform, seconds)
+        where = f"log: {log}" if keep else "its log ends:"
+        raise BenchFailure(f"{module} on {design.simulator}: {what}; {where}\n{tail(log)}")
+    output = log.read_text(encoding="utf-8", errors="replace")
+    return BenchResult(tuple(names), output, log if keep else None, waveform, seconds)
 
 
 def _read_results(results: Path) -> tuple[list[str], list[str]]:

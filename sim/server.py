@@ -8,7 +8,10 @@ simulator stands still, so host time costs no simulated time.
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 import socket
+import time
 from typing import Any
 
 import cocotb
@@ -22,13 +25,11 @@ from thermokron.sim.axi_driver import AxiLiteDriver, BusError
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.frontend import FrontEnd
 from thermokron.sim.pins import settled
-from thermokron.sim.protocol import Channel, Kind
+from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind
 from thermokron.sim.runner import bench_parameters
 from thermokron.sim.simulators import clock_period
 
 RESET_CYCLES = 2
-#: While a run goes on, the host is looked for every so many clock cycles.
-HOST_CHECK_CYCLES = 2000
 
 
 class Server:
@@ -41,12 +42,21 @@ class Server:
         To the host.
     spec, physics, seed
         As for `FrontEnd`.
+    alive_s : float
+        Seconds after which a run that goes on says so.
     """
 
     def __init__(
-        self, dut: Any, channel: Channel, spec: UnitSpec, physics: ArrayPhysics, seed: int
+        self,
+        dut: Any,
+        channel: Channel,
+        spec: UnitSpec,
+        physics: ArrayPhysics,
+        *,
+        seed: int,
+        alive_s: float,
     ) -> None:
-        self._dut, self._channel = dut, channel
+        self._dut, self._channel, self._alive_s = dut, channel, alive_s
         self._period = clock_period(spec)
         self._frontend = FrontEnd(dut, spec, physics, seed=seed, period=self._period)
         self._bus = AxiLiteDriver(dut, self._period)
@@ -70,7 +80,9 @@ class Server:
             return protocol.pack_words(words)
         elif kind is Kind.WAIT:
             (cycles,) = protocol.unpack_numbers(payload, 1)
-            return bytes([await self._checked(self._wait(cycles))])
+            begin = self._cycles()
+            line = await self._checked(self._wait(cycles))
+            return protocol.pack_numbers(line, self._cycles() - begin)
         elif kind is Kind.EXPECT:
             settle, interval, stream = protocol.unpack_numbers(payload, 3)
             self._frontend.expect(settle, interval, stream=stream)
@@ -79,15 +91,17 @@ class Server:
         elif kind is Kind.RESET:
             await self.reset()
         elif kind is Kind.INFO:
-            time = get_sim_time()
-            info = {"cycles": time // self._period, "seconds": time * 1e-12}
+            info = {"cycles": self._cycles(), "seconds": get_sim_time() * 1e-12}
             return protocol.pack_json({**info, "simulator": cocotb.SIM_NAME.strip()})
         else:
             raise protocol.ProtocolError(f"{kind.name} is not a request")
         return b""
 
+    def _cycles(self) -> int:
+        return int(get_sim_time() // self._period)
+
     async def _wait(self, cycles: int) -> bool:
-        irq = self._dut.irq
+        irq, begin, said = self._dut.irq, self._cycles(), time.monotonic()
         await settled()
         while not int(irq.value) and cycles and self._frontend.error is None:
             span = min(cycles, HOST_CHECK_CYCLES)
@@ -96,6 +110,9 @@ class Server:
             await First(irq.rising_edge, self._frontend.failed.wait(), limit)
             if self._channel.ended():
                 raise EOFError("the host is gone")
+            if time.monotonic() - said > self._alive_s:
+                said = time.monotonic()
+                self._channel.send(Kind.ALIVE, protocol.pack_numbers(self._cycles() - begin))
         return bool(int(irq.value))
 
     async def _checked(self, action: Any) -> Any:
@@ -115,29 +132,35 @@ class Server:
 async def serve(dut: Any) -> None:
     """Serve the host until it says CLOSE, or is gone."""
     parameters = bench_parameters()
+    channel = Channel(socket.socket(fileno=parameters["socket"]))
+    try:
+        await _serve(dut, channel, parameters)
+    except (EOFError, ConnectionError):
+        if channel.ended():  # then nobody else removes what was made for this simulation
+            os.chdir("/")
+            shutil.rmtree(parameters["scratch"], ignore_errors=True)
+
+
+async def _serve(dut: Any, channel: Channel, parameters: dict[str, Any]) -> None:
     spec = UnitSpec.from_json(parameters["spec"])
     physics = ArrayPhysics.from_json(parameters["physics"])
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(parameters["socket"])
-    channel = Channel(connection)
     if parameters["drive_clock"]:
         Clock(dut.clk, clock_period(spec), "step", impl="gpi").start()
-    server = Server(dut, channel, spec, physics, parameters["seed"])
+    server = Server(
+        dut, channel, spec, physics, seed=parameters["seed"], alive_s=parameters["alive_s"]
+    )
     await server.reset()
     gc.freeze()  # what was imported stays; looking through it again and again costs 2%
     channel.send(Kind.DONE)  # ready
     while True:
-        try:
-            kind, payload = channel.receive()
-        except (EOFError, ConnectionError):
-            return  # without a host there is nothing to serve
+        kind, payload = channel.receive()
         if kind is Kind.CLOSE:
             channel.send(Kind.DONE)
             return  # the simulator ends, and completes its waveform
         try:
             answer = await server.execute(kind, payload)
         except EOFError:
-            return
+            raise
         except Exception as error:
             if not isinstance(error, BusError):
                 cocotb.log.exception("%s failed", kind.name)

@@ -13,7 +13,8 @@ import math
 from pathlib import Path
 
 from thermokron.model import UnitSpec
-from thermokron.sim.simulators import clock_period, module_ports
+from thermokron.sim.builders import module_ports
+from thermokron.sim.simulators import clock_period
 
 __all__ = ["TRACED_SUFFIX", "traced_verilog", "write_save_file"]
 
@@ -64,7 +65,7 @@ def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> P
 
     ranges = {name: range_ for _, range_, name in module_ports(verilog, top)}
     path = waveform.with_suffix(".gtkw")
-    with open(path, "w") as stream:
+    with open(path, "w", encoding="utf-8") as stream:
         save = GTKWSave(stream)
         save.dumpfile(str(waveform))
         save.size(1400, 900)

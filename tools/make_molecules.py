@@ -38,7 +38,7 @@ def structures() -> dict[int, str]:
     found: dict[int, str] = {}
     for size in ("small", "large"):
         path = FOLDER / "Identifiers" / f"chemical identifiers pubchem {size}.tsv"
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             fields = line.split("\t")
             found.setdefault(int(fields[1].replace("-", "")), fields[4])
     return found
@@ -46,7 +46,7 @@ def structures() -> dict[int, str]:
 
 def boiling_points(path: Path) -> dict[int, float]:
     """Kelvin by CAS number without hyphens."""
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         rows = csv.DictReader(lines, delimiter="\t")
         return {int(r["CAS"].replace("-", "")): float(r["Tb"]) for r in rows if r["Tb"]}
 
@@ -100,7 +100,7 @@ def main(target: Path) -> None:
             rows[smiles] = f"{smiles}\t{kelvin:.1f}\t{atoms}\t{' '.join(bonds)}\n"
     header = HEADER.format(version=chemicals.__version__)
     body = "".join(rows[smiles] for smiles in sorted(rows))
-    target.write_text(header + "smiles\tboiling_point_k\tatoms\tbonds\n" + body)
+    target.write_text(header + "smiles\tboiling_point_k\tatoms\tbonds\n" + body, encoding="utf-8")
     print(f"{len(rows)} molecules; left out: {dict(left_out)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from thermokron.host.engines import CosimUnit
 from thermokron.host.spec_options import add_spec_options, spec_from_args
 from thermokron.model import Job, NumericUnit, UnitSpec
+from thermokron.model.checks import check_real
+from thermokron.model.files import claimed
 
 __all__ = ["add_parser", "run"]
 
@@ -99,6 +102,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="FOLDER",
         help="where logs and waveforms go [build/cosim]",
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="seconds after which a bench is stopped [300], and those without a sign of life after "
+        "which the simulator of `array` is [30]; more for slow machines",
+    )
     add_spec_options(parser)
 
 
@@ -148,15 +158,20 @@ def _shown(path: Path) -> Path:
 
 def _benches(args: argparse.Namespace) -> dict[str, Bench]:
     """The benches by name."""
-    from thermokron.sim.benches.catalogue import BENCHES, run_block_bench
+    from thermokron.sim.benches.catalogue import BENCHES, TIMEOUT_S, run_block_bench
     from thermokron.sim.runner import BenchResult, run_bench
+
+    timeout_s = TIMEOUT_S if args.timeout is None else args.timeout
+    check_real("timeout", timeout_s, 1.0, 1e6)
 
     def outcome(result: BenchResult) -> Outcome:
         paths = tuple(path for path in (result.log, result.waveform) if path is not None)
         return Outcome(f"{len(result.tests)} tests passed", paths)
 
     def array(folder: Path) -> Outcome:
-        return _run_array(spec_from_args(args), args.sim, args.seed, folder, args.waves)
+        return _run_array(
+            spec_from_args(args), args.sim, args.seed, folder, args.waves, args.timeout
+        )
 
     def registers(folder: Path) -> Outcome:
         from thermokron.rtl import generate_verilog
@@ -171,12 +186,15 @@ def _benches(args: argparse.Namespace) -> dict[str, Bench]:
             parameters={"spec": spec.to_json(), "seed": args.seed, "operations": 600},
             waves=args.waves,
             folder=folder,
+            timeout_s=timeout_s,
         )
         return outcome(result)
 
     def block(name: str) -> Callable[[Path], Outcome]:
         return lambda folder: outcome(
-            run_block_bench(name, args.sim, seed=args.seed, waves=args.waves, folder=folder)
+            run_block_bench(
+                name, args.sim, seed=args.seed, waves=args.waves, folder=folder, timeout_s=timeout_s
+            )
         )
 
     benches: dict[str, Bench] = {
@@ -190,7 +208,12 @@ def _benches(args: argparse.Namespace) -> dict[str, Bench]:
 
 
 def _run_array(
-    spec: UnitSpec, simulator: str, seed: int, folder: Path, waves: str | None
+    spec: UnitSpec,
+    simulator: str,
+    seed: int,
+    folder: Path,
+    waves: str | None,
+    timeout_s: float | None,
 ) -> Outcome:
     """Jobs of both modes on the unit; every integer must be the numeric engine's."""
     from thermokron.sim.runner import BenchFailure
@@ -198,7 +221,12 @@ def _run_array(
     waveform = folder / f"unit.{waves}" if waves else None
     numeric = NumericUnit(spec, seed=seed)
     count = 0
-    with CosimUnit(spec, seed=seed, simulator=simulator, waves=waveform) as unit:
+    with (
+        claimed(folder) if waves else nullcontext(),
+        CosimUnit(
+            spec, seed=seed, simulator=simulator, waves=waveform, timeout_s=timeout_s
+        ) as unit,
+    ):
         for job in _jobs(spec, seed):
             found, expected = unit.run(job), numeric.run(job)
             if found != expected:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from thermokron.host.train_options import add_timeout
 
 __all__ = ["add_parser", "run"]
 
@@ -17,7 +16,8 @@ Every training run leaves a JSON file in DIR/runs when it ends. Interrupt a stud
 same command goes on where it was, and runs only what has no result yet. Results do not depend on
 how many processes share the work. A run that diverges, or whose matrices the unit refuses, ends
 with that as its result. A plan is checked whole before its first run; docs/studies.md says what it
-holds. A folder DIR is of one study.
+holds. A folder DIR is of one study. A plan whose network is "module:function" imports that module
+from here and runs it: look at a plan that is not yours first, with --show.
 """
 
 EPILOG = """\
@@ -44,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--list", action="store_true", help="name the plans that come with the package")
     add("--show", action="store_true", help="print the plan and run nothing")
     add("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each [1]")
+    add_timeout(parser)
     add(
         "-o",
         "--output",
@@ -80,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
         TextColumn("{task.fields[remark]}"),
     )
     console.print(f"{study.title}; results in {folder}", soft_wrap=True)
+    if study.tasks:
+        code = ", ".join(study.tasks)
+        console.print(f"the plan runs code of yours or its author's: {code}", soft_wrap=True)
     with Progress(*columns, console=console) as bars:
         tasks = {}
 
@@ -88,17 +92,12 @@ def run(args: argparse.Namespace) -> int:
                 tasks[stage] = bars.add_task(stage, total=total, remark=remark)
             bars.update(tasks[stage], completed=done, total=total, remark=remark)
 
-        with _terminated_as_interrupted():
-            written = run_study(study, folder, jobs=args.jobs, listen=listen)
+        written = run_study(
+            study,
+            folder,
+            jobs=args.jobs,
+            timeout_s=getattr(args, "timeout", None),
+            listen=listen,
+        )
     console.print("wrote " + " and ".join(map(str, written)), soft_wrap=True)
     return 0
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, is Ctrl-C: it ends the processes that share the work."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +14,14 @@ from typing import TYPE_CHECKING
 from thermokron.host import train_help as text
 from thermokron.host.spec_options import add_spec_options, spec_from_args
 from thermokron.host.train_defaults import OWN, SUITS, help_table
-from thermokron.host.train_options import add_train_options, check_effect, given_options
+from thermokron.host.train_options import (
+    add_timeout,
+    add_train_options,
+    check_effect,
+    given_options,
+)
 from thermokron.model import ArrayPhysics
+from thermokron.model.files import FolderInUse, check_writable, claimed
 
 if TYPE_CHECKING:
     from thermokron.host.train import TrainConfig
@@ -118,6 +126,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         help="where results go [%(default)s]",
     )
+    add_timeout(demo)
     kinds.choices = kinds._name_parser_map = _Kinds(kinds.choices)
 
 
@@ -133,9 +142,11 @@ def _train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from thermokron.host.train import Progress, TrainConfig, train, write_result
+    from thermokron.host.train.checkpoints import check_checkpoint
     from thermokron.host.train.display import network_name, progress_bars, results_table
+    from thermokron.host.train.identity import RunFile, identity
     from thermokron.host.train.plots import plot_losses
-    from thermokron.host.train.results import StepLog, check_writable
+    from thermokron.host.train.results import StepLog
 
     if ":" in args.kind:
         args.network = args.kind
@@ -155,15 +166,20 @@ def _train(args: argparse.Namespace) -> int:
     spec = spec_from_args(args) if on_unit else None
     physics = _physics(args) if on_unit else None
     console = Console()
-    folder = args.output or _folder(config)
-    result_file, plot_file = folder / "result.json", folder / "loss.png"
-    log = StepLog(folder / "metrics.jsonl", outdated=[result_file, plot_file])
-    for file in (result_file, plot_file, log.path):
-        check_writable(file)
-    replacing = args.resume is None and result_file.exists()
     # who resumes wants to be able to resume again
     checkpoint = args.checkpoint or args.resume
-    with progress_bars(console) as listen:
+    with ExitStack() as stack:
+        folder = _claimed(stack, args.output, config)
+        result_file, plot_file = folder / "result.json", folder / "loss.png"
+        owner = RunFile(folder, identity(config, spec, physics))
+        log = StepLog(folder / "metrics.jsonl", owner, outdated=[result_file, plot_file])
+        for file in (result_file, plot_file, log.path, owner.path):
+            check_writable(file)
+        if args.resume is not None:
+            check_checkpoint(args.resume, owner.known)
+            log.check_resumable()
+        replacing = args.resume is None and result_file.exists()
+        listen = stack.enter_context(progress_bars(console))
 
         def follow(now: Progress) -> None:
             listen(config.label, now.step, now.steps, f"loss {now.loss:.4f}")
@@ -176,26 +192,29 @@ def _train(args: argparse.Namespace) -> int:
                 spec=spec,
                 physics=physics,
                 simulator=getattr(args, "simulator", "verilator"),
+                timeout_s=getattr(args, "timeout", None),
                 progress=follow,
                 checkpoint=checkpoint,
                 resume=args.resume,
             )
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
+        about = DATA.get(config.network, config.network)
+        in_nats = " in nats" if result.loss == "CrossEntropyLoss" else ""
+        # first what was found, and only then what there is to be said about it
+        files = [
+            write_result(result_file, [result], spec=spec, physics=physics),
+            plot_losses(
+                [result],
+                plot_file,
+                title=f"Training loss on {about}",
+                subtitle=f"{network_name(result)}, learning rate {result.lr:g}, seed {result.seed}",
+                quantity="training loss" + in_nats,
+            ),
+            *([log.path] if log.path.exists() else []),
+            *([checkpoint] if checkpoint else []),
+        ]
     console.print(results_table([[result]]))
-    about = DATA.get(config.network, config.network)
-    files = [
-        write_result(result_file, [result], spec=spec, physics=physics),
-        plot_losses(
-            [result],
-            plot_file,
-            title=f"Training loss on {about}",
-            subtitle=f"{network_name(result)}, learning rate {result.lr:g}, seed {result.seed}",
-            quantity="training loss" + (" in nats" if result.loss == "CrossEntropyLoss" else ""),
-        ),
-        *([log.path] if log.path.exists() else []),
-        *([checkpoint] if checkpoint else []),
-    ]
     if log.missing:
         console.print(
             f"{log.path} lacks the {log.missing} steps before it was resumed: they are in the "
@@ -211,10 +230,10 @@ def _physics(args: argparse.Namespace) -> ArrayPhysics:
     if not hasattr(args, "physics"):
         return ArrayPhysics.ideal()
     try:
-        content = args.physics.read_text()
+        content = args.physics.read_text(encoding="utf-8")
         try:
             given = json.loads(content)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             given = None
         if isinstance(given, dict):  # else `from_json` says what is wrong with it
             content = json.dumps(asdict(ArrayPhysics.ideal()) | given)
@@ -223,10 +242,23 @@ def _physics(args: argparse.Namespace) -> ArrayPhysics:
         raise ValueError(f"{args.physics}: {error}") from error
 
 
-def _folder(config: TrainConfig) -> Path:
-    """Where results go if nobody says: runs to compare do not replace each other."""
+def _claimed(stack: ExitStack, output: Path | None, config: TrainConfig) -> Path:
+    """The folder for results, which is this run's until the stack is closed.
+
+    If nobody has said where, runs to compare do not replace each other, and one beside which the
+    same is running has a number.
+    """
+    if output is not None:
+        stack.enter_context(claimed(output))
+        return output
     parts = (config.network.replace(":", "."), config.optimizer, config.engine)
-    return Path("runs") / "-".join(part for part in parts if part)
+    name = "-".join(part for part in parts if part)
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with suppress(FolderInUse):
+            stack.enter_context(claimed(folder))
+            break
+    return folder
 
 
 # ---- the demo ------------------------------------------------------------------------------
@@ -238,11 +270,9 @@ def _demo(args: argparse.Namespace) -> int:
     from thermokron.host.train.demo import DemoPlan, run_demo
     from thermokron.host.train.display import network_name, progress_bars, results_table
     from thermokron.host.train.plots import plot_losses
-    from thermokron.host.train.results import RunResult, check_writable, write_result
+    from thermokron.host.train.results import RunResult, write_result
 
-    for name in ("result.json", "loss.png"):
-        check_writable(args.output / name)  # now, rather than lose minutes of training
-    plan = DemoPlan(unit_engine=args.engine)
+    plan = DemoPlan(unit_engine=args.engine, timeout_s=getattr(args, "timeout", None))
     spec = plan.spec
     console = Console()
     unit = (
@@ -250,8 +280,33 @@ def _demo(args: argparse.Namespace) -> int:
         f"{spec.clock_hz / 1e6:g} MHz, tau {spec.tau_s * 1e9:g} ns"
     )
     console.print(f"Training on handwritten digits; the unit: {unit}", soft_wrap=True)
-    with progress_bars(console) as listen:
-        outcome = run_demo(plan, listen)
+    with claimed(args.output):
+        for name in ("result.json", "loss.png"):
+            check_writable(args.output / name)  # now, rather than lose minutes of training
+        with progress_bars(console) as listen:
+            outcome = run_demo(plan, listen)
+            sample = outcome.runs[0]
+            single = sample.samples == 1
+            readings = "one reading a column" if single else f"{sample.samples:,} samples"
+            files = [
+                write_result(
+                    args.output / "result.json",
+                    outcome.runs,
+                    spec=spec,
+                    physics=ArrayPhysics.ideal(),
+                    tuning=outcome.tuning,
+                    claims=[vars(claim) for claim in outcome.claims],
+                    wall_seconds=outcome.wall_seconds,
+                ),
+                plot_losses(
+                    outcome.runs,
+                    args.output / "loss.png",
+                    title="A network trained by sampling a noisy array",
+                    subtitle=f"{network_name(sample)} on handwritten digits, medians of "
+                    f"{len(plan.seeds)} seeds\n{sample.label}: solved by {spec.cells} cells, "
+                    f"{spec.coupling_bits}-bit couplings, {spec.adc_bits}-bit ADC, {readings}",
+                ),
+            ]
     kinds: dict[str, list[RunResult]] = {}
     for result in outcome.runs:
         kinds.setdefault(result.label, []).append(result)
@@ -259,28 +314,6 @@ def _demo(args: argparse.Namespace) -> int:
     for claim in outcome.claims:
         mark = "[green]yes[/]" if claim.holds else "[red]NO [/]"
         console.print(f"{mark}  {claim.text}", soft_wrap=True)
-    sample = outcome.runs[0]
-    readings = "one reading a column" if sample.samples == 1 else f"{sample.samples:,} samples"
-    files = [
-        write_result(
-            args.output / "result.json",
-            outcome.runs,
-            spec=spec,
-            physics=ArrayPhysics.ideal(),
-            tuning=outcome.tuning,
-            claims=[vars(claim) for claim in outcome.claims],
-            wall_seconds=outcome.wall_seconds,
-        ),
-        plot_losses(
-            outcome.runs,
-            args.output / "loss.png",
-            title="A network trained by sampling a noisy array",
-            subtitle=f"{network_name(sample)} on handwritten digits, medians of "
-            f"{len(plan.seeds)} seeds\n"
-            f"{sample.label}: solved by {spec.cells} cells, {spec.coupling_bits}-bit couplings, "
-            f"{spec.adc_bits}-bit ADC, {readings}",
-        ),
-    ]
     console.print(
         f"trained in {outcome.wall_seconds:.0f} s; wrote " + " and ".join(map(str, files)),
         soft_wrap=True,

@@ -12,13 +12,16 @@ from typing import Any
 from thermokron.host.studies.comparison_report import write_report
 from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
-from thermokron.host.studies.settings import about, hints, take
+from thermokron.host.studies.settings import about, check_number_of_runs, hints, own_tasks, take
 from thermokron.host.studies.tables import median
 from thermokron.host.train import TrainConfig
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
 
 __all__ = ["Claim", "Comparison", "Contender", "Network"]
+
+#: Values of one setting that are tried at most.
+MOST_POINTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +103,8 @@ class Contender:
             raise ValueError(f"unit has no effect with engine = {engine!r}")
         if self.unit is not None and self.config.get("optimizer", "kfac") != "kfac":
             raise ValueError(f"unit has no effect with optimizer = {self.config['optimizer']!r}")
-        for name, values in self.grid.items():
-            _axis(name, values)
+        axes = [_axis(name, values) for name, values in self.grid.items()]
+        check_number_of_runs(*map(len, axes))
 
     @property
     def trials(self) -> list[dict[str, float]]:
@@ -191,6 +194,9 @@ class Comparison:
                 raise ValueError(f"{name} holds {twice[0]!r} twice; legal: each once")
         if not self.tuning_seeds and any(len(c.trials) > 1 for c in self.contenders):
             raise ValueError("tuning_seeds needs one entry at least, where there is a grid")
+        trials = sum(len(contender.trials) for contender in self.contenders)
+        seeds = len(self.tuning_seeds) + len(self.seeds)
+        check_number_of_runs(len(self.networks), trials, seeds)
         if sorted(set(self.targets), reverse=True) != self.targets or min(self.targets) <= 0.0:
             raise ValueError(f"targets = {self.targets}; legal: falling, above 0")
         self._check_names()
@@ -270,6 +276,11 @@ class Comparison:
                             raise ValueError(f"{name} has no effect: no contender has a unit")
 
     # ---- what to run ----------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[str]:
+        """Functions of the user's that it imports and calls."""
+        return own_tasks(network.config for network in self.networks)
 
     def stages(self, store: Store) -> Iterator[tuple[str, list[Run]]]:
         """Tuning, then the reported runs."""
@@ -367,9 +378,11 @@ def _axis(name: str, values: Any) -> list[float]:
             all(isinstance(value, int | float) for value in (low, high))
             and 0 < low < high < math.inf
             and isinstance(points, int)
-            and points > 1
+            and 1 < points <= MOST_POINTS
         ):
-            raise ValueError(f"grid of {name} = {values}; legal: 0 < from < to, 2 points or more")
+            raise ValueError(
+                f"grid of {name} = {values}; legal: 0 < from < to, 2 to {MOST_POINTS:,} points"
+            )
         # three digits, so that tables say exactly what was run
         return [float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points)]
     kind = int if hints(TrainConfig).get(name) is int else float

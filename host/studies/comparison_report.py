@@ -29,8 +29,14 @@ def write_report(study: Comparison, store: Store, folder: Path) -> list[Path]:
         losses = [outcome.step_loss for outcome in study.outcomes(network, contender, store)]
         curves.setdefault(network.name, {})[contender.name] = losses
     return [
-        write(folder / "tables.md", *parts, store.told_versions()),
-        plot_curves(curves, folder / "loss.png", title=study.title, targets=study.targets),
+        write(folder / "tables.md", *parts, store.told_runs(), store.told_versions()),
+        plot_curves(
+            curves,
+            folder / "loss.png",
+            title=study.title,
+            targets=study.targets,
+            about=store.told_runs(),
+        ),
     ]
 
 

@@ -14,6 +14,10 @@ from thermokron.host.studies.settings import about, take
 __all__ = ["Study", "load_study", "plan_names", "plan_text"]
 
 
+#: A plan of more is none that a person wrote.
+MOST_BYTES = 1_000_000
+
+
 class Study(Protocol):
     """What a plan becomes.
 
@@ -21,10 +25,15 @@ class Study(Protocol):
     ----------
     name, title : str
         Of the study, for folders and for headings.
+    tasks : list of str
+        Functions of the user's that it imports and calls, "module:function".
     """
 
     name: str
     title: str
+
+    @property
+    def tasks(self) -> list[str]: ...
 
     def stages(self, store: Store) -> Iterator[tuple[str, list[Run]]]:
         """Stages by name, each with its runs; a later one may depend on outcomes of earlier ones.
@@ -55,8 +64,13 @@ def plan_names() -> list[str]:
 def plan_text(name: str) -> str:
     """A plan as it is written; arguments and errors as of `load_study`."""
     if name.endswith(".toml"):
+        path = Path(name)
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise ValueError(
+                f"plan {name} has {path.stat().st_size:,} bytes; legal: {MOST_BYTES:,} at most"
+            )
         try:
-            return Path(name).read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"plan {name} is not UTF-8: {error}") from None
     if name not in _plans():
@@ -87,7 +101,9 @@ def load_study(name: str) -> Study:
     name = Path(name).stem if name.endswith(".toml") else name
     try:
         plan = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"plan {name}: it is nested too deeply to be a plan") from None
+    except ValueError as error:  # integers of thousands of digits, too
         raise ValueError(f"plan {name}: {error}") from None
     from thermokron.host.studies.comparison import Comparison
     from thermokron.host.studies.quantisation import Quantisation

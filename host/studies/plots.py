@@ -16,6 +16,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from thermokron.host.train.plots import save_figure
+
 __all__ = ["HeatMap", "plot_curves", "plot_heat_maps", "smoothed"]
 
 INK = "#222222"
@@ -44,12 +46,6 @@ def _quiet(axes: Any) -> None:
         spine.set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
-    return path
-
-
 def smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
     """The mean over `WINDOW` steps around each; over fewer at the ends.
 
@@ -68,6 +64,7 @@ def plot_curves(
     path: Path,
     *,
     title: str,
+    about: str,
     targets: Sequence[float] = (),
 ) -> Path:
     """Loss by step, smoothed, a panel per network, a line per contender.
@@ -81,6 +78,8 @@ def plot_curves(
         Where to; folders are made as needed.
     title : str
         Above all panels.
+    about : str
+        What the file says of itself.
     targets : sequence of float
         Losses that get a thin line.
     """
@@ -121,7 +120,7 @@ def plot_curves(
         for name in names
     ]
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=11)
-    return _save(figure, path)
+    return save_figure(figure, path, dpi=DPI, about=about)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +153,7 @@ def plot_heat_maps(
     path: Path,
     *,
     title: str,
+    about: str,
     across: int,
     rows: tuple[str, Sequence[int]],
     columns: tuple[str, Sequence[int]],
@@ -169,6 +169,8 @@ def plot_heat_maps(
         Where to; folders are made as needed.
     title : str
         Above all of them.
+    about : str
+        What the file says of itself.
     across : int
         Panels abreast.
     rows, columns : (str, sequence of int)
@@ -193,7 +195,7 @@ def plot_heat_maps(
     for axes in panels[-1]:
         axes.set_xlabel(columns[0], fontsize=11, color=INK)
     figure.supxlabel("\n".join(notes), x=0.02, ha="left", fontsize=11, color=INK)
-    return _save(figure, path)
+    return save_figure(figure, path, dpi=DPI, about=about)
 
 
 def _heat_map(axes: Any, each: HeatMap) -> None:

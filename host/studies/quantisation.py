@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.quantisation_report import write_report
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
-from thermokron.host.studies.settings import about, take
+from thermokron.host.studies.settings import about, check_number_of_runs, own_tasks, take
 from thermokron.host.studies.tables import median
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
@@ -97,6 +97,11 @@ class Quantisation:
         for name in ("seeds", "coupling_bits", "adc_bits", "equilibrate", "guards"):
             if not getattr(self, name):
                 raise ValueError(f"{name} needs one entry at least")
+        bits = len(self.coupling_bits) * len(self.adc_bits)
+        seeds = len(self.seeds)
+        check_number_of_runs(seeds, bits, len(self.equilibrate), len(self.guards))
+        check_number_of_runs(seeds, len(self.samples_coupling_bits), len(self.samples))
+        check_number_of_runs(seeds, len(self.damping_coupling_bits), len(self.damped))
         for name in ("target", "keeps"):
             if getattr(self, name) <= 0.0:
                 raise ValueError(f"{name} = {getattr(self, name)}; legal: above 0")
@@ -122,6 +127,11 @@ class Quantisation:
             check_effects(self.rival, references[self.rival_name])
 
     # ---- what to run ----------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[str]:
+        """Functions of the user's that it imports and calls."""
+        return own_tasks([self.config, self.rival])
 
     def stages(self, store: Store) -> Iterator[tuple[str, list[Run]]]:
         """References, and the grids of bits, samples and damping."""

@@ -35,8 +35,8 @@ def write_report(study: Quantisation, store: Store, folder: Path) -> list[Path]:
         *_samples(study, references, done(study.samples_grid())),
         *_damping(study, done(study.damping_grid())),
     ]
-    plot = _heat_maps(study, references, grid, folder / "bits.png")
-    return [write(folder / "tables.md", *parts, store.told_versions()), plot]
+    plot = _heat_maps(study, references, grid, folder / "bits.png", store.told_runs())
+    return [write(folder / "tables.md", *parts, store.told_runs(), store.told_versions()), plot]
 
 
 def final_loss(outcomes: Outcomes) -> float:
@@ -159,7 +159,11 @@ def _damping(study: Quantisation, grid: dict[tuple[int | None, float], Outcomes]
 
 
 def _heat_maps(
-    study: Quantisation, references: dict[str, Outcomes], grid: dict[Point, Outcomes], path: Path
+    study: Quantisation,
+    references: dict[str, Outcomes],
+    grid: dict[Point, Outcomes],
+    path: Path,
+    about: str,
 ) -> Path:
     """A panel per variant, those of one scaling abreast, first epochs and then losses."""
     from thermokron.host.studies.plots import HeatMap, plot_heat_maps
@@ -200,6 +204,7 @@ def _heat_maps(
         maps,
         path,
         title=study.title,
+        about=about,
         across=len(study.guards),
         rows=("coupling bits", study.coupling_bits),
         columns=("ADC bits", study.adc_bits),

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from thermokron.host.studies.plan import Study
 from thermokron.host.studies.runs import Outcome, Run, Store, execute
 from thermokron.model.checks import check_integer
+from thermokron.model.files import claimed, write_whole
 
 __all__ = ["Listener", "run_study"]
 
@@ -30,6 +32,7 @@ def run_study(
     folder: Path,
     *,
     jobs: int = 1,
+    timeout_s: float | None = None,
     listen: Listener = lambda stage, done, total, remark: None,
 ) -> list[Path]:
     """Run all that has no result yet, then write tables and plots.
@@ -47,6 +50,8 @@ def run_study(
         Where results are kept and reports are written.
     jobs : int
         Processes that train side by side, each on one thread.
+    timeout_s : float, optional
+        How long a simulator may give no sign of life, see `open_unit`.
     listen : callable
         Hears of progress.
 
@@ -61,11 +66,22 @@ def run_study(
         If a run fails, other than by diverging; results so far are kept.
     ValueError
         If the folder is another study's, or holds a file that is not a result.
+    FolderInUse
+        If the study is running there already.
+    ChildProcessError
+        If a process that trained was killed; results so far are kept.
     """
     jobs = check_integer("jobs", jobs, 1, 256)
-    _claim(folder, study.name)
+    with claimed(folder):
+        _claim(folder, study.name)
+        return _run(study, folder, jobs, timeout_s, listen)
+
+
+def _run(
+    study: Study, folder: Path, jobs: int, timeout_s: float | None, listen: Listener
+) -> list[Path]:
     store = Store(folder / "runs")
-    with _workers(jobs) as outcomes:
+    with _workers(jobs, timeout_s) as outcomes:
         for stage, runs in study.stages(store):
             unique = {run.key: run for run in runs}
             missing = list(store.missing(list(unique.values())))
@@ -82,12 +98,11 @@ def _claim(folder: Path, name: str) -> None:
     """Note whose folder it is, as two studies would replace each other's tables."""
     path = folder / "study.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"name": name}) + "\n")
+        write_whole(path, json.dumps({"name": name}) + "\n")
         return
     try:
-        owner = json.loads(path.read_text())["name"]
-    except (ValueError, TypeError, KeyError) as error:
+        owner = json.loads(path.read_text(encoding="utf-8"))["name"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} does not name a study ({error!r}); delete it") from None
     if owner != name:
         raise ValueError(
@@ -110,20 +125,22 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _workers(jobs: int) -> Iterator[Callable[[list[Run]], Iterator[tuple[Run, Outcome]]]]:
+def _workers(
+    jobs: int, timeout_s: float | None
+) -> Iterator[Callable[[list[Run]], Iterator[tuple[Run, Outcome]]]]:
     """What executes runs, and gives outcomes as they come.
 
     Leaving early, as after Ctrl-C, ends the processes, and so does the end of this one.
     """
     if jobs == 1:
-        yield lambda runs: ((run, execute(run)) for run in runs)
+        yield lambda runs: ((run, execute(run, timeout_s)) for run in runs)
         return
     with _one_thread_each():
         # spawned, as a fork of a process whose libraries have threads may hang
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
 
         def outcomes(runs: list[Run]) -> Iterator[tuple[Run, Outcome]]:
-            waiting = {pool.submit(execute, run): run for run in runs}
+            waiting = {pool.submit(execute, run, timeout_s): run for run in runs}
             while waiting:
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ready:
@@ -131,6 +148,12 @@ def _workers(jobs: int) -> Iterator[Callable[[list[Run]], Iterator[tuple[Run, Ou
 
         try:
             yield outcomes
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a process that trained was killed, perhaps by the system because memory ran out; "
+                "results so far are kept, and the same command goes on from there (with fewer "
+                "--jobs, if memory was it)"
+            ) from None
         except BaseException:
             for process in list(pool._processes.values()):
                 process.terminate()

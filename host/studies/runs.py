@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,8 +18,15 @@ from thermokron.host.linalg import NotPositiveDefinite
 from thermokron.host.studies.settings import hints, take
 from thermokron.host.train import Progress, TrainConfig, train
 from thermokron.model import UnitSpec
+from thermokron.model.files import digest, write_whole
 
 __all__ = ["Outcome", "Run", "Store", "execute", "make_config"]
+
+
+#: How a run can end.
+ENDS = ("finished", "diverged", "refused")
+#: Of the files that hold outcomes, and of what they mean: another one's are not taken for these.
+FORMAT = "thermokron study run 2"
 
 
 def make_config(settings: Mapping[str, Any]) -> TrainConfig:
@@ -72,7 +77,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for `record`."""
-        return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(FORMAT, self.record, digits=16)
 
     def with_seed(self, seed: int) -> Run:
         """The same run from another seed."""
@@ -138,9 +143,9 @@ class Outcome:
         return epoch - math.log(target / loss) / math.log(before / loss)
 
 
-def execute(run: Run) -> Outcome:
+def execute(run: Run, timeout_s: float | None = None) -> Outcome:
     """Train on an ideal array; a run that diverges, or whose factors the unit refuses, has an
-    outcome too.
+    outcome too. A simulator may give no sign of life for `timeout_s`, see `open_unit`.
 
     Raises
     ------
@@ -157,8 +162,9 @@ def execute(run: Run) -> Outcome:
             losses.append(now.loss)
         steps.append(now.metrics["loss"])
 
+    patience = timeout_s if run.config.engine == "cosim" else None
     try:
-        result = train(run.config, spec=run.spec, progress=follow)
+        result = train(run.config, spec=run.spec, timeout_s=patience, progress=follow)
     except (FloatingPointError, NotPositiveDefinite) as error:
         return Outcome(
             train_loss=[*itertools.takewhile(math.isfinite, losses), math.inf],
@@ -193,22 +199,47 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {name: plain(value) for name, value in vars(outcome).items()}
 
 
-def _restored(record: dict[str, Any]) -> Outcome:
-    losses = [math.inf if loss is None else float(loss) for loss in record.pop("train_loss")]
-    if not losses:
-        raise ValueError("train_loss is empty")
-    others: dict[str, Any] = {
-        name: math.nan if value is None else value for name, value in record.items()
-    }
-    return Outcome(train_loss=losses, **others)
+def _restored(run: Run, record: dict[str, Any]) -> Outcome:
+    """The outcome that a file holds for a run; `ValueError` if it cannot be that run's."""
+    content = {name: value for name, value in record.items() if name != "checksum"}
+    if record.get("format") != FORMAT:
+        raise ValueError(f"format = {record.get('format')!r}; legal: {FORMAT!r}")
+    if record.get("checksum") != digest(content):
+        raise ValueError("its checksum is wrong: it was changed after the run")
+    for name, value in {**run.record, "physics": None}.items():
+        if record.get(name) != value:
+            raise ValueError(f"its {name} is another run's")
+    told = record["outcome"]
+    take(Outcome, dict(_numbers(told, 0.0, 0.0)))  # so that everything is of its kind
+    outcome = Outcome(**dict(_numbers(told, math.inf, math.nan)))
+    if outcome.end not in ENDS:
+        raise ValueError(f"end = {outcome.end!r}; legal: {', '.join(ENDS)}")
+    epochs, finished = run.config.epochs, outcome.end == "finished"
+    least = epochs + 1 if finished else 1
+    if not least <= len(outcome.train_loss) <= epochs + 1:
+        raise ValueError(
+            f"train_loss has {len(outcome.train_loss)} entries; legal for {epochs} epochs: "
+            f"{least} to {epochs + 1}"
+        )
+    return outcome
+
+
+def _numbers(record: dict[str, Any], infinite: float, unknown: float) -> Iterator[tuple[str, Any]]:
+    """Fields of an outcome, with these numbers in place of null."""
+    for name, value in record.items():
+        if name == "train_loss":
+            yield name, [infinite if loss is None else loss for loss in value]
+        else:
+            yield name, unknown if value is None else value
 
 
 class Store:
     """Outcomes by run, each in a file of its own.
 
-    A file holds the outcome, and for people to read what was run, on which array (`physics`; null
-    is an ideal one) and by which version of this package. It appears whole or not at all, so that
-    an interruption costs no more than the runs that were under way.
+    A file holds the outcome, what was run, on which array (`physics`; null is an ideal one), by
+    which version of this package, and a checksum. It appears whole or not at all, so that an
+    interruption costs no more than the runs that were under way. What is read is held against
+    the run that is asked for.
 
     Parameters
     ----------
@@ -234,10 +265,10 @@ class Store:
             if not path.exists():
                 return None
             try:
-                record = json.loads(path.read_text())
-                self._known[run.key] = _restored(record["outcome"])
-                self._versions[run.key] = str(record.get("version", "unknown"))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                self._known[run.key] = _restored(run, record)
+                self._versions[run.key] = str(record["version"])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     f"{path} is not the result of a run ({error}); delete it to run again"
                 ) from None
@@ -259,20 +290,22 @@ class Store:
 
     def put(self, run: Run, outcome: Outcome) -> None:
         """Keep an outcome."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(run)
         record = {
+            "format": FORMAT,
             "label": run.label,
             "version": version("thermokron"),
             **run.record,
             "physics": None,
             "outcome": _plain(outcome),
         }
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(record, indent=1) + "\n")
-        draft.replace(path)
+        record["checksum"] = digest(record)
+        write_whole(self._path(run), json.dumps(record, indent=1) + "\n")
         self._known[run.key] = outcome
         self._versions[run.key] = version("thermokron")
+
+    def told_runs(self) -> str:
+        """A sentence on which runs the outcomes asked for are of."""
+        return f"Made from {len(self._known):,} runs, digest {digest(sorted(self._known))}."
 
     def told_versions(self) -> str:
         """A sentence on what made the outcomes asked for; "" if only the installed version did."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["about", "hints", "take"]
+__all__ = ["about", "check_number_of_runs", "hints", "own_tasks", "take"]
 
 #: What a value should be, and several of them.
 _NAMES: dict[Any, tuple[str, str]] = {
@@ -29,6 +29,22 @@ def about(what: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+#: Runs of a study at most, in whose thousands a mistake shows before it takes the memory.
+MOST_RUNS = 100_000
+
+
+def check_number_of_runs(*factors: int) -> None:
+    """`ValueError` if so many times so many are more runs than a study may have."""
+    if (runs := math.prod(factors)) > MOST_RUNS:
+        raise ValueError(f"the plan asks for {runs:,} runs; legal: {MOST_RUNS:,} at most")
+
+
+def own_tasks(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The networks of some settings that are functions, "module:function"."""
+    names = {config.get("network") for config in configs}
+    return sorted(name for name in names if isinstance(name, str) and ":" in name)
 
 
 @cache

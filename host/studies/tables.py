@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from thermokron.model.files import write_whole
+
 __all__ = ["markdown", "median", "number", "write"]
 
 
@@ -35,6 +37,4 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write(path: Path, *paragraphs: str) -> Path:
     """Write paragraphs but empty ones, an empty line between them; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(text.strip() for text in paragraphs if text) + "\n")
-    return path
+    return write_whole(path, "\n\n".join(text.strip() for text in paragraphs if text) + "\n")

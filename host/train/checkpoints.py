@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,13 +13,13 @@ from typing import Any, Protocol
 import torch
 
 from thermokron.host.kfac import StepMetrics
-from thermokron.host.train.config import UNIT_ENGINES, TrainConfig
-from thermokron.host.train.tasks import Task
-from thermokron.model import PHASES, ArrayPhysics, UnitSpec
+from thermokron.host.train.identity import differences
+from thermokron.model import PHASES
+from thermokron.model.files import write_whole
 
-__all__ = ["Account", "Checkpoints", "Stateful", "identity"]
+__all__ = ["Account", "Checkpoints", "Stateful", "check_checkpoint"]
 
-FORMAT = "thermokron training 1"
+FORMAT = "thermokron training 2"
 
 
 @dataclass
@@ -75,36 +77,14 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
-def identity(
-    config: TrainConfig, task: Task, spec: UnitSpec | None, physics: ArrayPhysics | None
-) -> dict[str, Any]:
-    """Everything that a run's losses depend on, by name.
-
-    The number of epochs counts where the learning rate's schedule does.
-    """
-    known = asdict(config) | {
-        "task": task.name,
-        "loss": type(task.loss).__name__,
-        "examples": len(task.train),  # type: ignore[arg-type]
-    }
-    if config.schedule == "constant":
-        del known["epochs"]
-    if config.engine in UNIT_ENGINES:
-        for name, value in (
-            ("spec", spec or UnitSpec()),
-            ("physics", physics or ArrayPhysics.ideal()),
-        ):
-            known |= {f"{name}.{k}": v for k, v in asdict(value).items()}
-    return known
-
-
 class Checkpoints:
     """Saves a run after every epoch, and takes it up again.
 
     Parameters
     ----------
-    identity : dict
-        Of the run, see `identity`: a checkpoint of another run is refused.
+    known : dict
+        What the losses depend on, see `thermokron.host.train.identity`: a checkpoint of another
+        run is refused.
     parts : mapping of str to Stateful
         Network, optimiser and so on.
     generator : torch.Generator
@@ -115,13 +95,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        identity: Mapping[str, Any],
+        known: Mapping[str, Any],
         parts: Mapping[str, Stateful],
         generator: torch.Generator,
         *,
         global_generator: bool,
     ) -> None:
-        self.identity = dict(identity)
+        self.identity = dict(known)
+        self._last: tuple[int, int] | None = None
         self.parts = dict(parts)
         self.generator = generator
         self.global_generator = global_generator
@@ -130,7 +111,17 @@ class Checkpoints:
         """Write a file that `torch.load` reads with `weights_only=True`.
 
         It replaces an older one as a whole: whatever happens, one of both is there.
+
+        Raises
+        ------
+        FileExistsError
+            If another run has written the file meanwhile.
+        OSError
+            If it cannot be written.
         """
+        if path.is_file() and _stamp(path) != self._last:
+            reason = "was written by another run meanwhile; give each a checkpoint of its own"
+            raise FileExistsError(errno.EEXIST, reason, str(path))
         state = {
             "format": FORMAT,
             "identity": self.identity,
@@ -139,13 +130,10 @@ class Checkpoints:
             "generator": self.generator.get_state(),
             "global_generator": torch.get_rng_state() if self.global_generator else None,
         }
-        unfinished = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        written = io.BytesIO()
+        torch.save(state, written)
+        write_whole(path, _sealed(written))
+        self._last = _stamp(path)
 
     def load(self, path: Path) -> Account:
         """Put every part into its saved state; what the run had come to.
@@ -155,10 +143,8 @@ class Checkpoints:
         ValueError
             If the file is no checkpoint, or one of another run: the message says what differs.
         """
-        state = _read(path)
-        differences = self._differences(state["identity"])
-        if differences:
-            raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differences)}")
+        state, stamp = _read(path), _stamp(path)
+        _check_run(path, state["identity"], self.identity)
         lacking = [name for name in self.parts if name not in state["parts"]]
         if lacking:
             raise ValueError(f"{path} is no whole checkpoint: it lacks parts: {', '.join(lacking)}")
@@ -179,23 +165,60 @@ class Checkpoints:
                 torch.set_rng_state(state["global_generator"])
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"{path} is no whole checkpoint: generators: {error}") from error
+        self._last = stamp
         return account
 
-    def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
-        ours = self.identity
-        names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-        if "engine" in names:  # with it comes or goes the unit, of which nothing else is to say
-            names = [name for name in names if not name.startswith(("spec.", "physics."))]
-        return [f"{name} = {theirs.get(name)!r}, not {ours.get(name)!r}" for name in names]
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Tells whether a file is still the one that was read or written."""
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns
+
+
+#: Ends a checkpoint, as the comment of the ZIP archive that it is: SHA-256 of all before.
+_SEAL = b"thermokron sha256 "
+_SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
+
+
+def _sealed(archive: io.BytesIO) -> bytes:
+    """A ZIP archive with its checksum as its comment, whose length stands in the last two bytes."""
+    data = archive.getbuffer()
+    data[-2:] = _SEAL_BYTES.to_bytes(2, "little")
+    return b"".join((data, _SEAL, hashlib.sha256(data).digest()))
+
+
+def _unsealed(path: Path) -> bytes:
+    """What `_sealed` has made; `ValueError` if it is not as it was."""
+    data = path.read_bytes()
+    body, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if not seal.startswith(_SEAL):
+        raise ValueError(
+            f"{path} is no checkpoint of a training run: it does not end with a checksum, as of a "
+            "file that was cut short, or that another version of thermokron wrote"
+        )
+    if seal[len(_SEAL) :] != hashlib.sha256(body).digest():
+        raise ValueError(f"{path} is damaged: its checksum is wrong; resume from another copy")
+    return data
+
+
+def check_checkpoint(path: Path, known: Mapping[str, Any]) -> None:
+    """`ValueError` if a file is no checkpoint, or of a run of another `identity`."""
+    theirs = _read(path)["identity"]
+    _check_run(path, {name: value for name, value in theirs.items() if name in known}, known)
+
+
+def _check_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    if differing := differences(theirs, ours):
+        raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differing)}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     problem = f"{path} is no checkpoint of a training run"
-    with path.open("rb") as file:
-        try:
-            state = torch.load(file, weights_only=True)
-        except Exception as error:  # bytes that are no pickle fail in any way
-            raise ValueError(f"{problem}: it cannot be read, or not to the end") from error
+    data = io.BytesIO(_unsealed(path))
+    try:
+        state = torch.load(data, weights_only=True)
+    except Exception as error:  # bytes that are no pickle fail in any way
+        raise ValueError(f"{problem}: it cannot be read, or not to the end") from error
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(problem)
     if state["format"] != FORMAT:

@@ -42,6 +42,8 @@ class DemoPlan:
         Engine of the unit.
     spec : UnitSpec
         The unit.
+    timeout_s : float, optional
+        How long its simulator may give no sign of life, see `open_unit`.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -57,6 +59,7 @@ class DemoPlan:
     )
     unit_engine: str = "cosim"
     spec: UnitSpec = field(default_factory=UnitSpec)
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def run_demo(plan: DemoPlan, listen: Listener) -> DemoOutcome:
     """Tune, train and compare; a fault of the unit is raised, a claim that fails is not."""
     if plan.unit_engine == "cosim":
         listen("building the simulator", 0, 1, "")
-        open_unit("cosim", plan.spec).close()
+        open_unit("cosim", plan.spec, timeout_s=plan.timeout_s).close()
         listen("building the simulator", 1, 1, "")
     started = time.perf_counter()
     tuning = []
@@ -140,7 +143,7 @@ def _train(plan: DemoPlan, config: dict[str, Any], seed: int, listen: Listener) 
     def follow(now: Progress) -> None:
         listen(name, now.step, now.steps, f"loss {now.loss:.4f}")
 
-    return train(settings, spec=plan.spec, progress=follow)
+    return train(settings, spec=plan.spec, timeout_s=plan.timeout_s, progress=follow)
 
 
 def _tune(

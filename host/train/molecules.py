@@ -54,7 +54,11 @@ class Molecules:
     @classmethod
     def load(cls, seed: int) -> Self:
         """The data, split at random by `seed`."""
-        lines = [line for line in TABLE.read_text().splitlines() if not line.startswith("#")]
+        lines = [
+            line
+            for line in TABLE.read_text(encoding="utf-8").splitlines()
+            if not line.startswith("#")
+        ]
         rows = [line.split("\t") for line in lines[1:]]
         atoms, bonds = zip(*(_graph(row[2], row[3]) for row in rows), strict=True)
         kelvin = torch.tensor([float(row[1]) for row in rows])

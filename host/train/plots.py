@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from thermokron.host.train.results import RunResult
+from thermokron.model.files import write_whole
 
-__all__ = ["plot_losses"]
+__all__ = ["plot_losses", "save_figure"]
 
 INK = "#222222"
 QUIET = "#8a8a8a"
@@ -129,9 +132,16 @@ def plot_losses(
         color=INK,
         annotation_clip=False,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200)
-    return path
+    return save_figure(figure, path, dpi=200, about="runs " + " ".join(run.run for run in runs))
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int, about: str) -> Path:
+    """Write a figure, whose file says in itself what made it, and return its path."""
+    written, kind = io.BytesIO(), path.suffix.lstrip(".").lower() or "png"
+    made = f"thermokron {version('thermokron')}"
+    known = {"png": {"Software": made, "Comment": about}, "svg": {"Creator": made, "Source": about}}
+    figure.savefig(written, format=kind, dpi=dpi, metadata=known.get(kind))
+    return write_whole(path, written.getvalue())
 
 
 def _spread(heights: dict[str, float]) -> dict[str, float]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from thermokron.host.train.identity import RunFile
 from thermokron.model import ArrayPhysics, UnitSpec
+from thermokron.model.files import naming_file, write_whole
 
-__all__ = ["RunResult", "StepLog", "check_writable", "write_result"]
+__all__ = ["RunResult", "StepLog", "write_result"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +62,13 @@ class RunResult:
     clipped_steps : int
         Steps that the KL clip shortened.
 
+    run : str
+        Digest of all that the losses depend on, see `thermokron.host.train.identity`.
+
     The rest repeats the configuration; None where it does not apply.
     """
 
+    run: str
     network: str
     loss: str
     optimizer: str
@@ -118,13 +121,16 @@ class RunResult:
 class StepLog:
     """One line of JSON per step, written at once, so that a run can be followed.
 
-    A log begins anew with step 0. With a later step, as of a run that is resumed, it goes on, and
-    lines from that step on, of what was not saved, are dropped.
+    Each line names its run, and `run.json` beside it says what that is. A log begins anew with
+    step 0. With a later step, as of a run that is resumed, it goes on, and lines from that step on,
+    of what was not saved, are dropped.
 
     Parameters
     ----------
     path : Path
         The file; folders are made as needed.
+    owner : RunFile
+        Whose it is.
     outdated : sequence of Path
         Files of an older run, which are removed with its log.
 
@@ -134,29 +140,52 @@ class StepLog:
         Steps before the first, of a run that is resumed, which the file did not hold.
     """
 
-    def __init__(self, path: Path, outdated: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, owner: RunFile, outdated: Sequence[Path] = ()) -> None:
         self.path = path
         self.missing = 0
+        self._owner = owner
         self._outdated = tuple(outdated)
         self._begun = False
+
+    def check_resumable(self) -> None:
+        """`ValueError` if the folder, or a line of the file, is another run's."""
+        self._owner.check()
+        self._kept()
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Add a line; `metrics` has a "step"."""
         if not self._begun:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._kept()[: int(metrics["step"])] if metrics["step"] > 0 else []
             for file in self._outdated:
                 file.unlink(missing_ok=True)
-            kept = self._before(metrics["step"]) if metrics["step"] > 0 else []
             self.missing = int(metrics["step"]) - len(kept)
-            self.path.write_text("".join(line + "\n" for line in kept))
+            self._owner.write()
+            write_whole(self.path, "".join(line + "\n" for line in kept))
             self._begun = True
-        with self.path.open("a") as lines:
-            lines.write(json.dumps(_finite(metrics), allow_nan=False) + "\n")
+        line = json.dumps(_finite({**metrics, "run": self._owner.digest}), allow_nan=False)
+        with naming_file(self.path), self.path.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
 
-    def _before(self, step: float) -> list[str]:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        # the lines of a run are in the order of its steps, and there is one for each
-        return lines[: int(step)]
+    def _kept(self) -> list[str]:
+        """The file's lines, one for each step in their order, as far as they are whole."""
+        if not self.path.exists():
+            return []
+        kept: list[str] = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                run, step = record.get("run"), record.get("step")
+            except (ValueError, AttributeError, RecursionError):
+                break
+            if run != self._owner.digest:
+                raise ValueError(
+                    f"{self.path}, line {len(kept) + 1}, is of another run ({run}, not "
+                    f"{self._owner.digest}); give another folder with -o"
+                )
+            if step != len(kept):
+                break
+            kept.append(line)
+        return kept
 
 
 def write_result(
@@ -183,9 +212,7 @@ def write_result(
         **more,
         "runs": [asdict(run) for run in runs],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-    return path
+    return write_whole(path, json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -197,29 +224,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return value
-
-
-def check_writable(path: Path) -> None:
-    """Try whether a file can be written, folders included, and leave nothing behind.
-
-    Raises
-    ------
-    OSError
-        If it cannot; it names what is in the way.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    missing = [folder for folder in path.parents if not folder.exists()]
-    trial = path.with_name(f"{path.name}.{os.getpid()}.trial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            trial.touch()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with suppress(OSError):
-            trial.unlink()
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()

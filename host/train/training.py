@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -15,14 +16,16 @@ import torch
 
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, Thermodynamic
-from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful, identity
+from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
 from thermokron.host.train.evaluation import Evaluation, evaluate
+from thermokron.host.train.identity import about_task, identity, run_digest
 from thermokron.host.train.networks import BUILDERS
-from thermokron.host.train.results import RunResult, check_writable
+from thermokron.host.train.results import RunResult
 from thermokron.host.train.schedules import scheduler
 from thermokron.host.train.tasks import Task, batch_of, make_task, naming
 from thermokron.model import ArrayPhysics, UnitSpec
+from thermokron.model.files import check_writable
 
 __all__ = ["Progress", "one_thread", "train"]
 
@@ -48,15 +51,30 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+_one_thread = threading.Lock()
+_one_thread_users = 0
+_threads_before = 1
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in torch depend on how many threads share them; with one they are reproducible."""
-    before = torch.get_num_threads()
+    """Sums in torch depend on how many threads share them; with one they are reproducible.
+
+    The number is the process's: it is given back when the last of several runs side by side ends.
+    """
+    global _one_thread_users, _threads_before
+    with _one_thread:
+        if _one_thread_users == 0:
+            _threads_before = torch.get_num_threads()
+        _one_thread_users += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _one_thread:
+            _one_thread_users -= 1
+            if _one_thread_users == 0:
+                torch.set_num_threads(_threads_before)
 
 
 def train(
@@ -66,6 +84,7 @@ def train(
     spec: UnitSpec | None = None,
     physics: ArrayPhysics | None = None,
     simulator: str = "verilator",
+    timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: Path | None = None,
@@ -82,6 +101,8 @@ def train(
         The unit, where the engine is one.
     simulator : str
         What runs the Verilog, for engine "cosim".
+    timeout_s : float, optional
+        How long that may give no sign of life, see `open_unit`.
     progress : callable, optional
         Called after every step.
     checkpoint : Path, optional
@@ -103,7 +124,8 @@ def train(
         inf before the first step; or if the file to resume from is no checkpoint of this run, or
         the one to write is there already.
     OSError
-        If the checkpoint cannot be written where it should be.
+        If the checkpoint cannot be written where it should be, or another run has written it
+        meanwhile.
     """
     if checkpoint is not None:
         _check_checkpoint(checkpoint, resume)
@@ -115,9 +137,10 @@ def train(
             task = stack.enter_context(make_task(config, generator))
         optimizer = _optimizer(config, task.model)
         started = time.perf_counter()
-        kfac = _kfac(config, task, optimizer, stack, spec, physics, simulator)
-        run = _Run(config, task, optimizer, generator, kfac)
-        checkpoints = run.checkpoints(spec, physics, global_generator=draws)
+        where = {"simulator": simulator, "timeout_s": timeout_s} if config.engine == "cosim" else {}
+        kfac = _kfac(config, task, optimizer, stack, spec, physics, where)
+        run = _Run(config, task, optimizer, generator, kfac, identity(config, spec, physics))
+        checkpoints = run.checkpoints(global_generator=draws)
         run.account.start_seconds = time.perf_counter() - started
         if resume is not None:
             run.take_up(checkpoints.load(resume))
@@ -149,7 +172,7 @@ def _kfac(
     stack: ExitStack,
     spec: UnitSpec | None,
     physics: ArrayPhysics | None,
-    simulator: str,
+    where: dict[str, Any],
 ) -> KFAC | None:
     """The preconditioner, with its unit; both close with the stack."""
     if config.optimizer != "kfac":
@@ -157,7 +180,6 @@ def _kfac(
     assert config.engine is not None
     settings: dict[str, Any]
     if config.engine in UNIT_ENGINES:
-        where = {"simulator": simulator} if config.engine == "cosim" else {}
         unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
         stack.enter_context(unit)
         settings = {
@@ -199,8 +221,9 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         kfac: KFAC | None,
+        known: dict[str, Any],
     ) -> None:
-        self.config, self.task, self.kfac = config, task, kfac
+        self.config, self.task, self.kfac, self.known = config, task, kfac, known
         self.optimizer, self.generator = optimizer, generator
         self.examples = len(task.train)  # type: ignore[arg-type]
         self.batches = math.ceil(self.examples / config.batch_size)
@@ -210,9 +233,7 @@ class _Run:
         )
         self.account = Account()
 
-    def checkpoints(
-        self, spec: UnitSpec | None, physics: ArrayPhysics | None, *, global_generator: bool
-    ) -> Checkpoints:
+    def checkpoints(self, *, global_generator: bool) -> Checkpoints:
         parts: dict[str, Stateful] = {
             "model": self.task.model,
             "optimizer": self.optimizer,
@@ -222,7 +243,7 @@ class _Run:
         if self.kfac is not None:
             parts["kfac"] = self.kfac
         return Checkpoints(
-            identity(self.config, self.task, spec, physics),
+            self.known | about_task(self.task),
             parts,
             self.generator,
             global_generator=global_generator,
@@ -262,7 +283,7 @@ class _Run:
         with self._naming("testing it"):
             tested = None if task.test is None else evaluate(task, task.test)
         account.seconds = before + time.perf_counter() - started
-        return _result(config, task, account, tested)
+        return _result(config, run_digest(self.known), task, account, tested)
 
     def _naming(
         self, doing: str, *, passing: tuple[type[Exception], ...] = ()
@@ -321,10 +342,11 @@ class _Run:
 
 
 def _result(
-    config: TrainConfig, task: Task, account: Account, tested: Evaluation | None
+    config: TrainConfig, run: str, task: Task, account: Account, tested: Evaluation | None
 ) -> RunResult:
     with_kfac, on_unit = config.optimizer == "kfac", config.engine in UNIT_ENGINES
     return RunResult(
+        run=run,
         network=task.name,
         loss=type(task.loss).__name__,
         optimizer=config.optimizer,

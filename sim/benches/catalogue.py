@@ -195,6 +195,7 @@ def run_block_bench(
     tests: str | None = None,
     waves: str | None = None,
     folder: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> BenchResult:
     """Run one of `BENCHES` on a simulator; arguments and errors as for `run_bench`."""
     if name not in BENCHES:
@@ -223,5 +224,5 @@ def run_block_bench(
         waves=waves,
         folder=folder,
         internals=False,
-        timeout_s=TIMEOUT_S,
+        timeout_s=timeout_s,
     )

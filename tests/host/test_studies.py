@@ -19,6 +19,7 @@ from thermokron.host.studies.plots import smoothed
 from thermokron.host.studies.runs import Store, execute, make_config
 from thermokron.host.studies.tables import markdown, number
 from thermokron.model import UnitSpec
+from thermokron.model.files import digest
 
 #: Three runs of one epoch, of which two end badly at their first steps.
 SMALL = """
@@ -156,7 +157,7 @@ def test_workers_end_with_their_parent(tmp_path):
 
 
 def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):
-    def terminated(run):
+    def terminated(run, timeout_s):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
         raise AssertionError("still running")
@@ -164,7 +165,7 @@ def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("thermokron.host.studies.runner.execute", terminated)
     command = ["study", written(tmp_path, COMPARISON), "-o", str(tmp_path / "out")]
-    assert main(command) == 130
+    assert main(command) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -190,8 +191,9 @@ def test_files_tell_array_and_version_and_tables_tell_other_versions(tmp_path):
     record = json.loads(path.read_text())
     assert record["physics"] is None  # an ideal array
     assert record["version"] == version("thermokron")
-    del record["physics"]  # as older files have it
-    path.write_text(json.dumps({**record, "version": "0.0.1"}))
+    del record["checksum"]
+    record["version"] = "0.0.1"
+    path.write_text(json.dumps({**record, "checksum": digest(record)}))
     before = results(out)
     run_study(study, out)
     assert results(out) == before
@@ -263,6 +265,47 @@ def test_a_damaged_result_is_named(text, tmp_path):
     path = tmp_path / f"{run.key}.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{path.name} is not the result of a run.*delete it"):
+        Store(tmp_path).get(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["config"].update(seed=1), "its config is another run's"),
+        (lambda r: r.update(physics={"adc_noise": 0.1}), "its physics is another run's"),
+        (lambda r: r["outcome"]["train_loss"].pop(), "train_loss has 2 entries; legal .*: 3 to 3"),
+        (lambda r: r["outcome"].update(end="diverged", train_loss=[]), "train_loss has 0 entries"),
+        (lambda r: r["outcome"].update(wall_seconds="1"), "wall_seconds = '1'; legal: a finite"),
+        (lambda r: r["outcome"].update(step_loss=None), "step_loss = "),
+        (lambda r: r["outcome"].update(end="stopped"), "end = 'stopped'; legal: finished"),
+        (lambda r: r["outcome"].update(joules=1.0), "joules is unknown"),
+        (lambda r: r.update(format="thermokron study run 1"), "format = .* 1'; legal"),
+    ],
+)
+def test_a_file_that_cannot_be_this_runs_is_refused(change, message, tmp_path):
+    """Even if its checksum is right."""
+    settings = {"optimizer": "adam", "hidden": [4], "epochs": 2, "batch_size": 1437}
+    run = Run(label="a run", config=make_config(settings))
+    Store(tmp_path).put(run, execute(run))
+    path = tmp_path / f"{run.key}.json"
+    record = json.loads(path.read_text())
+    assert Store(tmp_path)[run].train_loss == record["outcome"]["train_loss"]
+    del record["checksum"]
+    change(record)
+    path.write_text(json.dumps({**record, "checksum": digest(record)}))
+    with pytest.raises(ValueError, match=rf"{path.name} is not the result of a run \({message}"):
+        Store(tmp_path).get(run)
+
+
+def test_a_digit_that_was_changed_is_noticed(tmp_path):
+    settings = {"optimizer": "adam", "hidden": [4], "epochs": 1, "batch_size": 1437}
+    run = Run(label="a run", config=make_config(settings))
+    Store(tmp_path).put(run, execute(run))
+    path = tmp_path / f"{run.key}.json"
+    record = json.loads(path.read_text())
+    record["outcome"]["train_loss"][-1] += 0.01
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="its checksum is wrong"):
         Store(tmp_path).get(run)
 
 

@@ -53,7 +53,7 @@ def refused(tmp_path, text, message):
         (ADAM, 'config = "mlp"', "contenders, Adam: config = 'mlp'; legal: a table"),
         (ADAM, 'config = { optimiser = "adam" }', "optimiser is unknown in TrainConfig; legal: "),
         (ADAM, 'config = { optimizer = "adam", seed = 1 }', "seed does not belong in config"),
-        ("points = 4", "points = 1", "2 points or more"),
+        ("points = 4", "points = 1", "2 to 1,000 points"),
         ("to = 0.1", "to = inf", "legal: 0 < from < to"),
         ("[0.001, 0.07]", '["fast"]', r"grid of lr = \['fast'\]; legal: a list of numbers"),
         ("grid.damping = [0.01, 0.03]", "grid.batch_size = [0.5]", "legal: a list of integers"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import torch
 
 from thermokron.host.cli import main
 from thermokron.host.train import Progress, Task, TrainConfig, train
-from thermokron.host.train.checkpoints import Account, Checkpoints
+from thermokron.host.train.checkpoints import Account, Checkpoints, _sealed
 from thermokron.model import ArrayPhysics, UnitSpec
 
 RUNS = {
@@ -130,6 +134,13 @@ def test_other_runs_are_refused_and_what_differs_is_named(tmp_path) -> None:
         train(config, resume=path, spec=UnitSpec(cells=20), physics=physics)
 
 
+def save_sealed(state: object, path: Path) -> None:
+    """As `Checkpoints` does, whatever it is."""
+    written = io.BytesIO()
+    torch.save(state, written)
+    path.write_bytes(_sealed(written))
+
+
 def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
     config, path = RUNS["sgd"], tmp_path / "run.pt"
     train(replace(config, epochs=1), checkpoint=path)
@@ -138,10 +149,13 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of a training run: it"):
             train(config, resume=path)
-    torch.save({"model": {}}, path)
+    torch.save({"model": {}}, path)  # without a checksum
+    with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of a training run: it does no"):
+        train(config, resume=path)
+    save_sealed({"model": {}}, path)
     with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of a training run$"):
         train(config, resume=path)
-    torch.save({"format": "thermokron training 0"}, path)
+    save_sealed({"format": "thermokron training 0"}, path)
     with pytest.raises(ValueError, match="has the format 'thermokron training 0'; legal"):
         train(config, resume=path)
     with pytest.raises(FileNotFoundError):
@@ -149,7 +163,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
     path.write_bytes(whole)
     state = torch.load(path, weights_only=True)
     for name in ("identity", "account", "parts", "generator"):
-        torch.save({key: value for key, value in state.items() if key != name}, path)
+        save_sealed({key: value for key, value in state.items() if key != name}, path)
         with pytest.raises(ValueError, match=rf"run\.pt is no checkpoint .*: it has no {name}$"):
             train(config, resume=path)
     for changed, message in (
@@ -157,9 +171,23 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path) -> None:
         ({"parts": {"model": state["parts"]["model"]}}, "it lacks parts: optimizer, schedule, los"),
         ({"generator": torch.zeros(3)}, "generators: "),
     ):
-        torch.save(state | changed, path)
+        save_sealed(state | changed, path)
         with pytest.raises(ValueError, match=rf"run\.pt is no whole checkpoint: {message}"):
             train(config, resume=path)
+
+
+def test_any_flipped_bit_is_noticed(tmp_path) -> None:
+    config, path = replace(RUNS["sgd"], epochs=1), tmp_path / "run.pt"
+    train(config, checkpoint=path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.pt is (damaged: its checksum|no checkpoint)"):
+            train(config, resume=path)
+    path.write_bytes(whole)
+    assert len(train(config, resume=path).train_loss) == 1
 
 
 def test_another_engine_is_all_that_is_said_of_it(tmp_path) -> None:
@@ -222,6 +250,53 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="no space left"):
         checkpoints.save(path, Account(losses=[1.0, 0.5]))
     assert checkpoints.load(path).losses == [1.0]
+
+
+def test_a_checkpoint_that_is_a_symbolic_link_keeps_being_one(tmp_path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path, target = tmp_path / "run.pt", tmp_path / "elsewhere" / "real.pt"
+    path.symlink_to(target)
+    train(replace(RUNS["sgd"], epochs=1), checkpoint=path)
+    assert path.is_symlink()
+    train(replace(RUNS["sgd"], epochs=2), checkpoint=path, resume=path)
+    assert path.is_symlink()
+    assert len(torch.load(target, weights_only=True)["account"]["losses"]) == 3
+    assert os.listdir(tmp_path / "elsewhere") == ["real.pt"]
+
+
+def test_a_checkpoint_that_another_run_writes_is_left_alone(tmp_path) -> None:
+    """Both were begun before either had saved anything."""
+    path = tmp_path / "run.pt"
+
+    def other(now: Progress) -> None:
+        if now.step == 1:
+            train(replace(RUNS["sgd"], epochs=1), checkpoint=path)
+
+    with pytest.raises(FileExistsError, match="written by another run meanwhile"):
+        train(replace(RUNS["sgd"], seed=9), checkpoint=path, progress=other)
+    assert torch.load(path, weights_only=True)["identity"]["seed"] == 0
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from thermokron.host.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
+command = ["train", "digits", "--hidden", "8", "--optimizer", "sgd", "--epochs", "1"]
+sys.exit(main([*command, "-o", "out", "--checkpoint", "run.pt"]))
+"""
+
+
+def test_a_file_size_limit_or_a_full_disk_is_one_line_that_names_the_file(tmp_path) -> None:
+    """The file-size limit and a full disk come to the same call, with another number."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "thermokron: error: run.pt: File too large"
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_the_command_line_resumes_and_completes_its_log(tmp_path, monkeypatch, capsys) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from thermokron.host.cli import main
-from thermokron.host.train.results import StepLog, check_writable
+from thermokron.host.train.identity import RunFile
+from thermokron.host.train.results import StepLog
 from thermokron.host.train.tasks import naming
 from thermokron.model import UnitFault
+from thermokron.model.files import check_writable
 
 MODULE = """
 import torch
@@ -151,9 +153,11 @@ def test_a_test_loss_that_is_no_number_does_not_lose_the_training(module) -> Non
 
 
 def test_numbers_that_json_has_not_are_null_in_the_log(tmp_path) -> None:
-    log = StepLog(tmp_path / "metrics.jsonl")
+    owner = RunFile(tmp_path, {"seed": 0})
+    log = StepLog(tmp_path / "metrics.jsonl", owner)
     log.write({"step": 0, "loss": float("inf"), "kappa": float("nan")})
-    assert json.loads(log.path.read_text()) == {"step": 0, "loss": None, "kappa": None}
+    found = json.loads(log.path.read_text())
+    assert found == {"step": 0, "loss": None, "kappa": None, "run": owner.digest}
 
 
 def test_looking_at_the_test_examples_early_changes_no_loss(module) -> None:
@@ -217,7 +221,7 @@ def test_an_interrupted_run_is_not_mixed_with_an_older_one(module, monkeypatch, 
 
     monkeypatch.setattr(KFAC, "step", interrupted)
     assert run(module, "good", "--batch-size", "5") == 130
-    assert [path.name for path in Path("out").iterdir()] == ["metrics.jsonl"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["metrics.jsonl", "run.json"]
 
 
 @pytest.mark.parametrize("name", ["result.json", "loss.png", "metrics.jsonl"])

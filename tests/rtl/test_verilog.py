@@ -25,7 +25,8 @@ from thermokron.rtl.axi import AxiLiteSignature
 from thermokron.rtl.converter import ConverterPort
 from thermokron.rtl.sampler import Sampler
 from thermokron.rtl.verilog import LINT_WAIVERS, UNIT_NAME
-from thermokron.sim.simulators import _tool_env, _verilator, missing
+from thermokron.sim.builders import _verilator
+from thermokron.sim.simulators import missing
 
 DOCS = Path(__file__).parents[2] / "docs"
 RULES = ["PROCASSINIT", "UNUSEDSIGNAL", "WIDTHEXPAND", "DECLFILENAME"]
@@ -63,9 +64,11 @@ def _run(*command: str | Path, **options) -> str:
 def _lint(verilog: Path, waivers: Path) -> subprocess.CompletedProcess[str]:
     if reason := missing("verilator"):
         pytest.skip(reason)
-    program, _ = _verilator()
+    program, root = _verilator()
     command = [program, "--lint-only", "-Wall", "--top-module", UNIT_NAME, waivers, verilog]
-    return subprocess.run(command, capture_output=True, text=True, env=_tool_env())
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"VERILATOR_ROOT": str(root)}
+    )
 
 
 def _accept(verilog: Path) -> None:

