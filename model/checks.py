@@ -8,7 +8,15 @@ import numbers
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["check_integer", "check_real", "fields_from_json"]
+__all__ = ["check_integer", "check_real", "fields_from_json", "finite"]
+
+
+def finite(value: numbers.Real | float) -> bool:
+    """Whether a number fits a float, and is neither NaN nor infinite."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -24,7 +32,7 @@ def check_real(name: str, value: Any, low: float, high: float) -> float:
     """`value` as a finite float within [low, high], or an error that names it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} = {value!r} is not a number; legal: {low:g} to {high:g}")
-    if not (math.isfinite(value) and low <= float(value) <= high):
+    if not (finite(value) and low <= float(value) <= high):
         raise ValueError(f"{name} = {value} is out of range; legal: {low:g} to {high:g}")
     return float(value)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from thermokron.host.studies.tables import median
 from thermokron.host.train import TrainConfig
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
+from thermokron.model.checks import finite
 
 __all__ = ["Claim", "Comparison", "Contender", "Network"]
 
@@ -375,8 +375,8 @@ def _axis(name: str, values: Any) -> list[float]:
             raise ValueError(f"grid of {name} = {values}; legal: a list, or from, to and points")
         low, high, points = values["from"], values["to"], values["points"]
         if not (
-            all(isinstance(value, int | float) for value in (low, high))
-            and 0 < low < high < math.inf
+            all(isinstance(value, int | float) and finite(value) for value in (low, high))
+            and 0 < low < high
             and isinstance(points, int)
             and 1 < points <= MOST_POINTS
         ):
@@ -389,7 +389,10 @@ def _axis(name: str, values: Any) -> list[float]:
     if (
         not isinstance(values, list)
         or not values
-        or any(isinstance(value, bool) or not isinstance(value, (int, kind)) for value in values)
+        or any(
+            isinstance(value, bool) or not isinstance(value, (int, kind)) or not finite(value)
+            for value in values
+        )
     ):
         numbers = "integers" if kind is int else "numbers"
         raise ValueError(

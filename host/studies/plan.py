@@ -67,7 +67,8 @@ def plan_text(name: str) -> str:
         path = Path(name)
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise ValueError(
-                f"plan {name} has {path.stat().st_size:,} bytes; legal: {MOST_BYTES:,} at most"
+                f"plan {path.stem}: it has {path.stat().st_size:,} bytes; legal: {MOST_BYTES:,} at "
+                "most"
             )
         try:
             return path.read_text(encoding="utf-8")

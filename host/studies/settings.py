@@ -10,6 +10,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from thermokron.model.checks import finite
+
 __all__ = ["about", "check_number_of_runs", "hints", "own_tasks", "take"]
 
 #: What a value should be, and several of them.
@@ -105,7 +107,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict)
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return number and finite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool, NoneType):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -51,30 +50,15 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-_one_thread = threading.Lock()
-_one_thread_users = 0
-_threads_before = 1
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in torch depend on how many threads share them; with one they are reproducible.
-
-    The number is the process's: it is given back when the last of several runs side by side ends.
-    """
-    global _one_thread_users, _threads_before
-    with _one_thread:
-        if _one_thread_users == 0:
-            _threads_before = torch.get_num_threads()
-        _one_thread_users += 1
+    """Sums in torch depend on how many threads share them; with one they are reproducible."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _one_thread:
-            _one_thread_users -= 1
-            if _one_thread_users == 0:
-                torch.set_num_threads(_threads_before)
+        torch.set_num_threads(before)
 
 
 def train(

@@ -19,7 +19,7 @@ from thermokron.host.studies.plots import smoothed
 from thermokron.host.studies.runs import Store, execute, make_config
 from thermokron.host.studies.tables import markdown, number
 from thermokron.model import UnitSpec
-from thermokron.model.files import digest
+from thermokron.model.files import claimed, digest
 
 #: Three runs of one epoch, of which two end badly at their first steps.
 SMALL = """
@@ -154,6 +154,33 @@ def test_workers_end_with_their_parent(tmp_path):
         assert any("at work" in line for line in process.stdout)
         process.kill()
         process.communicate(timeout=120)  # ends when the last of them has closed its output
+
+
+def test_a_worker_that_is_killed_is_told_and_results_are_kept(tmp_path, capsys):
+    (tmp_path / "deadly.py").write_text(
+        "import os\nfrom thermokron.host.train.networks import BUILDERS\n"
+        "import torch\n"
+        "def task(seed):\n"
+        "    if seed == 1:\n        os.kill(os.getpid(), 9)\n"
+        "    generator = torch.Generator().manual_seed(seed)\n"
+        "    return BUILDERS['mlp'](seed, (4,), generator)\n"
+    )
+    text = ALONE.replace('network = "mlp", hidden = [4]', 'network = "deadly:task"')
+    plan = written(tmp_path, text.replace("seeds = [0]", "seeds = [0, 1]"))
+    command = [sys.executable, "-m", "thermokron.host.cli", "study", plan, "-o", "out"]
+    done = subprocess.run([*command, "--jobs", "2"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the plan runs code of yours or its author's: deadly:task" in done.stdout
+    told = "thermokron: error: a process that trained was killed, perhaps by the system because mem"
+    assert done.stderr.splitlines()[-1].startswith(told)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_that_runs_already_is_refused(tmp_path, capsys):
+    plan, out = written(tmp_path, ALONE), tmp_path / "out"
+    with claimed(out):
+        assert main(["study", plan, "-o", str(out)]) == 2
+    assert f"{out}: another run is writing there" in capsys.readouterr().err
 
 
 def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):
