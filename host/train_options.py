@@ -108,7 +108,7 @@ def add_train_options(parser: argparse.ArgumentParser, *, hidden: str | None) ->
         "--output",
         type=Path,
         metavar="DIR",
-        help="where results go [runs/NETWORK-OPTIMIZER-ENGINE]",
+        help="where results go [runs/NETWORK-OPTIMIZER-ENGINE, numbered if others are there]",
     )
     for flag, text in (
         ("--checkpoint", "save the run there after every epoch [the file of --resume, if given]"),

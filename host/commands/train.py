@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thermokron.host import train_help as text
 from thermokron.host.spec_options import add_spec_options, spec_from_args
@@ -25,6 +25,7 @@ from thermokron.model.files import FolderInUse, check_writable, claimed
 
 if TYPE_CHECKING:
     from thermokron.host.train import TrainConfig
+    from thermokron.host.train.identity import RunFile
 
 __all__ = ["add_parser", "run"]
 
@@ -144,7 +145,7 @@ def _train(args: argparse.Namespace) -> int:
     from thermokron.host.train import Progress, TrainConfig, train, write_result
     from thermokron.host.train.checkpoints import check_checkpoint
     from thermokron.host.train.display import network_name, progress_bars, results_table
-    from thermokron.host.train.identity import RunFile, identity
+    from thermokron.host.train.identity import identity
     from thermokron.host.train.plots import plot_losses
     from thermokron.host.train.results import StepLog
 
@@ -169,9 +170,9 @@ def _train(args: argparse.Namespace) -> int:
     # who resumes wants to be able to resume again
     checkpoint = args.checkpoint or args.resume
     with ExitStack() as stack:
-        folder = _claimed(stack, args.output, config)
+        owner = _claimed(stack, args.output, config, identity(config, spec, physics))
+        folder = owner.path.parent
         result_file, plot_file = folder / "result.json", folder / "loss.png"
-        owner = RunFile(folder, identity(config, spec, physics))
         log = StepLog(folder / "metrics.jsonl", owner, outdated=[result_file, plot_file])
         for file in (result_file, plot_file, log.path, owner.path):
             check_writable(file)
@@ -242,23 +243,30 @@ def _physics(args: argparse.Namespace) -> ArrayPhysics:
         raise ValueError(f"{args.physics}: {error}") from error
 
 
-def _claimed(stack: ExitStack, output: Path | None, config: TrainConfig) -> Path:
+def _claimed(
+    stack: ExitStack, output: Path | None, config: TrainConfig, known: dict[str, Any]
+) -> RunFile:
     """The folder for results, which is this run's until the stack is closed.
 
-    If nobody has said where, runs to compare do not replace each other, and one beside which the
-    same is running has a number.
+    If nobody has said where, runs to compare do not replace each other: a folder in which another
+    is at work, or has left its results, is passed over for one with a number.
     """
+    from thermokron.host.train.identity import RunFile
+
     if output is not None:
         stack.enter_context(claimed(output))
-        return output
+        return RunFile(output, known)
     parts = (config.network.replace(":", "."), config.optimizer, config.engine)
     name = "-".join(part for part in parts if part)
     for number in itertools.count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        with suppress(FolderInUse):
-            stack.enter_context(claimed(folder))
-            break
-    return folder
+        owner = RunFile(folder, known)
+        with suppress(FolderInUse, ValueError), ExitStack() as attempt:
+            attempt.enter_context(claimed(folder))
+            owner.check()
+            stack.enter_context(attempt.pop_all())
+            return owner
+    raise AssertionError("there is a number for each")
 
 
 # ---- the demo ------------------------------------------------------------------------------

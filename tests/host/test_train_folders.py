@@ -106,6 +106,18 @@ def test_two_runs_at_once_have_folders_of_their_own() -> None:
     ]
 
 
+def test_without_a_folder_another_runs_results_are_left_alone(capsys) -> None:
+    """And a run that is resumed finds its own."""
+    for seed in ("0", "1", "0"):
+        assert main([*TRAIN, "--epochs", "1", "--seed", seed]) == 0
+    assert "in place of an older run's" in capsys.readouterr().out
+    assert sorted(os.listdir("runs")) == ["mlp-sgd", "mlp-sgd-2"]
+    assert main([*TRAIN, "--epochs", "1", "--seed", "2", "--checkpoint", "a.pt"]) == 0
+    assert main([*TRAIN, "--epochs", "2", "--seed", "2", "--resume", "a.pt"]) == 0
+    assert len(lines("runs/mlp-sgd-3")) == 6
+    assert [len(lines(f"runs/mlp-sgd{end}")) for end in ("", "-2")] == [3, 3]
+
+
 @pytest.mark.parametrize("command", [TRAIN, ["train", "demo", "--engine", "numeric"]])
 def test_a_folder_in_use_is_refused_by_name(command: list[str], capsys) -> None:
     with claimed(Path("out")):
