@@ -386,14 +386,11 @@ def _axis(name: str, values: Any) -> list[float]:
         # three digits, so that tables say exactly what was run
         return [float(f"{low * (high / low) ** (i / (points - 1)):.3g}") for i in range(points)]
     kind = int if hints(TrainConfig).get(name) is int else float
-    if (
-        not isinstance(values, list)
-        or not values
-        or any(
-            isinstance(value, bool) or not isinstance(value, (int, kind)) or not finite(value)
-            for value in values
-        )
-    ):
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, int | kind) and not isinstance(value, bool) and finite(value)
+
+    if not isinstance(values, list) or not values or not all(map(fits, values)):
         numbers = "integers" if kind is int else "numbers"
         raise ValueError(
             f"grid of {name} = {values!r}; legal: a list of {numbers}, or from, to and points"

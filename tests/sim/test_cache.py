@@ -14,8 +14,8 @@ import pytest
 
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
+from thermokron.sim import SIMULATORS, missing
 from thermokron.sim import cache as cache_module
-from thermokron.sim import missing
 from thermokron.sim.cache import cached
 
 
@@ -70,7 +70,8 @@ def test_what_is_damaged_is_made_anew(damage: str, cache: Path) -> None:
     assert sorted(path.name for path in entry.parent.iterdir()) == ["x"]
 
 
-@pytest.mark.parametrize("simulator", ["icarus", pytest.param("verilator", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("simulator", SIMULATORS)
 def test_a_simulator_whose_files_are_damaged_is_built_again(simulator: str, cache: Path) -> None:
     if reason := missing(simulator):
         pytest.skip(reason)
