@@ -42,8 +42,10 @@ __all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink",
 #: When this module was imported, in seconds since the epoch.
 IMPORTED = time.time()
 #: Seconds without a sign of life after which a simulator is given up, beside what the clock cycles
-#: asked for may take; twice as many while it starts.
+#: asked for may take.
 TIMEOUT_S = 30.0
+#: The same, at least, while it starts and loads its libraries.
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 #: How many times dearer than those so far the clock cycles of a request may be.
 MARGIN = 10.0
@@ -182,7 +184,7 @@ class SimulatorLink:
         _sockets.add(ours)
         self._channel = Channel(ours)
         try:
-            self._receive("START", 0, 2 * self._timeout_s)
+            self._receive("START", 0, max(START_TIMEOUT_S, self._timeout_s))
         except BaseException:
             self._finalizer()
             raise

@@ -29,17 +29,19 @@ JOB = Job(
 )
 
 
-def opened(simulator: str, timeout_s: float | None = None) -> CosimUnit:
+def opened(simulator: str, *, patience_s: float = 30.0) -> CosimUnit:
+    """A unit that says every half a second that it goes on; so patient with it is the host."""
     if reason := missing(simulator):
         pytest.skip(reason)
-    unit = open_unit("cosim", SPEC, seed=4, simulator=simulator, timeout_s=timeout_s)
+    unit = open_unit("cosim", SPEC, seed=4, simulator=simulator, timeout_s=2)
     assert isinstance(unit, CosimUnit)
+    unit.link._timeout_s = patience_s
     return unit
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_a_stopped_simulator_is_a_named_error(simulator: str) -> None:
-    with opened(simulator, timeout_s=1) as unit:
+    with opened(simulator, patience_s=1) as unit:
         process = unit.link.process
         os.kill(process.pid, signal.SIGSTOP)
         begin = time.monotonic()
@@ -60,7 +62,7 @@ def test_a_stopped_simulator_is_a_named_error(simulator: str) -> None:
 
 def test_a_simulator_stopped_in_the_midst_of_a_long_run() -> None:
     """Its limit is of seconds without a sign of life, not of what all the cycles may take."""
-    with opened("verilator", timeout_s=1) as unit:
+    with opened("verilator", patience_s=1) as unit:
         pid = unit.link.process.pid
         stop = f"import os, time; time.sleep(0.5); os.kill({pid}, {signal.SIGSTOP})"
         with subprocess.Popen([sys.executable, "-c", stop]):
@@ -82,9 +84,8 @@ def test_a_stopped_simulator_is_closed_all_the_same(monkeypatch: pytest.MonkeyPa
 
 def test_a_long_run_says_that_it_goes_on() -> None:
     """Longer than the limit, without an error."""
-    with opened("icarus", timeout_s=1) as unit:
-        link, long = unit.link, replace(JOB, settle_cycles=100_000)
-        link._timeout_s = 0.4  # of which it gives signs every 0.25 s
+    with opened("icarus", patience_s=1) as unit:
+        link, long = unit.link, replace(JOB, settle_cycles=150_000)
         begin = time.monotonic()
         assert unit.run(long) == NumericUnit(SPEC, seed=4).run(long)
         link._asked = "WAIT"
@@ -93,7 +94,7 @@ def test_a_long_run_says_that_it_goes_on() -> None:
 
 
 def test_a_simulator_that_is_stopped_for_a_while_is_waited_for() -> None:
-    with opened("verilator", timeout_s=5) as unit:
+    with opened("verilator") as unit:
         pid = unit.link.process.pid
         os.kill(pid, signal.SIGSTOP)
         go_on = f"import os, time; time.sleep(1); os.kill({pid}, {signal.SIGCONT})"
@@ -106,7 +107,7 @@ import sys, time
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
 
-with open_unit("cosim", UnitSpec(cells=3, lanes=1), timeout_s=1) as unit:
+with open_unit("cosim", UnitSpec(cells=3, lanes=1), timeout_s=2) as unit:
     print(unit.link.process.pid, flush=True)
     print(unit.link.wait_interrupt(3_000_000), flush=True)
 """
@@ -121,14 +122,14 @@ def test_a_host_that_was_stopped_itself_blames_nobody() -> None:
         host.stdout.readline()
         time.sleep(0.2)
         os.kill(host.pid, signal.SIGSTOP)
-        time.sleep(2)
+        time.sleep(3)
         os.kill(host.pid, signal.SIGCONT)
         assert host.stdout.readline() == "False\n"
         assert host.wait(20) == 0
 
 
 def test_the_limit_follows_what_cycles_cost() -> None:
-    with opened("verilator", timeout_s=30) as unit:
+    with opened("verilator") as unit:
         link = unit.link
         unit.run(JOB)
         link._cycles, link._seconds = 1000, 2.0  # a very slow simulation
@@ -161,7 +162,7 @@ def test_the_command_line_has_the_limit(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_death_is_still_a_death() -> None:
-    with opened("verilator", timeout_s=1) as unit:
+    with opened("verilator") as unit:
         unit.link.process.kill()
         with pytest.raises(SimulatorDied, match="killed by SIGKILL"):
             unit.run(JOB)
