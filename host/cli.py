@@ -8,6 +8,7 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from types import ModuleType
 from typing import TextIO
@@ -92,26 +93,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 0
     try:
+        if args.command is None:
+            parser.print_help()
+            return 0
         with warnings.catch_warnings(), ended_by_signals():
             warnings.showwarning = _warn
             status: int = args.run(args)
-            sys.stdout.flush()
+            print(end="", flush=True)  # what standard output does not take is an error, too
     except KeyboardInterrupt:
-        print("\nthermokron: interrupted", file=sys.stderr)
+        _say("\nthermokron: interrupted")
         return 130
     except Ended as end:
-        print(f"\nthermokron: ended by {end}", file=sys.stderr)
+        _say(f"\nthermokron: ended by {end}")
         return 128 + end.signal
     except (ValueError, UnitFault, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
-        print(f"thermokron: error: {_told(error)}", file=sys.stderr)
+        _say(f"thermokron: error: {_told(error)}")
         return 2
     return status
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # where that cannot be said, the status says it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _told(error: Exception) -> str:

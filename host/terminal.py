@@ -88,7 +88,11 @@ class _Patient:
 def patient_streams() -> Iterator[None]:
     """Standard output and error whose reader may leave (`| head`) without ending the work."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Patient(before[0], "output"), _Patient(before[1], "error")
+    # a process may have none, as some daemons do
+    if sys.stdout is not None:
+        sys.stdout = _Patient(sys.stdout, "output")
+    if sys.stderr is not None:
+        sys.stderr = _Patient(sys.stderr, "error")
     try:
         yield
     finally:

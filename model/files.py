@@ -75,12 +75,12 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Bring a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not every file system can, nor may every folder be looked into
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             os.fsync(handle)
-    finally:
-        os.close(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -126,6 +126,8 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # /dev/null
+        return
     missing = [folder for folder in path.parents if not folder.exists()]
     trial = path.with_name(f".thermokron-{secrets.token_hex(8)}.trial")
     try:

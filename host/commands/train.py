@@ -200,6 +200,7 @@ def _train(args: argparse.Namespace) -> int:
             )
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
+        log.begin(None)  # where nothing was left to be done
         about = DATA.get(config.network, config.network)
         in_nats = " in nats" if result.loss == "CrossEntropyLoss" else ""
         # first what was found, and only then what there is to be said about it
@@ -218,8 +219,8 @@ def _train(args: argparse.Namespace) -> int:
     console.print(results_table([[result]]))
     if log.missing:
         console.print(
-            f"{log.path} lacks the {log.missing} steps before it was resumed: they are in the "
-            "folder where the run began",
+            f"{log.path} lacks {log.missing} steps of before it was resumed; if the run began in "
+            "another folder, they are there",
             soft_wrap=True,
         )
     written = "wrote " + ", ".join(str(path) for path in files)
@@ -264,6 +265,8 @@ def _claimed(
         with suppress(FolderInUse, ValueError), ExitStack() as attempt:
             attempt.enter_context(claimed(folder))
             owner.check()
+            if not owner.path.exists() and any(folder.iterdir()):
+                continue  # somebody's, who did not say whose
             stack.enter_context(attempt.pop_all())
             return owner
     raise AssertionError("there is a number for each")
@@ -277,6 +280,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     from thermokron.host.train.demo import DemoPlan, run_demo
     from thermokron.host.train.display import network_name, progress_bars, results_table
+    from thermokron.host.train.identity import RunFile
     from thermokron.host.train.plots import plot_losses
     from thermokron.host.train.results import RunResult, write_result
 
@@ -288,11 +292,14 @@ def _demo(args: argparse.Namespace) -> int:
         f"{spec.clock_hz / 1e6:g} MHz, tau {spec.tau_s * 1e9:g} ns"
     )
     console.print(f"Training on handwritten digits; the unit: {unit}", soft_wrap=True)
+    owner = RunFile(args.output, plan.identity)
     with claimed(args.output):
-        for name in ("result.json", "loss.png"):
+        owner.check()
+        for name in ("result.json", "loss.png", "run.json"):
             check_writable(args.output / name)  # now, rather than lose minutes of training
         with progress_bars(console) as listen:
             outcome = run_demo(plan, listen)
+            owner.write()
             sample = outcome.runs[0]
             single = sample.samples == 1
             readings = "one reading a column" if single else f"{sample.samples:,} samples"

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from thermokron.host.engines import open_unit
@@ -60,6 +60,14 @@ class DemoPlan:
     unit_engine: str = "cosim"
     spec: UnitSpec = field(default_factory=UnitSpec)
     timeout_s: float | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its results depend on, by name."""
+        grids = {f"lr.{'.'.join(filter(None, key))}": grid for key, grid in self.grids.items()}
+        known = asdict(self) | {"kind": "demo", "timeout_s": None}
+        spec = {f"spec.{name}": value for name, value in known.pop("spec").items()}
+        return {**known, **spec, "grids": None, **grids}
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ class RunFile:
             owner, theirs = record["run"], dict(record["identity"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{self.path} does not name a run ({error!r}); delete it") from None
+        if owner != run_digest(theirs):
+            raise ValueError(f"{self.path} was changed: its digest is wrong; delete it")
         if owner != self.digest:
             found = "; ".join(differences(theirs, json.loads(json.dumps(self.known))))
             raise ValueError(

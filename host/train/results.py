@@ -152,39 +152,50 @@ class StepLog:
         self._owner.check()
         self._kept()
 
+    def begin(self, step: int | None) -> None:
+        """Make file and folder this run's, of which `step` comes next, or none any more (None)."""
+        if self._begun:
+            return
+        known = self._kept() if step != 0 else []
+        kept = [line for number, line in known if step is None or number < step]
+        for file in self._outdated:
+            file.unlink(missing_ok=True)
+        self.missing = 0 if step is None else step - len(kept)
+        self._owner.write()
+        if kept or step is not None:
+            write_whole(self.path, "".join(line + "\n" for line in kept))
+        self._begun = True
+
     def write(self, metrics: Mapping[str, float]) -> None:
         """Add a line; `metrics` has a "step"."""
-        if not self._begun:
-            kept = self._kept()[: int(metrics["step"])] if metrics["step"] > 0 else []
-            for file in self._outdated:
-                file.unlink(missing_ok=True)
-            self.missing = int(metrics["step"]) - len(kept)
-            self._owner.write()
-            write_whole(self.path, "".join(line + "\n" for line in kept))
-            self._begun = True
+        self.begin(int(metrics["step"]))
         line = json.dumps(_finite({**metrics, "run": self._owner.digest}), allow_nan=False)
         with naming_file(self.path), self.path.open("a", encoding="utf-8") as lines:
             lines.write(line + "\n")
 
-    def _kept(self) -> list[str]:
-        """The file's lines, one for each step in their order, as far as they are whole."""
+    def _kept(self) -> list[tuple[int, str]]:
+        """The file's lines, each with its step; but for the last, if it was cut short."""
         if not self.path.exists():
             return []
-        kept: list[str] = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        kept: list[tuple[int, str]] = []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                run, step = record.get("run"), record.get("step")
-            except (ValueError, AttributeError, RecursionError):
-                break
+                run, step = record.get("run"), int(record["step"])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                if number == len(lines):
+                    break
+                raise ValueError(
+                    f"{self.path}, line {number}, is damaged ({error!r}); remove it, or give "
+                    "another folder with -o"
+                ) from None
             if run != self._owner.digest:
                 raise ValueError(
-                    f"{self.path}, line {len(kept) + 1}, is of another run ({run}, not "
+                    f"{self.path}, line {number}, is of another run ({run}, not "
                     f"{self._owner.digest}); give another folder with -o"
                 )
-            if step != len(kept):
-                break
-            kept.append(line)
+            kept.append((step, line))
         return kept
 
 

@@ -318,7 +318,7 @@ def test_the_command_line_resumes_and_completes_its_log(tmp_path, monkeypatch, c
     elsewhere = [*command, "-o", "other", "--resume", "run.pt", "--checkpoint", "other.pt"]
     capsys.readouterr()
     assert main(elsewhere) == 0
-    assert "metrics.jsonl lacks the 3 steps before" in capsys.readouterr().out
+    assert "metrics.jsonl lacks 3 steps of before" in capsys.readouterr().out
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "run.pt" in printed

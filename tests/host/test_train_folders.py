@@ -78,7 +78,7 @@ def test_resuming_in_the_folder_of_another_run_is_refused(capsys) -> None:
     assert main([*resume, "-o", "out"]) == 2
     assert "out/run.json does not name a run" in capsys.readouterr().err
     assert main([*resume, "-o", "new"]) == 0
-    assert "lacks the 3 steps before it was resumed" in capsys.readouterr().out
+    assert "lacks 3 steps of before it was resumed" in capsys.readouterr().out
 
 
 def test_a_log_that_was_cut_short_goes_on_where_it_is_whole(capsys) -> None:
@@ -87,8 +87,31 @@ def test_a_log_that_was_cut_short_goes_on_where_it_is_whole(capsys) -> None:
     path.write_text(path.read_text()[:-9])
     capsys.readouterr()
     assert main([*TRAIN, "--epochs", "2", "--resume", "a.pt", "-o", "out"]) == 0
-    assert "lacks the 1 steps before" in capsys.readouterr().out
+    assert "lacks 1 steps of before" in capsys.readouterr().out
     assert [line["step"] for line in lines("out")] == [0, 1, 3, 4, 5]
+
+
+def test_a_line_that_is_damaged_is_named_and_none_is_lost(capsys) -> None:
+    assert main([*TRAIN, "--epochs", "1", "--checkpoint", "a.pt", "-o", "out"]) == 0
+    path = Path("out/metrics.jsonl")
+    damaged = path.read_text().replace('"step": 1', '"step" 1')
+    path.write_text(damaged)
+    assert main([*TRAIN, "--epochs", "2", "--resume", "a.pt", "-o", "out"]) == 2
+    assert "out/metrics.jsonl, line 2, is damaged" in capsys.readouterr().err
+    assert path.read_text() == damaged
+
+
+def test_a_run_that_is_resumed_twice_in_another_folder_keeps_its_lines() -> None:
+    assert main([*TRAIN, "--epochs", "1", "--checkpoint", "a.pt", "-o", "out"]) == 0
+    for epochs in ("2", "3"):
+        assert main([*TRAIN, "--epochs", epochs, "--resume", "a.pt", "-o", "new"]) == 0
+    assert [line["step"] for line in lines("new")] == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_run_that_was_at_its_end_names_itself_all_the_same() -> None:
+    assert main([*TRAIN, "--epochs", "1", "--checkpoint", "a.pt", "-o", "out"]) == 0
+    assert main([*TRAIN, "--epochs", "1", "--resume", "a.pt", "-o", "new"]) == 0
+    assert Path("new/run.json").read_text() == Path("out/run.json").read_text()
 
 
 # ---- a folder in use ---------------------------------------------------------------------------
@@ -108,14 +131,25 @@ def test_two_runs_at_once_have_folders_of_their_own() -> None:
 
 def test_without_a_folder_another_runs_results_are_left_alone(capsys) -> None:
     """And a run that is resumed finds its own."""
+    Path("runs/mlp-sgd-4").mkdir(parents=True)
+    Path("runs/mlp-sgd-4/result.json").write_text("of a version that named no run")
     for seed in ("0", "1", "0"):
         assert main([*TRAIN, "--epochs", "1", "--seed", seed]) == 0
     assert "in place of an older run's" in capsys.readouterr().out
-    assert sorted(os.listdir("runs")) == ["mlp-sgd", "mlp-sgd-2"]
+    assert sorted(os.listdir("runs")) == ["mlp-sgd", "mlp-sgd-2", "mlp-sgd-4"]
     assert main([*TRAIN, "--epochs", "1", "--seed", "2", "--checkpoint", "a.pt"]) == 0
     assert main([*TRAIN, "--epochs", "2", "--seed", "2", "--resume", "a.pt"]) == 0
     assert len(lines("runs/mlp-sgd-3")) == 6
     assert [len(lines(f"runs/mlp-sgd{end}")) for end in ("", "-2")] == [3, 3]
+    assert main([*TRAIN, "--epochs", "1", "--seed", "5"]) == 0
+    assert os.listdir("runs/mlp-sgd-4") == ["result.json"]
+    assert Path("runs/mlp-sgd-5/result.json").exists()
+
+
+def test_the_demo_leaves_another_runs_results_alone(capsys) -> None:
+    assert main([*TRAIN, "--epochs", "1", "-o", "out"]) == 0
+    assert main(["train", "demo", "--engine", "numeric", "-o", "out"]) == 2
+    assert "out holds the results of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [TRAIN, ["train", "demo", "--engine", "numeric"]])
@@ -148,6 +182,14 @@ def test_a_full_disk_behind_the_terminal_loses_no_result(monkeypatch, capsys) ->
     told = "thermokron: error: standard output: No space left on device\n"
     assert capsys.readouterr().err == told
     assert Path("out/result.json").exists()
+
+
+def test_a_process_without_a_terminal_is_silent(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main([*TRAIN, "--epochs", "1", "-o", "out"]) == 0
+    assert Path("out/result.json").exists()
+    assert main([*TRAIN, "--epochs", "0", "-o", "out"]) == 2
 
 
 def test_a_list_whose_reader_leaves_ends_quietly() -> None:
