@@ -87,7 +87,14 @@ class RegisterUnit(BaseUnit):
         self.link.close()
 
     def abort(self) -> None:
-        """End a run that is on, with the fault "aborted"; does nothing otherwise."""
+        """End a run that is on, with the fault "aborted"; does nothing otherwise.
+
+        `UnitFault` if that is another thread's, which waits for its end.
+        """
+        with self._turn(wait=False):
+            self._abort()
+
+    def _abort(self) -> None:
         self._write({"control": {"abort": 1}})
 
     def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
@@ -151,7 +158,7 @@ class RegisterUnit(BaseUnit):
     def _finish(self, job: Job) -> Readout:
         limit = PATIENCE * sum(self.spec.phase_cycles(job).values()) + PATIENCE_CYCLES
         if not self.link.wait_interrupt(limit):
-            self.abort()
+            self._abort()
             raise UnitFault(f"the unit was not done after {limit} clock cycles")
         status = self._map.registers["status"]
         plan = _read_plan(self.spec, len(job.biases), job.second_moments)

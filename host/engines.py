@@ -134,5 +134,9 @@ class CosimUnit(RegisterUnit):
             raise
 
     def info(self) -> dict[str, Any]:
-        """What the simulation knows of itself: "simulator", and time in "cycles", "seconds"."""
-        return self.link.info()
+        """What the simulation knows of itself: "simulator", and time in "cycles", "seconds".
+
+        `UnitFault` while another thread runs a job.
+        """
+        with self._turn(wait=False):
+            return self.link.info()

@@ -337,10 +337,12 @@ class BaseUnit:
         return readout
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, *, wait: bool = True) -> Iterator[None]:
         """One job at a time, so that no two have streams in common."""
         check_owner(self._process)
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            raise UnitFault("the request met a run in flight, of another thread; ask after it")
+        try:
             if self._running:
                 raise RuntimeError("the unit is running a job already, and runs one at a time")
             self._running = True
@@ -348,6 +350,8 @@ class BaseUnit:
                 yield
             finally:
                 self._running = False
+        finally:
+            self._lock.release()
 
     def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
         """Execute jobs in order (see `Unit.run_many`)."""

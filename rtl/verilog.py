@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermokron.model import UnitSpec
-from thermokron.model.files import write_whole
+from thermokron.model.files import claimed, naming_file, write_whole
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
 
@@ -256,15 +257,20 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
         header=path.with_suffix(".h"),
         html=path.with_name(f"{path.stem}_registers"),
     )
-    write_whole(files.verilog, generate_verilog(spec))
-    write_whole(files.sidecar, json.dumps(_sidecar(spec), indent=2) + "\n")
-    write_whole(files.rdl, bound_rdl(spec))
-    root = elaborate_rdl(spec)
-    # without typedefs of its own: their names would carry this unit's parameters
-    CHeaderExporter().export(root, str(files.header), reuse_typedefs=False)
-    # the page's time stamp would differ from one run to the next; the fingerprint does its job
-    stamp = {"build_ts": spec.fingerprint}
-    HTMLExporter(generate_source_links=False, user_context=stamp).export(root, str(files.html))
+    with claimed(path.parent):
+        write_whole(files.verilog, generate_verilog(spec))
+        write_whole(files.sidecar, json.dumps(_sidecar(spec), indent=2) + "\n")
+        write_whole(files.rdl, bound_rdl(spec))
+        root = elaborate_rdl(spec)
+        with naming_file(files.header), TemporaryDirectory() as scratch:
+            header = Path(scratch) / files.header.name  # from which its guard has its name
+            # without typedefs of its own: their names would carry this unit's parameters
+            CHeaderExporter().export(root, str(header), reuse_typedefs=False)
+            write_whole(files.header, header.read_bytes())
+        # the page's time stamp would differ from one run to the next; the fingerprint does its job
+        stamp = {"build_ts": spec.fingerprint}
+        exporter = HTMLExporter(generate_source_links=False, user_context=stamp)
+        exporter.export(root, str(files.html))
     return files
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -30,6 +32,7 @@ LOG_TAIL_LINES = 40
 #: key in the cache says.
 COMPILER_VARIABLES = re.compile(
     "(C|CPP|CXX|LD|MAKE|M|GNUMAKE|USER_(CPP|LD))FLAGS|MAKE(LEVEL|FILES)|VERILATOR_.*|OPT(_.*)?"
+    "|OBJCACHE|CCACHE_.*|VM_.*"
 )
 
 
@@ -56,8 +59,18 @@ def source_texts() -> list[str]:
 
 def _said_first(command: list[str]) -> str:
     """The first line that a tool prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return done.stdout.decode(errors="replace").splitlines()[0]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_tool_environment()
+    )
+    said = done.stdout.decode(errors="replace").strip()
+    if done.returncode or not said:
+        raise BuildFailure(f"{' '.join(command)} failed: {said or f'status {done.returncode}'}")
+    return said.splitlines()[0]
+
+
+def _tool_environment() -> dict[str, str]:
+    # where Python has found room, as Icarus does not look further than TMPDIR
+    return environment_without(COMPILER_VARIABLES) | {"TMPDIR": tempfile.gettempdir()}
 
 
 @functools.cache
@@ -78,14 +91,23 @@ def _verilator() -> tuple[Path, Path | None]:
 def _tool(command: Sequence[str], folder: Path, log: Path, **environment: str) -> None:
     with open(log, "a", encoding="utf-8") as lines:
         print("$", *command, file=lines, flush=True)
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=folder,
+            stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=subprocess.STDOUT,
-            env=environment_without(COMPILER_VARIABLES) | environment,
+            env=_tool_environment() | environment,
+            start_new_session=True,
         )
-    if done.returncode:
+        try:
+            process.wait()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)  # and the compilers that make has begun
+            process.wait()
+            raise
+    if process.returncode:
         raise BuildFailure(f"{command[0]} failed:\n{tail(log)}")
 
 
@@ -131,7 +153,7 @@ def build_verilator(
     program, root = _verilator()
     main = MAIN if drives_clock else config.share_dir / "lib" / "verilator" / "verilator.cpp"
     log = folder / "build.log"
-    with Scratch(_without_spaces()) as scratch:
+    with Scratch(_plainly_named()) as scratch:
         work = scratch.folder
         environment = {}
         if root is not None:
@@ -146,7 +168,7 @@ def build_verilator(
             *("-Mdir", "objects", "--top-module", top, "--timescale", f"{TIMESCALE}/{TIMESCALE}"),
             *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "--x-assign", "fast"),
             *("--x-initial", "fast", "-O3", "--no-timing"),
-            *("-LDFLAGS", f"'-Wl,-rpath,{config.libs_dir}' -L../libraries -lcocotbvpi_verilator"),
+            *("-LDFLAGS", "-L../libraries -lcocotbvpi_verilator"),
         ]
         sources = ["design.v"]
         if internals:
@@ -170,13 +192,17 @@ def build_verilator(
         shutil.copy(work / "simulator", folder)
 
 
-def _without_spaces() -> Path:
-    """A folder for temporary files whose name has no space."""
+def _plainly_named() -> Path:
+    """A folder for temporary files whose name means nothing to make and its shell."""
     folders = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
-    fitting = [name for name in folders if not re.search(r"\s", name) and os.access(name, os.W_OK)]
+    fitting = [
+        name
+        for name in folders
+        if re.fullmatch(r"[\w./+@-]+", name, re.ASCII) and os.access(name, os.W_OK)
+    ]
     if not fitting:
         raise BuildFailure(f"make cannot work in {' or '.join(folders)}; set TMPDIR to a folder "
-                           "without spaces")  # fmt: skip
+                           "that can be written, with a name of letters and digits")  # fmt: skip
     return Path(fitting[0])
 
 

@@ -40,8 +40,12 @@ def cache_dir() -> Path:
     """Where the cache is: $THERMOKRON_CACHE, or thermokron/ in the user's cache folder."""
     if path := os.environ.get("THERMOKRON_CACHE"):
         return Path(path).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "thermokron"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache").absolute() / "thermokron"
+    except RuntimeError:  # a user without an entry in passwd, as in containers
+        reason = "there is no home directory; set THERMOKRON_CACHE to a folder"
+        raise FileNotFoundError(errno.ENOENT, reason, "~/.cache") from None
 
 
 def cached(kind: str, name: str, fill: Callable[[Path], None]) -> Path:
@@ -64,8 +68,13 @@ def cached(kind: str, name: str, fill: Callable[[Path], None]) -> Path:
         if _whole(target):
             return target
         with Scratch(target.parent, UNFINISHED) as work:
-            fill(work.folder)
-            _seal(work.folder)
+            try:
+                fill(work.folder)
+                _seal(work.folder)
+            except OSError as error:  # a full disk, which names nothing, or not what will be there
+                if error.filename is None or str(work.folder) in str(error.filename):
+                    error.filename = str(target)
+                raise
             _install(work.folder, target)
     return target
 

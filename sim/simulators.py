@@ -47,7 +47,7 @@ SIMULATORS = ("icarus", "verilator")
 WAVES = ("vcd", "fst")
 #: What a user's shell may hold for simulations of the user's own: their test filters, for one.
 SIMULATION_VARIABLES = re.compile(
-    "(COCOTB|GPI|PYGPI)_.*|MODULE|TESTCASE|TOPLEVEL|TOPLEVEL_LANG|RANDOM_SEED|PLUSARGS|COVERAGE"
+    "(COCOTB|GPI|PYGPI|PYTEST)_.*|MODULE|TESTCASE|TOPLEVEL|TOPLEVEL_LANG|RANDOM_SEED|PLUSARGS|COVERAGE"
 )
 
 
@@ -144,6 +144,10 @@ class Build:
             PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
             PYGPI_PYTHON_BIN=sys.executable,
             GPI_USERS=f"{_libpython()};{config.pygpi_entry_point()}",
+            # a path in the program would have to be told to make, which takes few characters
+            LD_LIBRARY_PATH=os.pathsep.join(
+                filter(None, (str(config.libs_dir), environment.get("LD_LIBRARY_PATH")))
+            ),
             # one process per simulation: BLAS threads would only fight over the cores
             OPENBLAS_NUM_THREADS="1",
             OMP_NUM_THREADS="1",

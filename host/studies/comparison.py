@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,7 @@ class Comparison:
             ("networks", [network.name for network in self.networks]),
             ("contenders", [contender.name for contender in self.contenders]),
         ):
-            twice = [entry for place, entry in enumerate(entries) if entry in entries[:place]]
+            twice = [entry for entry, count in Counter(entries).items() if count > 1]
             if twice:
                 raise ValueError(f"{name} holds {twice[0]!r} twice; legal: each once")
         if not self.tuning_seeds and any(len(c.trials) > 1 for c in self.contenders):

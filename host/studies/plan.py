@@ -113,6 +113,9 @@ def load_study(name: str) -> Study:
     kind = plan.pop("kind", None)
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"plan {name}: kind = {kind!r} is unknown; legal: {', '.join(kinds)}")
-    with about(f"plan {name}"):
-        study: Study = take(kinds[kind], {"name": name, **plan})
+    try:
+        with about(f"plan {name}"):
+            study: Study = take(kinds[kind], {"name": name, **plan})
+    except RecursionError:
+        raise ValueError(f"plan {name}: it is nested too deeply to be a plan") from None
     return study

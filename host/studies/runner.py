@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from thermokron.host.studies.plan import Study
 from thermokron.host.studies.runs import Outcome, Run, Store, execute
+from thermokron.host.terminal import Ended, ended_by_signals
 from thermokron.model.checks import check_integer
 from thermokron.model.files import claimed, write_whole
 
@@ -23,6 +25,8 @@ __all__ = ["Listener", "run_study"]
 #: Called after each run with the stage, the runs of the stage done, those there are, and a remark.
 Listener = Callable[[str, int, int, str], None]
 
+#: Seconds that a worker has for cleaning up when its parent is gone.
+CLEANING_S = 10.0
 #: What BLAS and OpenMP libraries read when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -73,7 +77,7 @@ def run_study(
     """
     jobs = check_integer("jobs", jobs, 1, 256)
     with claimed(folder):
-        _claim(folder, study.name)
+        _claim(folder, study)
         return _run(study, folder, jobs, timeout_s, listen)
 
 
@@ -94,20 +98,21 @@ def _run(
     return study.report(store, folder)
 
 
-def _claim(folder: Path, name: str) -> None:
+def _claim(folder: Path, study: Study) -> None:
     """Note whose folder it is, as two studies would replace each other's tables."""
-    path = folder / "study.json"
+    path, mine = folder / "study.json", {"name": study.name, "title": study.title}
     if not path.exists():
-        write_whole(path, json.dumps({"name": name}) + "\n")
+        write_whole(path, json.dumps(mine) + "\n")
         return
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))["name"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        owner = {"name": record["name"], "title": record["title"]}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} does not name a study ({error!r}); delete it") from None
-    if owner != name:
+    if owner != mine:
         raise ValueError(
-            f"{folder} holds the study {owner!r}, not {name!r}; give another folder with -o, or "
-            f"delete {path} to replace its tables"
+            f"{folder} holds the study {owner['name']!r}, {owner['title']!r}, not {study.name!r}, "
+            f"{study.title!r}; give another folder with -o, or delete {path} to replace its tables"
         )
 
 
@@ -121,7 +126,18 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLEANING_S)
     os._exit(1)
+
+
+def _execute_here(run: Run, timeout_s: float | None) -> Outcome:
+    """In a worker: what is under way when it is told to end is cleaned up."""
+    try:
+        with ended_by_signals():
+            return execute(run, timeout_s)
+    except Ended:
+        os._exit(1)
 
 
 @contextmanager
@@ -140,7 +156,7 @@ def _workers(
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
 
         def outcomes(runs: list[Run]) -> Iterator[tuple[Run, Outcome]]:
-            waiting = {pool.submit(execute, run, timeout_s): run for run in runs}
+            waiting = {pool.submit(_execute_here, run, timeout_s): run for run in runs}
             while waiting:
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ready:

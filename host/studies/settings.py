@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,6 +14,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from thermokron.model.checks import finite
 
 __all__ = ["about", "check_number_of_runs", "hints", "own_tasks", "take"]
+
+#: Says what a value is, in not too many words.
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 20
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
 
 #: What a value should be, and several of them.
 _NAMES: dict[Any, tuple[str, str]] = {
@@ -87,7 +93,7 @@ def take(kind: Any, settings: dict[str, Any]) -> Any:
     for name, value in settings.items():
         hint = hints(kind)[name]
         if not _fits(value, hint):
-            raise ValueError(f"{name} = {value!r}; legal: {_name(hint)}")
+            raise ValueError(f"{name} = {_SHORT.repr(value)}; legal: {_name(hint)}")
     try:
         return kind(**settings)
     except TypeError as error:

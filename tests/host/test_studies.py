@@ -201,9 +201,11 @@ def test_a_folder_belongs_to_one_study(tmp_path):
     other = load_study(written(tmp_path, COMPARISON, "other.toml"))
     out = tmp_path / "out"
     out.mkdir()
-    (out / "study.json").write_text('{"name": "other"}')
-    with pytest.raises(ValueError, match="out holds the study 'other', not 'tiny'; give another"):
-        run_study(study, out)
+    for told in ({"name": "other", "title": study.title}, {"name": "tiny", "title": "Another"}):
+        (out / "study.json").write_text(json.dumps(told))
+        message = rf"out holds the study '{told['name']}', '{told['title']}', not 'tiny', .*; give"
+        with pytest.raises(ValueError, match=message):
+            run_study(study, out)
     assert results(out) == {}
     assert other.name == "other"
     (out / "study.json").write_text("[]")

@@ -63,6 +63,8 @@ def refused(tmp_path, text, message):
             "contenders, K-FAC, exact: the plan asks for 2,000,000 runs; legal: 100,000 at most",
         ),
         ("seeds = [0, 1]", "seeds = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("seeds = [0, 1]", "seeds" + ".a" * 3000 + " = 1", "seeds = .*; legal: a list|too deeply"),
+        ("seeds = [0, 1]", f"seeds = {[*range(11, 130_000)]}", "asks for .* runs; legal"),
         ("seeds = [0, 1]", "seeds = [" + "1" * 5000 + "]", "Exceeds the limit"),
         ("targets = [0.5, 0.1]", "targets = [1" + "0" * 400 + "]", "a list of finite numbers"),
         ("to = 0.1", "to = 1" + "0" * 400, "legal: 0 < from < to"),

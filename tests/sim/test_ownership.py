@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from thermokron.host import CosimUnit, open_unit
-from thermokron.model import Job, NumericUnit, UnitSpec
+from thermokron.model import Job, NumericUnit, UnitFault, UnitSpec
 from thermokron.sim import SimulationError, missing
 
 SPEC = UnitSpec(cells=3, lanes=1)
@@ -165,10 +165,35 @@ def test_a_request_that_meets_another_says_so(unit: CosimUnit) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     with pytest.raises(SimulationError, match="INFO met another request in flight, WAIT"):
-        unit.info()
+        unit.link.info()
+    for ask in (unit.info, unit.abort):
+        with pytest.raises(UnitFault, match="met a run in flight, of another thread"):
+            ask()
     unit.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_what_other_threads_ask_does_not_disturb_a_run(unit: CosimUnit) -> None:
+    done, refused = threading.Event(), []
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                unit.info()
+            except UnitFault as fault:
+                refused.append(fault)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        numeric = NumericUnit(SPEC, seed=4)
+        for seed in range(20):
+            assert unit.run(job(seed)) == numeric.run(job(seed))
+    finally:
+        done.set()
+        thread.join()
+    assert refused
 
 
 def test_jobs_that_run_others_while_they_are_made_are_refused(unit: CosimUnit) -> None:

