@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -61,16 +62,11 @@ def test_a_child_is_refused_and_the_parent_does_not_notice() -> None:
     )
 
 
-def _run_there(unit: BaseUnit) -> object:
-    return unit.run(JOB)
-
-
-def test_a_unit_that_is_sent_to_a_pool_is_refused_there() -> None:
-    with (
-        multiprocessing.get_context("spawn").Pool(1) as pool,
-        pytest.raises(RuntimeError, match="belongs to process"),
-    ):
-        pool.apply(_run_there, [NumericUnit(SPEC)])
+def test_a_unit_that_is_sent_to_another_process_is_refused_there() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        sent = pool.submit(BaseUnit.run, NumericUnit(SPEC), JOB)
+        with pytest.raises(RuntimeError, match="belongs to process"):
+            sent.result(120)
 
 
 def test_a_child_begun_while_another_thread_samples_does_not_wait_for_it() -> None:
