@@ -84,8 +84,8 @@ def test_a_stopped_simulator_is_closed_all_the_same(monkeypatch: pytest.MonkeyPa
 
 def test_a_long_run_says_that_it_goes_on() -> None:
     """Longer than the limit, without an error."""
-    with opened("icarus", patience_s=1) as unit:
-        link, long = unit.link, replace(JOB, settle_cycles=150_000)
+    with opened("icarus", patience_s=2) as unit:
+        link, long = unit.link, replace(JOB, settle_cycles=250_000)
         begin = time.monotonic()
         assert unit.run(long) == NumericUnit(SPEC, seed=4).run(long)
         link._asked = "WAIT"
