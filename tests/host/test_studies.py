@@ -176,6 +176,16 @@ def test_a_worker_that_is_killed_is_told_and_results_are_kept(tmp_path, capsys):
     assert "Traceback" not in done.stderr
 
 
+def test_a_plan_names_what_it_imports_before_it_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign.py").write_text("print('imported')\nraise ValueError('on import')\n")
+    text = ALONE.replace('network = "mlp", hidden = [4]', 'network = "foreign:task"')
+    assert main(["study", written(tmp_path, text), "-o", "out"]) == 2
+    printed = capsys.readouterr().out
+    told = "the plan runs code of yours or its author's: foreign:task"
+    assert 0 <= printed.index(told) < printed.index("imported")
+
+
 def test_a_study_that_runs_already_is_refused(tmp_path, capsys):
     plan, out = written(tmp_path, ALONE), tmp_path / "out"
     with claimed(out):
