@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Shape, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from thermokron.model import UnitSpec
@@ -27,16 +27,19 @@ class Accumulator(wiring.Component):
     after three cycles (`thermokron.model.spec.ACCUMULATOR_LATENCY`), and different addresses
     every cycle. `term` is given one cycle after `add`, where a multiplier's register delivers
     it. While nothing is added, `read` fetches a word for the host.
+
+    Data registers have no reset, and an enable each, so that they rest where there is nothing to
+    do: that saves power, and a simulator need not evaluate what a register does not take.
     """
 
-    def __init__(self, depth: int, word: data.StructLayout) -> None:
+    def __init__(self, depth: int, word: Shape, term: Shape) -> None:
         self._depth, self._word = depth, word
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
-                "term": In(word),
+                "term": In(term),
                 "read": In(1),
                 "read_address": In(span(depth)),
                 "read_data": Out(word),
@@ -50,10 +53,12 @@ class Accumulator(wiring.Component):
         )
         read, write = memory.read_port(), memory.write_port()
         adding, fresh, address = Signal(), Signal(), Signal.like(self.address)
+        total = Signal(self._word, reset_less=True)
         m.d.comb += [
             read.en.eq(self.add | self.read),
             read.addr.eq(Mux(self.add, self.address, self.read_address)),
             self.read_data.eq(read.data),
+            write.data.eq(total),
         ]
         m.d.sync += [
             adding.eq(self.add),
@@ -62,9 +67,73 @@ class Accumulator(wiring.Component):
             write.en.eq(adding),
             write.addr.eq(address),
         ]
-        for name, _ in self._word:
-            field, term = getattr(read.data, name), getattr(self.term, name)
-            m.d.sync += getattr(write.data, name).eq(Mux(fresh, 0, field) + term)
+        with m.If(adding):
+            m.d.sync += total.eq(Mux(fresh, 0, read.data) + self.term)
+        return m
+
+
+class Bank(wiring.Component):
+    """One accumulator per lane, all at the same address, and the host's window onto their words.
+
+    Members
+    -------
+    add, first, address : In
+        As an `Accumulator`'s.
+    terms : In
+        What each lane adds; taken with `add`.
+    locked : In(1)
+        The window is not to be read.
+    window : In(MemoryPort)
+        Lane after lane, each padded to a power of two; `wide` words in two halves, the low one
+        first.
+    """
+
+    def __init__(self, lanes: int, depth: int, word: Shape, term: Shape, *, wide: bool) -> None:
+        self._lanes, self._depth, self._wide = lanes, depth, wide
+        self._word, self._term = word, term
+        super().__init__(
+            {
+                "add": In(1),
+                "first": In(1),
+                "address": In(span(depth)),
+                "terms": In(data.ArrayLayout(term, lanes)),
+                "locked": In(1),
+                "window": In(MemoryPort(ceil_log2(lanes) + ceil_log2(depth) + wide)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        window, word_bits = self.window, ceil_log2(self._depth)
+        at = window.address[1:] if self._wide else window.address
+        lane = at[word_bits:]
+        selected, high, reading = Signal(self._lanes), Signal(), Signal()
+        m.d.comb += window.locked.eq(self.locked)
+        m.d.sync += reading.eq(window.read)
+        with m.If(window.read):
+            m.d.sync += [selected.eq(1 << lane if len(lane) else 1), high.eq(window.address[0])]
+        parts = []
+        for index in range(self._lanes):
+            accumulator = Accumulator(self._depth, self._word, self._term)
+            m.submodules[f"lane{index}"] = accumulator
+            term = Signal(self._term, reset_less=True, name=f"term{index}")
+            with m.If(self.add):
+                m.d.sync += term.eq(self.terms[index])
+            m.d.comb += [
+                accumulator.add.eq(self.add),
+                accumulator.first.eq(self.first),
+                accumulator.address.eq(self.address),
+                accumulator.term.eq(term),
+                accumulator.read.eq(window.read),
+                accumulator.read_address.eq(at[:word_bits]),
+            ]
+            word = accumulator.read_data
+            part = Mux(high, word >> 32, word) if self._wide else word
+            parts.append(Mux(selected[index], part, 0))
+        while len(parts) > 1:  # a tree, as deep as the logarithm of their number
+            parts = [reduce(or_, parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        with m.If(reading):  # the lane's word one cycle after the address
+            m.d.sync += window.read_data.eq(parts[0])
         return m
 
 
@@ -132,7 +201,8 @@ class MomentAccumulator(wiring.Component):
         low, high = spec.adc_min, spec.adc_max
 
         # ---- control: which fold, which diagonal ----------------------------------------
-        x, y = Signal(sample_layout(spec)), Signal(sample_layout(spec))
+        ring = sample_layout(spec)
+        x, y = Signal(ring, reset_less=True), Signal(ring, reset_less=True)
         active, fresh = Signal(), Signal()
         fold, diagonal = Signal(span(folds)), Signal(range(diagonals))
         product_address, sum_address = Signal(span(product_depth)), Signal(span(sum_depth))
@@ -181,68 +251,51 @@ class MomentAccumulator(wiring.Component):
         m.d.sync += pipeline.eq(Cat(active, pipeline[0]))
         m.d.comb += self.idle.eq(~active & ~pipeline.any())
 
-        # ---- lanes ----------------------------------------------------------------------
-        sum_word = data.StructLayout(
-            {"sum": signed(spec.sum_bits), "clipped": (MAX_SAMPLES).bit_length()}
-        )
-        product_word = data.StructLayout({"product": signed(spec.product_bits)})
-        sum_read, product_read = Signal(), Signal()
-        m.d.comb += [
-            sum_read.eq(self.sums.read | self.clipped.read),
-            product_read.eq(self.products.read),
-        ]
-        sums_at = Mux(self.clipped.read, self.clipped.address, self.sums.address[1:])
-        products_at = self.products.address[1:]
-        sums_out, products_out = [], []
-        for lane in range(spec.lanes):
-            cell = lane * folds
-            m.submodules[f"sums{lane}"] = sums = Accumulator(sum_depth, sum_word)
-            m.submodules[f"products{lane}"] = products = Accumulator(product_depth, product_word)
-            m.d.sync += [
-                sums.term.sum.eq(x[cell]),
-                sums.term.clipped.eq((x[cell] == low) | (x[cell] == high)),
-                products.term.product.eq(x[cell] * y[cell]),
-            ]
-            m.d.comb += [
-                sums.add.eq(active & diagonal_start),
-                sums.first.eq(fresh),
-                sums.address.eq(sum_address),
-                sums.read.eq(sum_read),
-                sums.read_address.eq(sums_at[: ceil_log2(sum_depth)]),
-                products.add.eq(active & self.second_moments),
-                products.first.eq(fresh),
-                products.address.eq(product_address),
-                products.read.eq(product_read),
-                products.read_address.eq(products_at[: ceil_log2(product_depth)]),
-            ]
-            sums_out.append(sums.read_data)
-            products_out.append(products.read_data)
-
-        # ---- windows: the lane's word one cycle after the address, its half the next ------
-        def chosen(layout: data.StructLayout, lane: Value, words: list[data.View]) -> data.View:
-            selected, word = Signal(spec.lanes), Signal(layout)
-            m.d.sync += selected.eq(1 << lane if len(lane) else 1)
-            m.d.comb += Value.cast(word).eq(
-                reduce(or_, (Mux(s, w, 0) for s, w in zip(selected, words, strict=True)))
-            )
-            return word
-
-        sum_half, product_half = Signal(), Signal()
-        m.d.sync += [
-            sum_half.eq(self.sums.address[0]),
-            product_half.eq(self.products.address[0]),
-        ]
-        sum_word_out = chosen(sum_word, sums_at[ceil_log2(sum_depth) :], sums_out)
-        product_word_out = chosen(
-            product_word, products_at[ceil_log2(product_depth) :], products_out
-        )
-        for window, half, value in (
-            (self.sums, sum_half, sum_word_out.sum),
-            (self.products, product_half, product_word_out.product),
+        # ---- what is added, and where --------------------------------------------------
+        mine = [x[lane * folds] for lane in range(spec.lanes)]
+        others = [y[lane * folds] for lane in range(spec.lanes)]
+        code = signed(spec.adc_bits)
+        for name, window, bank, add, address, terms in (
+            (
+                "sums",
+                self.sums,
+                Bank(spec.lanes, sum_depth, signed(spec.sum_bits), code, wide=True),
+                active & diagonal_start,
+                sum_address,
+                mine,
+            ),
+            (
+                "clipped",
+                self.clipped,
+                Bank(
+                    spec.lanes, sum_depth, unsigned(MAX_SAMPLES.bit_length()), unsigned(1), wide=False
+                ),
+                active & diagonal_start,
+                sum_address,
+                [(own == low) | (own == high) for own in mine],
+            ),
+            (
+                "products",
+                self.products,
+                Bank(
+                    spec.lanes,
+                    product_depth,
+                    signed(spec.product_bits),
+                    signed(2 * spec.adc_bits),
+                    wide=True,
+                ),
+                active & self.second_moments,
+                product_address,
+                [own * other for own, other in zip(mine, others, strict=True)],
+            ),
         ):
-            wide = Signal(signed(64), name="wide")
-            m.d.comb += wide.eq(value)
-            m.d.sync += window.read_data.eq(Mux(half, wide[32:], wide[:32]))
-        m.d.sync += self.clipped.read_data.eq(sum_word_out.clipped)
-        m.d.comb += [w.locked.eq(self.locked) for w in (self.sums, self.products, self.clipped)]
+            m.submodules[name] = bank
+            connect(m, flipped(window), bank.window)
+            m.d.comb += [
+                bank.add.eq(add),
+                bank.first.eq(fresh),
+                bank.address.eq(address),
+                bank.locked.eq(self.locked),
+                *(bank.terms[lane].eq(term) for lane, term in enumerate(terms)),
+            ]
         return m
