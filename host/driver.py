@@ -27,7 +27,7 @@ class Link(Protocol):
 
     An access that the unit refuses (SLVERR) raises `UnitFault`, a link that is lost
     `ConnectionError`. A link to a simulation has one more method, which `RegisterUnit` calls
-    before every START: `expect(settle_cycles, interval_cycles, stream)`.
+    before every START: `expect(job, stream)`.
     """
 
     def write(self, address: int, words: ArrayLike) -> None:
@@ -145,7 +145,7 @@ class RegisterUnit(BaseUnit):
             }
         )
         if (expect := getattr(self.link, "expect", None)) is not None:
-            expect(job.settle_cycles, job.interval_cycles, stream)
+            expect(job, stream)
         try:
             self._write({"control": {"start": 1}})
         except ConnectionError:

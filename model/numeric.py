@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import weakref
-from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 
-from thermokron.model.array import BLOCKS, NoiseArray, sample_blocks, single_threaded_blas
+from thermokron.model.array import BLOCKS, sample_blocks, single_threaded_blas
+from thermokron.model.kept import KeptArrays
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import UnitSpec
 from thermokron.model.unit import BaseUnit, Job, Readout
@@ -18,8 +16,6 @@ __all__ = ["NumericUnit"]
 
 #: Numbers in a block of samples at most: beyond, bias vectors are worked on a few at a time.
 AT_ONCE = 2**20
-#: Matrices of programmed arrays that are kept at most, in numbers; the last one always is.
-KEPT = 2**25
 
 
 class NumericUnit(BaseUnit):
@@ -44,7 +40,7 @@ class NumericUnit(BaseUnit):
     ) -> None:
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
-        self._arrays: OrderedDict[int, tuple[weakref.ref[Any], NoiseArray]] = OrderedDict()
+        self._arrays = KeptArrays(spec, self.physics)
 
     def _execute(self, job: Job, stream: int) -> Readout:
         n, vectors = self.spec.cells, len(job.biases)
@@ -55,7 +51,7 @@ class NumericUnit(BaseUnit):
         products = np.zeros((n, n)) if job.second_moments else None
         share = max(AT_ONCE // (n * _longest_block(job.samples)), 1)
         with single_threaded_blas():
-            array = self._programmed(job)
+            array = self._arrays.programmed(job.couplings, job.temperature)
             for first in range(0, vectors, share):
                 part = slice(first, first + share)
                 remaining = job.samples
@@ -83,29 +79,6 @@ class NumericUnit(BaseUnit):
             clipped=clipped,
             cycles=self.spec.phase_cycles(job),
         )
-
-    def _programmed(self, job: Job) -> NoiseArray:
-        """The array with a job's couplings; decomposed anew only where they are not at hand.
-
-        Jobs that solve with one matrix have its couplings in common, as one object.
-        """
-        key = id(job.couplings)
-        owner, array = self._arrays.pop(key, (None, None))
-        # an id may be another's by now, and says nothing in a copy of this unit
-        if owner is None or array is None or owner() is not job.couplings:
-            for dead in [i for i, (couplings, _) in self._arrays.items() if couplings() is None]:
-                del self._arrays[dead]  # no job can ask for it any more
-            owner = weakref.ref(job.couplings)
-            array = NoiseArray(self.spec, self.physics, job.couplings, job.temperature)
-        array = array.at(job.temperature)
-        self._arrays[key] = owner, array
-        while len(self._arrays) > 1 and len(self._arrays) * self.spec.cells**2 > KEPT:
-            self._arrays.popitem(last=False)
-        return array
-
-    def __getstate__(self) -> dict[str, Any]:
-        # what is kept is for this process, and for these jobs
-        return super().__getstate__() | {"_arrays": OrderedDict()}
 
 
 def _longest_block(samples: int) -> int:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from thermokron.rtl.limits import MAX_CELLS
 from thermokron.rtl.regmap import RegisterMap, read_spec, register_map
-from thermokron.rtl.verilog import Port, UnitFiles, generate_verilog, ports, write_unit
+from thermokron.rtl.rtlil import Port, ports
+from thermokron.rtl.verilog import UnitFiles, generate_verilog, write_unit
 
 if TYPE_CHECKING:
     from thermokron.rtl.regmap import FaultReason, Phase

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth import Cat, Module, Mux, Shape, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from thermokron.model import UnitSpec
@@ -25,15 +25,15 @@ class Accumulator(wiring.Component):
 
     A read-modify-write takes three cycles: read; add; write. So the same address may come again
     after three cycles (`thermokron.model.spec.ACCUMULATOR_LATENCY`), and different addresses
-    every cycle. `term` is given one cycle after `add`, where a multiplier's register delivers
-    it. While nothing is added, `read` fetches a word for the host.
+    every cycle. While nothing is added, `read` fetches a word for the host, which is at `word` in
+    the next cycle.
 
     Data registers have no reset, and an enable each, so that they rest where there is nothing to
     do: that saves power, and a simulator need not evaluate what a register does not take.
     """
 
     def __init__(self, depth: int, word: Shape, term: Shape) -> None:
-        self._depth, self._word = depth, word
+        self._depth = depth
         super().__init__(
             {
                 "add": In(1),
@@ -42,22 +42,23 @@ class Accumulator(wiring.Component):
                 "term": In(term),
                 "read": In(1),
                 "read_address": In(span(depth)),
-                "read_data": Out(word),
+                "word": Out(word),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = Memory(
-            shape=self._word, depth=len(span(self._depth)), init=[]
+            shape=self.word.shape(), depth=len(span(self._depth)), init=[]
         )
         read, write = memory.read_port(), memory.write_port()
         adding, fresh, address = Signal(), Signal(), Signal.like(self.address)
-        total = Signal(self._word, reset_less=True)
+        term = Signal.like(self.term, reset_less=True)
+        total = Signal.like(self.word, reset_less=True)
         m.d.comb += [
             read.en.eq(self.add | self.read),
             read.addr.eq(Mux(self.add, self.address, self.read_address)),
-            self.read_data.eq(read.data),
+            self.word.eq(read.data),
             write.data.eq(total),
         ]
         m.d.sync += [
@@ -67,73 +68,67 @@ class Accumulator(wiring.Component):
             write.en.eq(adding),
             write.addr.eq(address),
         ]
+        with m.If(self.add):
+            m.d.sync += term.eq(self.term)
         with m.If(adding):
-            m.d.sync += total.eq(Mux(fresh, 0, read.data) + self.term)
+            m.d.sync += total.eq(Mux(fresh, 0, read.data) + term)
         return m
 
 
 class Bank(wiring.Component):
-    """One accumulator per lane, all at the same address, and the host's window onto their words.
+    """Accumulators side by side, one a lane, all at the same address; and a way to read them.
 
     Members
     -------
     add, first, address : In
         As an `Accumulator`'s.
     terms : In
-        What each lane adds; taken with `add`.
-    locked : In(1)
-        The window is not to be read.
-    window : In(MemoryPort)
-        Lane after lane, each padded to a power of two; `wide` words in two halves, the low one
-        first.
+        What each lane adds.
+    read : In(1), read_address : In
+        Read a word: the lane in the upper bits, the lane's word in the lower ones.
+    word : Out
+        That word, two cycles after `read`.
     """
 
-    def __init__(self, lanes: int, depth: int, word: Shape, term: Shape, *, wide: bool) -> None:
-        self._lanes, self._depth, self._wide = lanes, depth, wide
-        self._word, self._term = word, term
+    def __init__(self, lanes: int, depth: int, word: Shape, term: Shape) -> None:
+        self._lanes, self._depth = lanes, depth
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
                 "terms": In(data.ArrayLayout(term, lanes)),
-                "locked": In(1),
-                "window": In(MemoryPort(ceil_log2(lanes) + ceil_log2(depth) + wide)),
+                "read": In(1),
+                "read_address": In(ceil_log2(lanes) + ceil_log2(depth)),
+                "word": Out(word),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        window, word_bits = self.window, ceil_log2(self._depth)
-        at = window.address[1:] if self._wide else window.address
-        lane = at[word_bits:]
-        selected, high, reading = Signal(self._lanes), Signal(), Signal()
-        m.d.comb += window.locked.eq(self.locked)
-        m.d.sync += reading.eq(window.read)
-        with m.If(window.read):
-            m.d.sync += [selected.eq(1 << lane if len(lane) else 1), high.eq(window.address[0])]
-        parts = []
+        word_bits = ceil_log2(self._depth)
+        lane = self.read_address[word_bits:]
+        selected, reading = Signal(self._lanes), Signal()
+        m.d.sync += reading.eq(self.read)
+        with m.If(self.read):
+            m.d.sync += selected.eq(1 << lane if len(lane) else 1)
+        words = []
         for index in range(self._lanes):
-            accumulator = Accumulator(self._depth, self._word, self._term)
+            accumulator = Accumulator(self._depth, self.word.shape(), self.terms[index].shape())
             m.submodules[f"lane{index}"] = accumulator
-            term = Signal(self._term, reset_less=True, name=f"term{index}")
-            with m.If(self.add):
-                m.d.sync += term.eq(self.terms[index])
             m.d.comb += [
                 accumulator.add.eq(self.add),
                 accumulator.first.eq(self.first),
                 accumulator.address.eq(self.address),
-                accumulator.term.eq(term),
-                accumulator.read.eq(window.read),
-                accumulator.read_address.eq(at[:word_bits]),
+                accumulator.term.eq(self.terms[index]),
+                accumulator.read.eq(self.read),
+                accumulator.read_address.eq(self.read_address[:word_bits]),
             ]
-            word = accumulator.read_data
-            part = Mux(high, word >> 32, word) if self._wide else word
-            parts.append(Mux(selected[index], part, 0))
-        while len(parts) > 1:  # a tree, as deep as the logarithm of their number
-            parts = [reduce(or_, parts[i : i + 2]) for i in range(0, len(parts), 2)]
-        with m.If(reading):  # the lane's word one cycle after the address
-            m.d.sync += window.read_data.eq(parts[0])
+            words.append(Mux(selected[index], accumulator.word, 0))
+        while len(words) > 1:  # a tree, as deep as the logarithm of their number
+            words = [reduce(or_, words[i : i + 2]) for i in range(0, len(words), 2)]
+        with m.If(reading):
+            m.d.sync += self.word.eq(words[0])
         return m
 
 
@@ -251,51 +246,47 @@ class MomentAccumulator(wiring.Component):
         m.d.sync += pipeline.eq(Cat(active, pipeline[0]))
         m.d.comb += self.idle.eq(~active & ~pipeline.any())
 
-        # ---- what is added, and where --------------------------------------------------
-        mine = [x[lane * folds] for lane in range(spec.lanes)]
-        others = [y[lane * folds] for lane in range(spec.lanes)]
-        code = signed(spec.adc_bits)
-        for name, window, bank, add, address, terms in (
-            (
-                "sums",
-                self.sums,
-                Bank(spec.lanes, sum_depth, signed(spec.sum_bits), code, wide=True),
-                active & diagonal_start,
-                sum_address,
-                mine,
-            ),
-            (
-                "clipped",
-                self.clipped,
-                Bank(
-                    spec.lanes, sum_depth, unsigned(MAX_SAMPLES.bit_length()), unsigned(1), wide=False
-                ),
-                active & diagonal_start,
-                sum_address,
-                [(own == low) | (own == high) for own in mine],
-            ),
-            (
-                "products",
-                self.products,
-                Bank(
-                    spec.lanes,
-                    product_depth,
-                    signed(spec.product_bits),
-                    signed(2 * spec.adc_bits),
-                    wide=True,
-                ),
-                active & self.second_moments,
-                product_address,
-                [own * other for own, other in zip(mine, others, strict=True)],
-            ),
-        ):
-            m.submodules[name] = bank
-            connect(m, flipped(window), bank.window)
+        # ---- lanes ----------------------------------------------------------------------
+        # One addition for a sum and its clip count, which is below and never carries: with up to
+        # 2^20 samples it stays within its bits.
+        count_bits = MAX_SAMPLES.bit_length()
+        m.submodules.sums = sums = Bank(
+            spec.lanes,
+            sum_depth,
+            signed(spec.sum_bits + count_bits),
+            signed(spec.adc_bits + count_bits),
+        )
+        m.submodules.products = products = Bank(
+            spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
+        )
+        for lane in range(spec.lanes):
+            mine, other = x[lane * folds], y[lane * folds]
+            clipped = (mine == low) | (mine == high)
             m.d.comb += [
-                bank.add.eq(add),
-                bank.first.eq(fresh),
-                bank.address.eq(address),
-                bank.locked.eq(self.locked),
-                *(bank.terms[lane].eq(term) for lane, term in enumerate(terms)),
+                sums.terms[lane].eq(Cat(clipped, Const(0, count_bits - 1), mine)),
+                products.terms[lane].eq(mine * other),
             ]
+        m.d.comb += [
+            sums.add.eq(active & diagonal_start),
+            sums.address.eq(sum_address),
+            sums.read.eq(self.sums.read | self.clipped.read),
+            sums.read_address.eq(
+                Mux(self.clipped.read, self.clipped.address, self.sums.address[1:])
+            ),
+            products.add.eq(active & self.second_moments),
+            products.address.eq(product_address),
+            products.read.eq(self.products.read),
+            products.read_address.eq(self.products.address[1:]),
+            *(bank.first.eq(fresh) for bank in (sums, products)),
+        ]
+
+        # ---- windows: a word's low half, or its high one ---------------------------------
+        for window, word in ((self.sums, sums.word >> count_bits), (self.products, products.word)):
+            halves = Signal(2)  # of the reads under way
+            m.d.sync += halves.eq(Cat(window.address[0], halves))
+            m.d.comb += window.read_data.eq(Mux(halves[1], word >> 32, word))
+        m.d.comb += [
+            self.clipped.read_data.eq(sums.word[:count_bits]),
+            *(w.locked.eq(self.locked) for w in (self.sums, self.products, self.clipped)),
+        ]
         return m

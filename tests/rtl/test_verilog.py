@@ -24,7 +24,8 @@ from thermokron.rtl import Port, generate_verilog, ports, register_map, write_un
 from thermokron.rtl.axi import AxiLiteSignature
 from thermokron.rtl.converter import ConverterPort
 from thermokron.rtl.sampler import Sampler
-from thermokron.rtl.verilog import LINT_WAIVERS, UNIT_NAME
+from thermokron.rtl.rtlil import UNIT_NAME
+from thermokron.rtl.verilog import LINT_WAIVERS
 from thermokron.sim.builders import _verilator
 from thermokron.sim.simulators import missing
 

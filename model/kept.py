@@ -1,0 +1,49 @@
+"""Programmed arrays that are kept, for their decomposition is what a run costs besides samples."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+from numpy.typing import NDArray
+
+from thermokron.model.array import NoiseArray
+from thermokron.model.physics import ArrayPhysics
+from thermokron.model.spec import UnitSpec
+
+__all__ = ["KeptArrays"]
+
+#: Matrices of programmed arrays that are kept at most, in numbers; the last one always is.
+KEPT = 2**25
+
+
+class KeptArrays:
+    """The arrays of one device, by the couplings that they were programmed with.
+
+    Jobs that solve with one matrix have its couplings in common, as one object.
+    """
+
+    def __init__(self, spec: UnitSpec, physics: ArrayPhysics) -> None:
+        self._spec, self._physics = spec, physics
+        self._arrays: OrderedDict[int, tuple[weakref.ref[Any], NoiseArray]] = OrderedDict()
+
+    def programmed(self, couplings: NDArray[Any], temperature: int) -> NoiseArray:
+        """The array with these coupling codes; decomposed anew only where it is not at hand."""
+        key = id(couplings)
+        owner, array = self._arrays.pop(key, (None, None))
+        # an id may be another's by now, and says nothing in a copy of this object
+        if owner is None or array is None or owner() is not couplings:
+            for dead in [i for i, (those, _) in self._arrays.items() if those() is None]:
+                del self._arrays[dead]  # no job can ask for it any more
+            owner = weakref.ref(couplings)
+            array = NoiseArray(self._spec, self._physics, couplings, temperature)
+        array = array.at(temperature)
+        self._arrays[key] = owner, array
+        while len(self._arrays) > 1 and len(self._arrays) * self._spec.cells**2 > KEPT:
+            self._arrays.popitem(last=False)
+        return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is kept is for this process, and for these jobs
+        return vars(self) | {"_arrays": OrderedDict()}

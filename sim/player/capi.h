@@ -1,0 +1,49 @@
+// What Python calls (thermokron.sim.player) of the class `Unit`, which has a `player`.
+
+#pragma once
+
+#include "player.h"
+
+extern "C" {
+
+int player_event(Unit* unit) { return unit->player.event(); }
+uint64_t player_cycle(Unit* unit) { return unit->player.cycle; }
+uint64_t player_stream(Unit* unit) { return unit->player.stream; }
+int64_t player_refused(Unit* unit) { return unit->player.refused; }
+const char* player_error(Unit* unit) { return unit->player.error.c_str(); }
+bool player_interrupt(Unit* unit) { return unit->pins.outputs().irq; }
+uint32_t player_temperature(Unit* unit) { return unit->pins.temperature(); }
+const int32_t* player_couplings(Unit* unit) { return unit->player.couplings.data(); }
+const int32_t* player_biases(Unit* unit) { return unit->player.biases.data(); }
+
+void player_write(Unit* unit, uint32_t address, const uint32_t* words, uint64_t count) {
+    unit->player.write(address, words, count);
+}
+
+void player_read(Unit* unit, const uint32_t* ranges, uint64_t count, uint32_t* into) {
+    unit->player.read(ranges, count, into);
+}
+
+void player_wait(Unit* unit, uint64_t cycles) { unit->player.wait(cycles); }
+void player_reset(Unit* unit) { unit->player.reset(); }
+
+void player_expect(Unit* unit, uint64_t settle_cycles, uint64_t interval_cycles, uint64_t stream) {
+    unit->player.expect(settle_cycles, interval_cycles, stream);
+}
+
+void player_presume(Unit* unit, uint64_t vectors, uint64_t samples, uint64_t temperature,
+                    const int32_t* couplings, const int32_t* biases, const int32_t* codes,
+                    const double* voltages) {
+    unit->player.presume({vectors, samples, temperature, couplings, biases, codes, voltages});
+}
+
+void player_supply(Unit* unit, uint64_t samples, const int32_t* codes, const double* voltages) {
+    unit->player.supply(samples, codes, voltages);
+}
+
+void player_misbehave(Unit* unit, int64_t silent_from, int64_t stuck_from, uint64_t latency_cycles,
+                      uint64_t seed, double stall) {
+    unit->player.misbehave({silent_from, stuck_from, latency_cycles, seed, stall});
+}
+
+}  // extern "C"
