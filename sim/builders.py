@@ -24,8 +24,8 @@ __all__ = ["BuildFailure", "build_icarus", "build_verilator", "compiler", "envir
            "has_lz4", "module_ports", "run_tool", "simulator_version", "source_texts",
            "tail"]  # fmt: skip
 
-#: A main program for Verilator that drives the clock.
-MAIN = Path(__file__).with_name("verilator_main.cpp")
+#: The player of a unit's surroundings, and what binds it to a simulator.
+PLAYER = Path(__file__).parent / "player"
 #: Time unit and precision of every simulation.
 TIMESCALE = "1ps"
 LOG_TAIL_LINES = 40
@@ -55,7 +55,8 @@ def simulator_version(simulator: str) -> str:
 
 def source_texts() -> list[str]:
     """What a build is a function of, beside its arguments."""
-    return [path.read_text(encoding="utf-8") for path in (Path(__file__), MAIN)]
+    paths = [Path(__file__), *sorted(PLAYER.glob("*.cpp")), *sorted(PLAYER.glob("*.h"))]
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def _said_first(command: list[str]) -> str:
@@ -113,10 +114,15 @@ def run_tool(command: Sequence[str], folder: Path, log: Path, **environment: str
         raise BuildFailure(f"{command[0]} failed:\n{tail(log)}")
 
 
-def build_icarus(
-    folder: Path, top: str, waves: str | None, internals: bool, drives_clock: bool
-) -> None:
-    """Compile `folder/design.v` to `folder/simulator.vvp`; arguments as of `build_verilator`."""
+def build_icarus(folder: Path, top: str, waves: str | None, internals: bool, player: bool) -> None:
+    """Compile `folder/design.v` to `folder/simulator.vvp`; arguments as of `build_verilator`.
+
+    The player becomes a module beside it, `folder/player.vpi`.
+    """
+    if player:
+        flags = _said_first(["iverilog-vpi", "--cflags"]).split()  # where its headers are
+        command = ["g++", *flags, "-std=c++20", "-O2", "-shared", "-o", "player.vpi"]
+        run_tool([*command, str(PLAYER / "vpi.cpp")], folder, folder / "build.log")
     command = ["iverilog", "-g2012", "-o", "simulator.vvp", "-s", top, "-f", "commands.f"]
     (folder / "commands.f").write_text(f"+timescale+{TIMESCALE}/{TIMESCALE}\n", encoding="utf-8")
     sources = ["design.v"]
@@ -134,7 +140,7 @@ def build_icarus(
 
 
 def build_verilator(
-    folder: Path, top: str, waves: str | None, internals: bool, drives_clock: bool
+    folder: Path, top: str, waves: str | None, internals: bool, player: bool
 ) -> None:
     """Compile `folder/design.v` to the program `folder/simulator`.
 
@@ -147,13 +153,13 @@ def build_verilator(
         An entry of the cache to be.
     top, waves, internals
         As of `thermokron.sim.simulators.build`.
-    drives_clock : bool
-        Whether the program drives the clock itself.
+    player : bool
+        Whether the program drives the clock and plays the unit's surroundings.
     """
     from cocotb_tools import config
 
     program, root = _verilator()
-    main = MAIN if drives_clock else config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    main = config.share_dir / "lib" / "verilator" / "verilator.cpp"
     log = folder / "build.log"
     with Scratch(_plainly_named()) as scratch:
         work = scratch.folder
@@ -163,6 +169,9 @@ def build_verilator(
             environment["VERILATOR_ROOT"] = str(work / "verilator")
         (work / "libraries").symlink_to(config.libs_dir)
         (work / "python").symlink_to(sys.executable)
+        if player:
+            shutil.copytree(PLAYER, work / "player")
+            main = PLAYER / "verilator.cpp"
         shutil.copy(main, work / "main.cpp")
         shutil.copy(folder / "design.v", work)
         options = [
@@ -170,7 +179,8 @@ def build_verilator(
             *("-Mdir", "objects", "--top-module", top, "--timescale", f"{TIMESCALE}/{TIMESCALE}"),
             *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "--x-assign", "fast"),
             *("--x-initial", "fast", "-O3", "--no-timing"),
-            *("-LDFLAGS", "-L../libraries -lcocotbvpi_verilator"),
+            *("-LDFLAGS", "-L../libraries -lcocotbvpi_verilator -Wl,--export-dynamic"),
+            *("-CFLAGS", "-std=c++20 -I../player"),
         ]
         sources = ["design.v"]
         if internals:

@@ -137,7 +137,7 @@ class CompiledLink:
     def write(self, address: int, words: ArrayLike) -> None:
         """Write 32-bit words to consecutive word addresses; `AccessRefused` on SLVERR."""
         self._check()
-        self.player.write(address, np.asarray(words).astype(np.uint32))
+        self.player.write(address, words)
         self._finish("write to")
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:

@@ -35,7 +35,7 @@ from thermokron.sim.runner import PARAMETERS
 from thermokron.sim.scratch import Scratch
 from thermokron.sim.simulators import clock_period
 from thermokron.sim.unit_build import unit_build
-from thermokron.sim.waves import write_save_file
+from thermokron.sim.harness import write_save_file
 
 __all__ = ["SimulatorLink"]
 
@@ -49,6 +49,8 @@ STOP_TIMEOUT_S = 10.0
 STOPPED_S = 1.0
 #: How many times dearer than those so far the clock cycles of a request may be.
 MARGIN = 10.0
+#: The environment variable that tells a player what it plays for.
+SIZES = "THERMOKRON_UNIT_SIZES"
 #: Clock cycles that a word takes at most on its way into or out of the registers.
 CYCLES_PER_WORD = 4
 
@@ -141,21 +143,26 @@ class SimulatorLink:
     def _start(
         self, folder: Path, physics: ArrayPhysics, seed: int, connection: int
     ) -> subprocess.Popen[bytes]:
+        spec = self._spec
         environment = self._build.environment("thermokron.sim.server", Path(os.devnull))
+        sizes = (spec.cells, spec.coupling_bits, spec.bias_bits, spec.adc_bits)
+        environment[SIZES] = " ".join(map(str, (*sizes, clock_period(spec))))
         environment[PARAMETERS] = json.dumps(
             {
-                "spec": self._spec.to_json(),
+                "spec": spec.to_json(),
                 "physics": physics.to_json(),
                 "seed": seed,
                 "socket": connection,
                 "scratch": str(folder),
                 "alive_s": self._timeout_s / 4,
-                "drive_clock": not self._build.drives_clock,
+                "drive_clock": self._build.simulator != "verilator",
+                "player": self._build.player_library,
+                "traced": self.waveform is not None,
             }
         )
         with open(self.log, "wb") as log:
             return subprocess.Popen(
-                self._build.command(self.waveform, clock_period(self._spec)),
+                self._build.command(self.waveform),
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -190,9 +197,9 @@ class SimulatorLink:
         """Reset the unit and its front end."""
         self._request(Kind.RESET)
 
-    def expect(self, settle_cycles: int, interval_cycles: int, stream: int) -> None:
-        """Tell the front end the grid of the next run, and the number of its first discharge."""
-        self._request(Kind.EXPECT, protocol.pack_numbers(settle_cycles, interval_cycles, stream))
+    def expect(self, job: Job, stream: int) -> None:
+        """Announce a run of a job, which the registers hold, and its first discharge's number."""
+        self._request(Kind.EXPECT, protocol.pack_job(stream, job))
 
     def misbehave(self, flaws: FrontEndFlaws) -> None:
         """Let the converters misbehave from the next discharge on; `FrontEndFlaws()` ends it."""

@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thermokron.model import Job
+
 __all__ = ["Channel", "Kind", "ProtocolError"]
 
 MAGIC = b"TKS1"
@@ -37,7 +39,7 @@ HEADER = struct.Struct("<4sB3sII")
 CHECKED = 12  # bytes of the header that the CRC covers: all but itself
 MAX_PAYLOAD = 1 << 26
 #: A WAIT looks for the host every so many clock cycles, and may then say that it goes on.
-HOST_CHECK_CYCLES = 2000
+HOST_CHECK_CYCLES = 20_000
 
 
 class Kind(IntEnum):
@@ -52,8 +54,8 @@ class Kind(IntEnum):
     WAIT = 3
     #: nothing: reset the unit.
     RESET = 4
-    #: settle u64, interval u64, stream u64: the grid on which the next run must sample, and the
-    #: number of its first discharge.
+    #: stream u64 and a job (`pack_job`): what the next run is, and the number of its first
+    #: discharge.
     EXPECT = 5
     #: JSON: how the front end is to misbehave (the fields of `FrontEndFlaws`).
     FLAWS = 6
@@ -215,15 +217,43 @@ def unpack_words(payload: bytes) -> NDArray[np.uint32]:
 
 
 def pack_numbers(*values: int) -> bytes:
-    """Payload of WAIT, its answers and EXPECT: 64-bit unsigned numbers."""
+    """Payload of WAIT and its answers: 64-bit unsigned numbers."""
     return struct.pack(f"<{len(values)}Q", *values)
 
 
 def unpack_numbers(payload: bytes, count: int) -> tuple[int, ...]:
-    """The numbers of WAIT, its answers and EXPECT."""
+    """The numbers of WAIT and its answers."""
     if len(payload) != 8 * count:
         raise ProtocolError(f"a payload of {len(payload)} bytes; expected {count} numbers")
     return struct.unpack(f"<{count}Q", payload)
+
+
+#: The numbers of a job in its payload.
+NUMBERS = ("settle_cycles", "interval_cycles", "samples", "temperature")
+
+
+def pack_job(stream: int, job: Job) -> bytes:
+    """Payload of EXPECT: numbers u64, then couplings and biases, i32 each."""
+    vectors, n = job.biases.shape
+    numbers = (stream, *(getattr(job, name) for name in NUMBERS), job.second_moments, vectors, n)
+    codes = (job.couplings.astype("<i4").tobytes(), job.biases.astype("<i4").tobytes())
+    return b"".join((pack_numbers(*numbers), *codes))
+
+
+def unpack_job(payload: bytes) -> tuple[int, Job]:
+    """Stream and job of EXPECT."""
+    head = 8 * (4 + len(NUMBERS))
+    stream, *rest = unpack_numbers(payload[:head], head // 8)
+    *numbers, second_moments, vectors, n = rest
+    codes = np.frombuffer(payload[head:], "<i4").astype(np.int32)
+    if len(codes) != n * (n + vectors):
+        raise ProtocolError(f"a job of {len(codes)} codes; expected {n * (n + vectors)}")
+    return stream, Job(
+        couplings=codes[: n * n].reshape(n, n),
+        biases=codes[n * n :].reshape(vectors, n),
+        second_moments=bool(second_moments),
+        **dict(zip(NUMBERS, numbers, strict=True)),
+    )
 
 
 def pack_json(values: dict[str, Any]) -> bytes:

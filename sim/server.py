@@ -7,29 +7,33 @@ simulator stands still, so host time costs no simulated time.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
 import socket
 import time
+from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
 from cocotb.simtime import get_sim_time
-from cocotb.triggers import First, Timer
+from cocotb.triggers import ReadWrite
+from numpy.typing import NDArray
 
-from thermokron.model import ArrayPhysics, UnitSpec
+from thermokron.model import ArrayPhysics, Job, UnitSpec
 from thermokron.sim import protocol
-from thermokron.sim.axi_driver import AxiLiteDriver, BusError
 from thermokron.sim.flaws import FrontEndFlaws
-from thermokron.sim.frontend import FrontEnd
-from thermokron.sim.pins import settled
+from thermokron.sim.frontend import BusError, FrontEnd, FrontEndError
+from thermokron.sim.player import ENDS, Player
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind
 from thermokron.sim.runner import bench_parameters
 from thermokron.sim.simulators import clock_period
 
-RESET_CYCLES = 2
+#: Coupling matrices that are known again when a run is announced with them.
+MATRICES = 64
 
 
 class Server:
@@ -40,8 +44,10 @@ class Server:
     dut : cocotb handle
     channel : Channel
         To the host.
-    spec, physics, seed
+    spec, physics, seed, traced
         As for `FrontEnd`.
+    player : str or None
+        The library that has the player's functions, or None for this program.
     alive_s : float
         Seconds after which a run that goes on says so.
     """
@@ -54,78 +60,98 @@ class Server:
         physics: ArrayPhysics,
         *,
         seed: int,
+        traced: bool,
+        player: str | None,
         alive_s: float,
     ) -> None:
-        self._dut, self._channel, self._alive_s = dut, channel, alive_s
+        self._wake, self._channel, self._alive_s = dut.wake, channel, alive_s
         self._period = clock_period(spec)
-        self._frontend = FrontEnd(dut, spec, physics, seed=seed, period=self._period)
-        self._bus = AxiLiteDriver(dut, self._period)
+        library = ctypes.CDLL(player)
+        library.player_unit.restype = ctypes.c_void_p
+        self._unit, self._run = library.player_unit(), library.player_run
+        self._run.argtypes, self._run.restype = [ctypes.c_void_p], None
+        self._player = Player(library, self._unit, spec.cells)
+        self._frontend = FrontEnd(self._player, spec, physics, seed=seed, traced=traced)
+        # by what they hold, so that an array which has been programmed is known again
+        self._couplings: OrderedDict[bytes, NDArray[Any]] = OrderedDict()
 
     async def reset(self) -> None:
-        """Hold reset for a few cycles, and begin with a fresh front end."""
-        self._dut.rst.value = 1
-        self._dut.drdy.value = 0
-        for _ in range(RESET_CYCLES):
-            await self._dut.clk.rising_edge
-        self._dut.rst.value = 0
-        await self._dut.clk.rising_edge
-        self._frontend.start()
+        """Hold reset for a few cycles, and forget an error of the front end."""
+        self._player.reset()
+        await self._finish()
 
     async def execute(self, kind: Kind, payload: bytes) -> bytes:
         """Do what one request asks, and return the answer's payload."""
+        player = self._player
         if kind is Kind.WRITE:
-            await self._checked(self._bus.write(*protocol.unpack_write(payload)))
+            player.write(*protocol.unpack_write(payload))
+            await self._checked("write to")
         elif kind is Kind.READ:
-            words = await self._checked(self._bus.read(protocol.unpack_read(payload)))
+            words = player.read(protocol.unpack_read(payload))
+            await self._checked("read of")
             return protocol.pack_words(words)
         elif kind is Kind.WAIT:
             (cycles,) = protocol.unpack_numbers(payload, 1)
-            begin = self._cycles()
-            line = await self._checked(self._wait(cycles))
-            return protocol.pack_numbers(line, self._cycles() - begin)
+            begin = player.cycle
+            await self._wait(cycles)
+            return protocol.pack_numbers(player.interrupt, player.cycle - begin)
         elif kind is Kind.EXPECT:
-            settle, interval, stream = protocol.unpack_numbers(payload, 3)
-            self._frontend.expect(settle, interval, stream=stream)
+            stream, job = protocol.unpack_job(payload)
+            self._frontend.expect(self._known(job), stream)
         elif kind is Kind.FLAWS:
-            self._frontend.flaws = FrontEndFlaws(**protocol.unpack_json(payload))
+            player.misbehave(FrontEndFlaws(**protocol.unpack_json(payload)))
         elif kind is Kind.RESET:
             await self.reset()
         elif kind is Kind.INFO:
-            info = {"cycles": self._cycles(), "seconds": get_sim_time() * 1e-12}
+            now = get_sim_time()
+            info = {"cycles": int(now // self._period), "seconds": now * 1e-12}
             return protocol.pack_json({**info, "simulator": cocotb.SIM_NAME.strip()})
         else:
             raise protocol.ProtocolError(f"{kind.name} is not a request")
         return b""
 
-    def _cycles(self) -> int:
-        return int(get_sim_time() // self._period)
+    def _known(self, job: Job) -> Job:
+        """The job, with the couplings of an earlier one if they are the same."""
+        content = job.couplings.tobytes()
+        couplings = self._couplings.setdefault(content, job.couplings)
+        self._couplings.move_to_end(content)
+        if len(self._couplings) > MATRICES:
+            self._couplings.popitem(last=False)
+        return replace(job, couplings=couplings)
 
-    async def _wait(self, cycles: int) -> bool:
-        irq, begin, said = self._dut.irq, self._cycles(), time.monotonic()
-        await settled()
-        while not int(irq.value) and cycles and self._frontend.error is None:
+    async def _wait(self, cycles: int) -> None:
+        begin, said = self._player.cycle, time.monotonic()
+        while cycles and not self._player.interrupt:
             span = min(cycles, HOST_CHECK_CYCLES)
             cycles -= span
-            limit = Timer(span * self._period, "step")
-            await First(irq.rising_edge, self._frontend.failed.wait(), limit)
+            self._player.wait(span)
+            await self._checked()
             if self._channel.ended():
                 raise EOFError("the host is gone")
             if time.monotonic() - said > self._alive_s:
                 said = time.monotonic()
-                self._channel.send(Kind.ALIVE, protocol.pack_numbers(self._cycles() - begin))
-        return bool(int(irq.value))
+                passed = self._player.cycle - begin
+                self._channel.send(Kind.ALIVE, protocol.pack_numbers(passed))
 
-    async def _checked(self, action: Any) -> Any:
-        """Await an action; an error of the front end comes before its result.
+    async def _checked(self, what: str = "") -> None:
+        """Let the clock run to the end of a command.
 
-        It leaves the unit waiting for an array that is gone, so the unit is reset.
+        An error of the front end leaves the unit waiting for an array that is gone, so the unit is
+        reset.
         """
         try:
-            return await action
-        finally:
-            if (error := self._frontend.error) is not None:
-                await self.reset()
-                raise error
+            await self._finish()
+        except FrontEndError:
+            await self.reset()
+            raise
+        self._frontend.check_answered(what)
+
+    async def _finish(self) -> None:
+        while (event := self._player.event) not in ENDS:
+            if event:
+                self._frontend.answer(event)
+            self._run(self._unit)
+            await self._wake.value_change
 
 
 @cocotb.test()
@@ -146,9 +172,9 @@ async def _serve(dut: Any, channel: Channel, parameters: dict[str, Any]) -> None
     physics = ArrayPhysics.from_json(parameters["physics"])
     if parameters["drive_clock"]:
         Clock(dut.clk, clock_period(spec), "step", impl="gpi").start()
-    server = Server(
-        dut, channel, spec, physics, seed=parameters["seed"], alive_s=parameters["alive_s"]
-    )
+    passed_on = {name: parameters[name] for name in ("seed", "traced", "player", "alive_s")}
+    server = Server(dut, channel, spec, physics, **passed_on)
+    await ReadWrite()  # what is put on pins before the first one is lost in Icarus
     await server.reset()
     gc.freeze()  # what was imported stays; looking through it again and again costs 2%
     channel.send(Kind.DONE)  # ready

@@ -45,6 +45,8 @@ __all__ = [
 SIMULATORS = ("icarus", "verilator")
 #: Waveform formats that both of them write.
 WAVES = ("vcd", "fst")
+#: The player, where a simulator loads it.
+PLAYER_MODULE = "player.vpi"
 #: What a user's shell may hold for simulations of the user's own: their test filters, for one.
 SIMULATION_VARIABLES = re.compile(
     "(COCOTB|GPI|PYGPI|PYTEST)_.*|MODULE|TESTCASE|TOPLEVEL|TOPLEVEL_LANG|RANDOM_SEED|PLUSARGS|COVERAGE"
@@ -105,30 +107,34 @@ class Build:
         The cache entry: `design.v`, `build.log` and what the simulator runs.
     waves : str or None
         The waveform format that runs of this build write.
-    drives_clock : bool
-        Whether the simulator drives the port `clk` itself.
+    player : bool
+        Whether the unit's surroundings are played in the simulator (`thermokron.sim.player`).
     """
 
     simulator: str
     top: str
     folder: Path
     waves: str | None
-    drives_clock: bool = False
+    player: bool = False
 
-    def command(self, waveform: Path | None, period: int = 0) -> list[str]:
-        """The command line of one simulation; `period` in steps, where it `drives_clock`."""
+    def command(self, waveform: Path | None) -> list[str]:
+        """The command line of one simulation."""
         if self.simulator == "verilator":
             command = [str(self.folder / "simulator")]
-            command += ["--trace", "--trace-file", str(waveform)] if waveform else []
-            command += ["--half-period", str(period // 2)] if self.drives_clock else []
-            return command
+            return command + (["--trace", "--trace-file", str(waveform)] if waveform else [])
         from cocotb_tools import config
 
-        vpi = str(config.lib_name_path("vpi", "icarus"))
-        command = ["vvp", "-n", "-m", vpi, str(self.folder / "simulator.vvp")]
+        command = ["vvp", "-n", "-m", str(config.lib_name_path("vpi", "icarus"))]
+        command += ["-m", str(self.folder / PLAYER_MODULE)] if self.player else []
+        command += [str(self.folder / "simulator.vvp")]
         if waveform is None:
             return [*command, "-none"]
         return [*command, f"-{self.waves}", f"+waveform={waveform}"]
+
+    @property
+    def player_library(self) -> str | None:
+        """Where a simulation finds the player's functions; None for its own program."""
+        return str(self.folder / PLAYER_MODULE) if self.simulator == "icarus" else None
 
     def environment(self, module: str, results: Path) -> dict[str, str]:
         """The environment in which a simulation finds its cocotb tests."""
@@ -165,7 +171,7 @@ def build(
     *,
     waves: str | None = None,
     internals: bool = True,
-    drive_clock: bool = False,
+    player: bool = False,
 ) -> Build:
     """Compile Verilog text for a simulator, or take the result from the cache.
 
@@ -180,9 +186,9 @@ def build(
     internals : bool
         Whether cocotb can reach signals below the top's ports. Without them Verilator may
         optimise freely, which makes simulations several times faster.
-    drive_clock : bool
-        Let the simulator drive the port `clk` itself if it can (Verilator does, Icarus does
-        not; see `Build.drives_clock`), which halves the cost of a clock cycle.
+    player : bool
+        Play the surroundings of a unit in its wrapper (`thermokron.sim.harness`). Verilator drives
+        the clock then, too, which halves the cost of a cycle.
 
     Raises
     ------
@@ -198,16 +204,17 @@ def build(
     from cocotb_tools import config
 
     compile_design = build_icarus if simulator == "icarus" else build_verilator
-    drives_clock = drive_clock and simulator == "verilator"
+    if player and not shutil.which("g++"):
+        raise SimulatorMissing("engine 'cosim' needs g++, not on the PATH (Debian: apt install g++)")
     key = digest(verilog, top, simulator, simulator_version(simulator), waves, internals,
-                 drives_clock, str(config.libs_dir), source_texts())  # fmt: skip
+                 player, str(config.libs_dir), source_texts())  # fmt: skip
 
     def fill(folder: Path) -> None:
         (folder / "design.v").write_text(verilog, encoding="utf-8")
-        compile_design(folder, top, waves, internals, drives_clock)
+        compile_design(folder, top, waves, internals, player)
 
     folder = cached("builds", f"{top}-{simulator}-{key}", fill)
-    return Build(simulator, top, folder, waves, drives_clock)
+    return Build(simulator, top, folder, waves, player)
 
 
 def clock_period(spec: UnitSpec) -> int:

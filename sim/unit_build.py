@@ -14,7 +14,7 @@ from thermokron.rtl.rtlil import UNIT_NAME
 from thermokron.rtl.verilog import generate_verilog
 from thermokron.sim.cache import cached
 from thermokron.sim.simulators import Build, build
-from thermokron.sim.waves import traced_verilog
+from thermokron.sim.harness import wrapped_verilog
 
 __all__ = ["rtl_key", "unit_build", "unit_verilog"]
 
@@ -58,9 +58,8 @@ def rtl_key(spec: UnitSpec) -> str | None:
 def unit_build(spec: UnitSpec, simulator: str, *, waves: str | None = None) -> Build:
     """A unit compiled for a simulator, or from the cache (see `thermokron.sim.simulators.build`).
 
-    With waves the cells' voltages are among the signals (`thermokron.sim.waves`).
+    In its wrapper (`thermokron.sim.harness`), with the player; with waves the cells' voltages are
+    among the signals.
     """
-    verilog, top = unit_verilog(spec), UNIT_NAME
-    if waves:
-        verilog, top = traced_verilog(spec, verilog, top)
-    return build(verilog, top, simulator, waves=waves, internals=False, drive_clock=True)
+    wrapped = wrapped_verilog(spec, unit_verilog(spec), UNIT_NAME, traced=waves is not None)
+    return build(*wrapped, simulator, waves=waves, internals=False, player=True)

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from thermokron.sim.flaws import FrontEndFlaws
 
@@ -140,9 +140,10 @@ class Player:
 
     # ---- commands --------------------------------------------------------------------------------
 
-    def write(self, address: int, words: NDArray[np.uint32]) -> None:
-        """Write words to consecutive word addresses."""
-        self._call["write"](self._unit, address, words.ctypes.data, len(words))
+    def write(self, address: int, words: ArrayLike) -> None:
+        """Write words, any integers of 32 bits, to consecutive word addresses."""
+        given = np.asarray(words).astype(np.uint32)
+        self._call["write"](self._unit, address, given.ctypes.data, len(given))
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
         """The words of each (address, count), which are there when the command is done."""

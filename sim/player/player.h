@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,21 @@ struct Sizes {
     uint32_t cells, coupling_bits, bias_bits, adc_bits;
     uint64_t period_ps;
 };
+
+// What a simulator's environment says of the unit; ends the program if it says nothing.
+inline Sizes sizes_of_environment() {
+    Sizes sizes{};
+    const char* text = std::getenv("THERMOKRON_UNIT_SIZES");
+    unsigned long long period = 0;
+    if (!text || std::sscanf(text, "%u %u %u %u %llu", &sizes.cells, &sizes.coupling_bits,
+                             &sizes.bias_bits, &sizes.adc_bits, &period) != 5) {
+        std::fprintf(stderr, "THERMOKRON_UNIT_SIZES is not set: cells, bits of couplings, biases "
+                             "and ADC codes, clock period in ps\n");
+        std::exit(2);
+    }
+    sizes.period_ps = period;
+    return sizes;
+}
 
 constexpr uint64_t PATIENCE = 64;     // clock cycles without an answer of the bus
 constexpr uint64_t RESET_CYCLES = 2;  // for which reset is held

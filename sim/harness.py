@@ -1,10 +1,11 @@
-"""The array's voltages beside the digital signals, in one waveform.
+"""What a simulated unit is wrapped in: a pin that wakes cocotb, and the array's voltages.
 
-For a run with a waveform the unit is wrapped in a module that has the same pins and, besides
-them, one real signal per cell, `cell_0` …, which the front end writes: the voltage in ADC full
-scales at each sampling instant, held until the next, 0 during discharge. Simulators dump real
-signals like any other. A save file for GTKWave is written beside the waveform, in which they are
-drawn as analog traces; in Surfer, choose Format › Analog for them.
+The wrapper has the unit's pins and one more, `wake`, which the player changes when it wants to be
+asked. For a run with a waveform it has besides one real signal per cell, `cell_0` …, which the
+player writes: the voltage in ADC full scales at each sampling instant, held until the next, 0
+during discharge. Simulators dump real signals like any other. A save file for GTKWave is written
+beside the waveform, in which they are drawn as analog traces; in Surfer, choose Format › Analog for
+them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from thermokron.model import UnitSpec
 from thermokron.sim.builders import module_ports
 from thermokron.sim.simulators import clock_period
 
-__all__ = ["TRACED_SUFFIX", "traced_verilog", "write_save_file"]
+__all__ = ["wrapped_verilog", "write_save_file"]
 
-TRACED_SUFFIX = "_traced"
 #: Height of an analog trace in GTKWave, in rows.
 ANALOG_ROWS = 3
 #: What the save file shows besides the cells.
@@ -32,8 +32,8 @@ GROUPS = {
 CLOSED = ("DACs",)
 
 
-def traced_verilog(spec: UnitSpec, verilog: str, top: str) -> tuple[str, str]:
-    """Verilog of a unit wrapped together with its cells' voltages, and its top's name."""
+def wrapped_verilog(spec: UnitSpec, verilog: str, top: str, *, traced: bool) -> tuple[str, str]:
+    """Verilog of a unit in its wrapper, with its cells' voltages if `traced`; its top's name."""
     ports = module_ports(verilog, top)
     declarations = ",\n".join(
         " ".join(filter(None, ("   ", direction, "wire", range_, name)))
@@ -41,17 +41,18 @@ def traced_verilog(spec: UnitSpec, verilog: str, top: str) -> tuple[str, str]:
     )
     connections = ", ".join(f".{name}({name})" for _, _, name in ports)
     # Verilator writes only what it is told may be written
-    cells = "\n".join(
-        f"  real cell_{i} /*verilator public_flat_rw*/ = 0.0;" for i in range(spec.cells)
+    cells = "".join(
+        f"  real cell_{i} /*verilator public_flat_rw*/ = 0.0;\n"
+        for i in range(spec.cells if traced else 0)
     )
-    name = top + TRACED_SUFFIX
+    name = f"{top}_simulated"
     wrapper = f"""
 module {name} (
-{declarations}
+{declarations},
+    input wire wake
 );
   {top} unit ({connections});
-{cells}
-endmodule
+{cells}endmodule
 """
     return verilog + wrapper, name
 
@@ -59,7 +60,7 @@ endmodule
 def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> Path:
     """Write a GTKWave save file beside the waveform of a traced unit, and return its path.
 
-    The arguments after `waveform` are what `traced_verilog` returned.
+    The arguments after `waveform` are what `wrapped_verilog` returned.
     """
     from vcd.gtkw import GTKWFlag, GTKWSave
 
