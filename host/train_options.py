@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from thermokron.host.engines import ENGINES
 from thermokron.host.spec_options import SPEC_OPTIONS
 
 __all__ = ["KFAC_OPTIONS", "add_timeout", "add_train_options", "check_effect", "given_options"]
@@ -75,7 +76,7 @@ def add_train_options(parser: argparse.ArgumentParser, *, hidden: str | None) ->
     _choice(
         group,
         "engine",
-        ("numeric", "cosim", "exact", "diagonal"),
+        (*ENGINES, "exact", "diagonal"),
         "what inverts K-FAC's factors [numeric]",
     )
     group.add_argument(
@@ -217,7 +218,7 @@ def check_effect(
     method: str,
 ) -> None:
     """`ValueError` if an option was given that has no effect on such a run."""
-    kfac, unit = optimizer == "kfac", engine in ("numeric", "cosim")
+    kfac, unit = optimizer == "kfac", engine in ENGINES
     for names, there, reason in (
         (KFAC_ONLY, kfac, "uses no K-FAC"),
         (UNIT_ONLY, unit, "uses no unit"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermokron.host import train_help as text
+from thermokron.host.engines import ENGINES
 from thermokron.host.spec_options import add_spec_options, spec_from_args
 from thermokron.host.train_defaults import OWN, SUITS, help_table
 from thermokron.host.train_options import (
@@ -117,7 +118,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     demo = add("demo", "the comparison that `make demo` shows", text.DEMO, text.DEMO_EPILOG, ())
     demo.add_argument(
-        "--engine", choices=("cosim", "numeric"), default="cosim", help="of the unit [cosim]"
+        "--engine",
+        choices=("compiled", "cosim", "numeric"),
+        default="compiled",
+        help="of the unit [compiled]",
     )
     demo.add_argument(
         "-o",
@@ -155,7 +159,7 @@ def _train(args: argparse.Namespace) -> int:
     if settings.get("optimizer", "kfac") != "kfac":
         settings.setdefault("engine", None)
     config = TrainConfig(**settings)
-    on_unit = config.engine in ("numeric", "cosim")
+    on_unit = config.engine in ENGINES
     check_effect(
         vars(args),
         label=config.label,

@@ -1,6 +1,7 @@
 """What executes a run: `open_unit`, and the engines behind it."""
 
+from thermokron.host.engines.compiled import CompiledUnit
 from thermokron.host.engines.cosim import CosimUnit
 from thermokron.host.engines.opening import ENGINES, open_unit
 
-__all__ = ["ENGINES", "CosimUnit", "open_unit"]
+__all__ = ["ENGINES", "CompiledUnit", "CosimUnit", "open_unit"]

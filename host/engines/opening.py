@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+from thermokron.host.engines.compiled import CompiledUnit
 from thermokron.host.engines.cosim import CosimUnit
 from thermokron.model import ArrayPhysics, BaseUnit, NumericUnit, UnitSpec
 
 __all__ = ["ENGINES", "open_unit"]
 
 #: The engines that can be opened.
-ENGINES = ("numeric", "cosim")
+ENGINES = ("numeric", "compiled", "cosim")
 
 
 def open_unit(
@@ -31,6 +32,8 @@ def open_unit(
     ----------
     engine : str
         "numeric": bit-true arithmetic on exactly sampled noise, in this process.
+        "compiled": the RTL as C++, compiled to a library of this process, with the same noise at
+        its pins; it needs g++.
         "cosim": the generated Verilog in a simulator, with the same noise at its pins.
     spec : UnitSpec
         The unit.
@@ -41,8 +44,9 @@ def open_unit(
     simulator : str
         For "cosim": "verilator" or "icarus".
     waves : path, optional
-        For "cosim": write a waveform there, `.vcd` or, where the simulator can, `.fst`. It has
-        the cells' voltages beside the digital signals, and is complete once the unit is closed.
+        For "compiled" and "cosim": write a waveform there, `.vcd` or, where a simulator can,
+        `.fst`. It has the cells' voltages beside the digital signals, and is complete once the
+        unit is closed.
     timeout_s : float, optional
         For "cosim": seconds without a sign of life after which a simulator is given up, 30 if not
         given; see `thermokron.sim.SimulatorLink`.
@@ -54,7 +58,7 @@ def open_unit(
     TypeError
         If `spec` or `physics` is of another type.
     thermokron.sim.SimulatorMissing
-        If the simulator is not installed; the message says what to install.
+        If the simulator or the compiler is not installed; the message says what to install.
 
     Examples
     --------
@@ -69,10 +73,13 @@ def open_unit(
         raise TypeError(f"physics = {physics!r} is not an ArrayPhysics")
     if engine == "numeric":
         if waves is not None:
-            raise ValueError("waves: the numeric engine has no signals; use engine 'cosim'")
-        if timeout_s is not None:
-            raise ValueError("timeout_s: the numeric engine waits for nobody; use engine 'cosim'")
+            raise ValueError("waves: the numeric engine has no signals; use engine 'compiled'")
+    if timeout_s is not None and engine != "cosim":
+        raise ValueError(f"timeout_s: the {engine} engine waits for nobody; use engine 'cosim'")
+    if engine == "numeric":
         return NumericUnit(spec, physics, seed=seed)
+    if engine == "compiled":
+        return CompiledUnit(spec, physics, seed=seed, waves=waves)
     return CosimUnit(
         spec, physics, seed=seed, simulator=simulator, waves=waves, timeout_s=timeout_s
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from thermokron.host import engines
 from thermokron.host.kfac import diagonal, exact
 from thermokron.host.kfac.choices import check_choices
 from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
@@ -20,7 +21,7 @@ __all__ = ["ENGINES", "INVERTERS", "OPTIMIZERS", "UNIT_ENGINES", "TrainConfig"]
 
 OPTIMIZERS = ("kfac", "adam", "sgd")
 #: Engines that are thermodynamic units.
-UNIT_ENGINES = ("numeric", "cosim")
+UNIT_ENGINES = engines.ENGINES
 #: Ways to invert that need none.
 INVERTERS = {"exact": exact, "diagonal": diagonal}
 #: Options of `KFAC` that are one of a few words.
@@ -48,7 +49,7 @@ class TrainConfig:
         given, widths that suit it.
     optimizer : "kfac", "adam" or "sgd"
         K-FAC preconditions plain SGD with momentum.
-    engine : "numeric", "cosim", "exact" or "diagonal"; None for Adam and SGD
+    engine : "numeric", "compiled", "cosim", "exact" or "diagonal"; None for Adam and SGD
         What inverts the factors: a thermodynamic unit on an engine of that name, Cholesky
         factorisation on the host, or the inverse of the diagonal alone.
     epochs, batch_size : int

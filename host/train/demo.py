@@ -1,18 +1,20 @@
-"""The demo: K-FAC on a co-simulated unit beside exact K-FAC, a diagonal control, Adam and SGD."""
+"""The demo: K-FAC on a unit's RTL beside exact K-FAC, a diagonal control, Adam and SGD."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from thermokron.host.engines import open_unit
 from thermokron.host.train.config import TrainConfig
 from thermokron.host.train.results import RunResult
-from thermokron.host.train.training import Progress, one_thread, train
+from thermokron.host.train.training import train
+from thermokron.host.train.workers import Results, workers
 from thermokron.model import UnitSpec
 
 __all__ = ["MARKS", "Claim", "DemoOutcome", "DemoPlan", "Listener", "median_loss", "run_demo"]
@@ -20,8 +22,7 @@ __all__ = ["MARKS", "Claim", "DemoOutcome", "DemoPlan", "Listener", "median_loss
 #: Epochs whose loss is reported.
 MARKS = (1, 3, 5, 10)
 
-#: What listens to the demo: called with a job's name, the steps done, the steps there are, and
-#: a remark.
+#: What listens to the demo: called with a stage, the parts done, the parts there are, and a remark.
 Listener = Callable[[str, int, int, str], None]
 
 
@@ -57,9 +58,17 @@ class DemoPlan:
             ("sgd", None): (0.1, 0.2, 0.3, 0.4, 0.5, 0.7),
         }
     )
-    unit_engine: str = "cosim"
+    unit_engine: str = "compiled"
     spec: UnitSpec = field(default_factory=UnitSpec)
     timeout_s: float | None = None
+
+    @property
+    def twins(self) -> dict[str, tuple[int, ...]]:
+        """Other engines that repeat the unit's runs, and on which seeds; the losses are the same."""
+        numeric = {"numeric": self.seeds}
+        return {"compiled": {"cosim": self.seeds[:1], **numeric}, "cosim": numeric}.get(
+            self.unit_engine, {}
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,85 +117,92 @@ def median_loss(runs: Sequence[RunResult], epoch: int) -> float:
 
 def run_demo(plan: DemoPlan, listen: Listener) -> DemoOutcome:
     """Tune, train and compare; a fault of the unit is raised, a claim that fails is not."""
-    if plan.unit_engine == "cosim":
-        listen("building the simulator", 0, 1, "")
-        open_unit("cosim", plan.spec, timeout_s=plan.timeout_s).close()
-        listen("building the simulator", 1, 1, "")
+    engines = {plan.unit_engine: plan.seeds, **plan.twins}
+    for done, engine in enumerate(engines):
+        listen("building the unit", done, len(engines), engine)
+        patience = plan.timeout_s if engine == "cosim" else None
+        open_unit(engine, plan.spec, timeout_s=patience).close()
+    listen("building the unit", 1, 1, "")
     started = time.perf_counter()
-    tuning = []
-    rates: dict[tuple[str, str | None], float] = {}
-    with one_thread():
-        for (optimizer, engine), grid in plan.grids.items():
-            tried = _tune(plan, optimizer, engine, grid, listen)
-            tuning += tried
-            rates[optimizer, engine] = next(t["lr"] for t in tried if t["chosen"])
+    jobs = len(os.sched_getaffinity(0))
+    with workers(jobs) as results:
+        tuning, rates = _tuned(plan, results, listen)
         rates["kfac", plan.unit_engine] = rates["kfac", "exact"]
-        # a thread mostly waits for its simulator, while two numeric units would share one process
-        side_by_side = len(plan.seeds) if plan.unit_engine == "cosim" else 1
-        with ThreadPoolExecutor(side_by_side) as pool:
-            config = _config(plan, "kfac", plan.unit_engine, rates["kfac", plan.unit_engine])
-            unit_runs = list(pool.map(lambda s: _train(plan, config, s, listen), plan.seeds))
-        others = {}
-        for (optimizer, engine), lr in rates.items():
-            if engine != plan.unit_engine:
-                config = _config(plan, optimizer, engine, lr)
-                others[optimizer, engine] = [_train(plan, config, s, listen) for s in plan.seeds]
-        numeric = None
-        if plan.unit_engine != "numeric":
-            config = _config(plan, "kfac", "numeric", rates["kfac", "exact"])
-            numeric = [_train(plan, config, s, listen) for s in plan.seeds]
-    claims = _claims(plan, unit_runs, others, numeric)
-    runs = unit_runs + [run for kind in others.values() for run in kind]
-    return DemoOutcome(runs, tuning, claims, time.perf_counter() - started)
+        kinds = [(optimizer, engine, lr, plan.seeds) for (optimizer, engine), lr in rates.items()]
+        kinds += [
+            ("kfac", engine, rates["kfac", "exact"], seeds) for engine, seeds in plan.twins.items()
+        ]
+        # what takes longest begins first
+        kinds.sort(key=lambda kind: kind[1] not in plan.twins)
+        tasks = [(kind[:3], seed) for kind in kinds for seed in kind[3]]
+        runs: dict[Any, RunResult] = {}
+        for task, run in results(partial(_trained, plan), tasks):
+            assert run is not None  # a rate that did not diverge
+            runs[task] = run
+            listen("training", len(runs), len(tasks), f"{run.label}, seed {run.seed}")
+
+    def of(optimizer: str, engine: str | None) -> list[RunResult]:
+        lr = rates.get((optimizer, engine), rates["kfac", "exact"])
+        return [run for s in plan.seeds if (run := runs.get(((optimizer, engine, lr), s)))]
+
+    unit = of("kfac", plan.unit_engine)
+    others = {kind: of(*kind) for kind in rates if kind != ("kfac", plan.unit_engine)}
+    twins = {engine: of("kfac", engine) for engine in plan.twins}
+    every = unit + [run for kind in others.values() for run in kind]
+    claims = _claims(plan, unit, others, twins)
+    return DemoOutcome(every, tuning, claims, time.perf_counter() - started)
 
 
-def _config(plan: DemoPlan, optimizer: str, engine: str | None, lr: float) -> dict[str, Any]:
-    return {"optimizer": optimizer, "engine": engine, "lr": lr, "epochs": plan.epochs}
+def _trained(plan: DemoPlan, task: tuple[tuple[str, str | None, float], int]) -> RunResult | None:
+    """One run, in whichever process; None if it diverged."""
+    (optimizer, engine, lr), seed = task
+    config = TrainConfig(optimizer=optimizer, engine=engine, lr=lr, epochs=plan.epochs, seed=seed)
+    try:
+        return train(config, spec=plan.spec, timeout_s=plan.timeout_s)
+    except FloatingPointError:
+        return None
 
 
-def _train(plan: DemoPlan, config: dict[str, Any], seed: int, listen: Listener) -> RunResult:
-    settings = TrainConfig(seed=seed, **config)
-    name = f"{settings.label}, seed {seed}"
+def _tuned(
+    plan: DemoPlan, results: Results, listen: Listener
+) -> tuple[list[dict[str, Any]], dict[tuple[str, str | None], float]]:
+    """What was tried, and by optimiser and engine the learning rate that is best.
 
-    def follow(now: Progress) -> None:
-        listen(name, now.step, now.steps, f"loss {now.loss:.4f}")
-
-    return train(settings, spec=plan.spec, timeout_s=plan.timeout_s, progress=follow)
-
-
-def _tune(
-    plan: DemoPlan,
-    optimizer: str,
-    engine: str | None,
-    grid: Sequence[float],
-    listen: Listener,
-) -> list[dict[str, Any]]:
-    """Try the grid on the tuning seeds; the lowest median loss after the last epoch wins."""
-    name = f"tuning {optimizer}" + (f" ({engine})" if engine else "")
-    tried: list[dict[str, Any]] = []
-    for index, lr in enumerate(grid):
-        listen(name, index, len(grid), f"lr {lr:g}")
-        config = _config(plan, optimizer, engine, lr)
-        losses: list[float] | None
-        try:
-            runs = [train(TrainConfig(seed=seed, **config)) for seed in plan.tuning_seeds]
-            losses = [median_loss(runs, epoch + 1) for epoch in range(plan.epochs)]
-        except FloatingPointError:
+    The lowest median loss after the last epoch, over the tuning seeds, wins.
+    """
+    kinds = [(*kind, lr) for kind, grid in plan.grids.items() for lr in grid]
+    tasks = [(kind, seed) for kind in kinds for seed in plan.tuning_seeds]
+    runs: dict[Any, RunResult | None] = {}
+    for task, run in results(partial(_trained, plan), tasks):
+        runs[task] = run
+        optimizer, engine, lr = task[0]
+        name = f"{optimizer} ({engine})" if engine else optimizer
+        listen("tuning learning rates", len(runs), len(tasks), f"{name}, lr {lr:g}")
+    tuning: list[dict[str, Any]] = []
+    rates = {}
+    for (optimizer, engine), grid in plan.grids.items():
+        tried: list[dict[str, Any]] = []
+        for lr in grid:
+            found = [runs[(optimizer, engine, lr), seed] for seed in plan.tuning_seeds]
+            stable = [run for run in found if run is not None]
             losses = None
-        tried.append({"optimizer": optimizer, "engine": engine, "lr": lr, "train_loss": losses})
-    stable = [t for t in tried if t["train_loss"] is not None]
-    if not stable:
-        raise ValueError(f"{name}: every learning rate of {list(grid)} diverged")
-    best = min(stable, key=lambda t: float(t["train_loss"][-1]))
-    listen(name, len(grid), len(grid), f"lr {best['lr']:g}")
-    return [{**t, "chosen": t is best} for t in tried]
+            if len(stable) == len(found):
+                losses = [median_loss(stable, epoch + 1) for epoch in range(plan.epochs)]
+            tried.append({"optimizer": optimizer, "engine": engine, "lr": lr, "train_loss": losses})
+        usable = [t for t in tried if t["train_loss"] is not None]
+        if not usable:
+            raise ValueError(f"{optimizer}: every learning rate of {list(grid)} diverged")
+        best = min(usable, key=lambda t: float(t["train_loss"][-1]))
+        rates[optimizer, engine] = best["lr"]
+        tuning += [{**t, "chosen": t is best} for t in tried]
+    return tuning, rates
 
 
 def _claims(
     plan: DemoPlan,
     unit: Sequence[RunResult],
     others: dict[tuple[str, str | None], list[RunResult]],
-    numeric: Sequence[RunResult] | None,
+    twins: dict[str, list[RunResult]],
 ) -> list[Claim]:
     adam, control = others["adam", None], others["kfac", "diagonal"]
     last = plan.epochs
@@ -214,8 +230,10 @@ def _claims(
             f"test accuracy {ours:.4f}, with exact inverses {exact:.4f}", abs(ours - exact) <= 0.01
         )
     )
-    if numeric is not None:
-        same = [a.train_loss == b.train_loss for a, b in zip(unit, numeric, strict=True)]
-        text = f"the numeric engine gives bit-identical losses: {sum(same)} of {len(same)} seeds"
+    losses = {run.seed: run.train_loss for run in unit}
+    for engine, runs in twins.items():
+        same = [run.train_loss == losses[run.seed] for run in runs]
+        what = {"cosim": "the Verilog in a simulator"}.get(engine, f"the {engine} engine")
+        text = f"{what} gives bit-identical losses: {sum(same)} of {len(same)} seeds"
         claims.append(Claim(text, all(same)))
     return claims

@@ -24,6 +24,7 @@ QUIET = "#8a8a8a"
 #: Colour, width, dash and order of every label; what is exact lies on what is sampled.
 STYLES = {
     "K-FAC, co-simulated": ("#d1495b", 5.0, "-", 3),
+    "K-FAC, compiled RTL": ("#d1495b", 5.0, "-", 3),
     "K-FAC, numeric": ("#d1495b", 5.0, "-", 3),
     "K-FAC, exact": (INK, 1.8, (0, (4, 2)), 4),
     "K-FAC, diagonal": ("#edae49", 2.8, "-", 2),

@@ -111,6 +111,7 @@ class RunResult:
         names = {
             None: {"adam": "Adam", "sgd": "SGD"}.get(self.optimizer, self.optimizer),
             "cosim": "K-FAC, co-simulated",
+            "compiled": "K-FAC, compiled RTL",
             "numeric": "K-FAC, numeric",
             "exact": "K-FAC, exact",
             "diagonal": "K-FAC, diagonal",

@@ -263,7 +263,7 @@ def test_a_small_demo_compares_all_kinds(tmp_path) -> None:
     assert chosen["adam", None] == 0.04
     assert [t["train_loss"] for t in outcome.tuning if t["lr"] == 1e37] == [None]
     assert outcome.runs[0].lr == chosen["kfac", "exact"]
-    assert ("kfac (numeric), seed 1", 10, 10) in [job[:3] for job in heard]
+    assert ("training", 10, 10, "K-FAC, numeric, seed 1") in heard
     path = write_result(tmp_path / "result.json", outcome.runs, spec=plan.spec)
     assert [RunResult(**run) for run in json.loads(path.read_text())["runs"]] == outcome.runs
     assert plot_losses(outcome.runs, tmp_path / "p.svg", title="T").read_text().count("Adam") == 1
