@@ -53,7 +53,7 @@ def generate_cxxrtl(spec: UnitSpec, *, names: bool) -> str:
     rtlil, _ = generate_rtlil(spec, UNIT_NAME)
     tidy = ["opt_expr", "opt_merge", "opt_clean -purge"]
     # registers that rest are not evaluated, once they have an enable
-    passes = [] if names else [*tidy, "opt_dff -nosdff", "opt_clean -purge"]
+    passes = [] if names else [*tidy, "opt_dff -nosdff -simple-dffe", "opt_clean -purge"]
     text = run_yosys(rtlil, "proc", "flatten", *passes, f"write_cxxrtl -g{4 if names else 0}")
     for written, wanted in EVALUATIONS:
         if text.count(written) != 1:
