@@ -85,7 +85,10 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
         wider = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         wider[size, size] = 1.0
         return cholesky(wider)[:size, :size]
-    factor: torch.Tensor = torch.linalg.cholesky(matrix)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    # a plain number is looked at faster than torch's own check looks at its tensor
+    if (info if info.ndim == 0 else info.any()).item():
+        raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
     return factor
 
 
