@@ -13,6 +13,7 @@ __all__ = [
     "Share",
     "all_finite",
     "finite",
+    "in_type",
     "shares",
     "symmetric",
 ]
@@ -46,7 +47,7 @@ class MovingAverage:
         if self.moment is None:
             self.moment = part * value
         else:  # m + (1-β)(C - m), in one pass
-            self.moment = torch.lerp(self.moment.to(value.dtype), value, part)
+            self.moment = torch.lerp(in_type(self.moment, value.dtype), value, part)
         self.weight = decay * self.weight + (1.0 - decay)
 
     @property
@@ -116,9 +117,7 @@ class Factor(MovingAverage):
         In other types it is what BLAS made it, symmetric up to rounding: a Cholesky factorisation
         reads one triangle, and the transposition would take a sixth of its time.
         """
-        value = self.value
-        if value.dtype != dtype:
-            value = value.to(dtype)
+        value = in_type(self.value, dtype)
         if self.diagonal:
             return value.add_(amount)
         if dtype == torch.float64:
@@ -137,6 +136,11 @@ class Factor(MovingAverage):
         diagonal = self.moment if self.diagonal else self.moment.diagonal(dim1=-2, dim2=-1)
         mean = diagonal.double().mean(dim=-1) / self.weight
         return mean.item() if mean.ndim == 0 else mean
+
+
+def in_type(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor.to(dtype)`, without the call where there is nothing to do, which small steps feel."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def finite(moment: torch.Tensor) -> bool:

@@ -149,10 +149,11 @@ class Watcher:
         loss, self.loss, self._tape = self.loss, None, []
         self._waiting.clear()
         recorded, self._recorded = self._recorded, []
-        for layer in set[Layer]().union(*(here.seen for here in recorded)):
-            others = [here for here in recorded if here.whole and layer not in here.seen]
-            if others:
-                layer.pass_over(sum(here.own or 0.0 for here in others))
+        if len(recorded) > 1:
+            for layer in set[Layer]().union(*(here.seen for here in recorded)):
+                others = [here for here in recorded if here.whole and layer not in here.seen]
+                if others:
+                    layer.pass_over(sum(here.own or 0.0 for here in others))
         return loss
 
     def __deepcopy__(self, memo: Any) -> Watcher:

@@ -296,8 +296,7 @@ class KroneckerLayer(Layer):
         return self.stacked(present) if len(present) == len(gradients) else None
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        columns = [t.flatten(1) if t.ndim > 1 else t[:, None] for t in tensors]
-        matrix = torch.cat(columns, dim=1)
+        matrix = torch.cat([t if t.ndim == 2 else t.reshape(len(t), -1) for t in tensors], dim=1)
         return matrix if self.blocks is None else matrix.unflatten(0, (self.blocks, -1))
 
     def set_gradient(self, value: torch.Tensor) -> None:
@@ -306,7 +305,7 @@ class KroneckerLayer(Layer):
         for parameter, part in zip(self.parameters, parts, strict=False):
             gradient = parameter.grad
             assert gradient is not None
-            gradient.copy_(part.reshape(gradient.shape))
+            gradient.copy_(part if part.shape == gradient.shape else part.reshape(gradient.shape))
 
     # ---- state ---------------------------------------------------------------------------
 

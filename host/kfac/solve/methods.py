@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from thermokron.host.kfac.factors import Factor, Share, shares
+from thermokron.host.kfac.factors import Factor, Share, in_type, shares
 from thermokron.host.kfac.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.dense import definite_cholesky, float32_suffices
@@ -125,7 +125,7 @@ def prepare(
         if method == "solve":
             blocks[layer] = Factorised(a, g, worst)
         else:  # the products are made in the network's type
-            blocks[layer] = Inverses(a.to(dtype), g.to(dtype), worst)
+            blocks[layer] = Inverses(in_type(a, dtype), in_type(g, dtype), worst)
     return blocks
 
 
