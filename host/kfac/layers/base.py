@@ -297,7 +297,7 @@ class KroneckerLayer(Layer):
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         matrix = torch.cat([t if t.ndim == 2 else t.reshape(len(t), -1) for t in tensors], dim=1)
-        return matrix if self.blocks is None else matrix.unflatten(0, (self.blocks, -1))
+        return matrix if self.blocks is None else matrix.reshape(self.blocks, -1, matrix.shape[1])
 
     def set_gradient(self, value: torch.Tensor) -> None:
         inputs = value.shape[-1] - self.has_bias

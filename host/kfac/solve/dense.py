@@ -85,6 +85,7 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
         wider = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         wider[size, size] = 1.0
         return cholesky(wider)[:size, :size]
+    factor: torch.Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     # a plain number is looked at faster than torch's own check looks at its tensor
     if (info if info.ndim == 0 else info.any()).item():

@@ -267,6 +267,6 @@ def _condition(matrix: torch.Tensor, low: Share, diagonal: bool, cost: Cost) -> 
     else:
         cost.flops(2 * matrix.numel())
         if isinstance(low, float):
-            return torch.linalg.vector_norm(matrix).item() / low
+            return float(torch.linalg.vector_norm(matrix).item()) / low
         largest = torch.linalg.vector_norm(matrix, dim=(-2, -1))
     return (largest / low).max().item()
