@@ -168,15 +168,17 @@ def test_moments_that_lost_their_definiteness_make_steps_that_damping_bounds(met
         assert update.norm() <= v.norm() / 0.03 * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_products_are_those_of_torch(shape, turned) -> None:
+@pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9), (800, 800, 800)])
+@pytest.mark.parametrize("layout", ["rows", "columns", "parts"])
+def test_products_are_those_of_torch(shape, layout) -> None:
     """To the rounding of sums of k terms, √k ε for random signs, eight times over."""
     m, k, n = shape
     torch.manual_seed(1)
     left, right = torch.randn(m, k), torch.randn(k, n)
-    if turned:
+    if layout == "columns":
         left, right = left.T.contiguous().T, right.T.contiguous().T
+    elif layout == "parts":
+        left, right = torch.randn(m, k + 1)[:, :k], torch.randn(k, n + 1)[:, :n]
     found, truth = product(left, right), left.double() @ right.double()
     assert found.dtype == torch.float32
     assert (found - truth).norm() < 8 * EPS * truth.norm()

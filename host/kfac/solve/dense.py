@@ -34,6 +34,9 @@ TOLERANCE = 1e-3
 
 #: Products of fewer multiplications than this are torch's: handing them over takes 10 µs.
 FEW = 256**3
+#: From here on oneDNN gains more from a factor whose rows it can read in order than the copy takes;
+#: parts of larger matrices are copied always, as they would go to a slow loop.
+MANY = 768**3
 
 
 def float32_suffices(kappa: float) -> bool:
@@ -46,15 +49,17 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
     torch multiplies matrices by MKL, which leaves the AVX-512 units of AMD processors idle; oneDNN
     does not, and takes half of the time there. It is reached as the linear layer that torch's
-    compiler makes of it, without copies into a layout of its own; its results are as exact, and the
-    same from run to run.
+    compiler makes of it, without a layout of its own; its results are as exact, and the same from
+    run to run.
     """
-    if left.numel() * right.shape[-1] < FEW or not _for_onednn(left, right):
+    multiplications = left.numel() * right.shape[-1]
+    if multiplications < FEW or not _for_onednn(left, right):
         return left @ right
-    if not (right.is_contiguous() or right.mT.is_contiguous()):
-        right = right.contiguous()  # parts of larger matrices would go to a slow loop
+    weight = right.mT
+    if multiplications >= MANY or not (right.is_contiguous() or weight.is_contiguous()):
+        weight = weight.contiguous()
     answer: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        left.contiguous(), right.mT, None, "none", [], ""
+        left.contiguous(), weight, None, "none", [], ""
     )
     return answer
 
