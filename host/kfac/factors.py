@@ -13,6 +13,7 @@ __all__ = [
     "Share",
     "all_finite",
     "finite",
+    "in_type",
     "shares",
     "symmetric",
 ]
@@ -46,7 +47,7 @@ class MovingAverage:
         if self.moment is None:
             self.moment = part * value
         else:  # m + (1-β)(C - m), in one pass
-            self.moment = torch.lerp(self.moment.to(value.dtype), value, part)
+            self.moment = torch.lerp(in_type(self.moment, value.dtype), value, part)
         self.weight = decay * self.weight + (1.0 - decay)
 
     @property
@@ -116,7 +117,7 @@ class Factor(MovingAverage):
         In other types it is what BLAS made it, symmetric up to rounding: a Cholesky factorisation
         reads one triangle, and the transposition would take a sixth of its time.
         """
-        value = self.value.to(dtype)
+        value = in_type(self.value, dtype)
         if self.diagonal:
             return value.add_(amount)
         if dtype == torch.float64:
@@ -125,11 +126,21 @@ class Factor(MovingAverage):
         value.diagonal(dim1=-2, dim2=-1).add_(share)
         return value
 
-    def mean_diagonal(self) -> torch.Tensor:
-        """Mean of the diagonal, a scalar or one number per block, in float64."""
+    def mean_diagonal(self) -> Share:
+        """Mean of the diagonal: a number, or one for each block in float64."""
         assert self.moment is not None
+        if self.moment.ndim == 2:
+            total = torch.trace(self.moment).item()
+            if math.isfinite(total):  # else a sum that float32 does not hold
+                return total / (self.weight * self.size)
         diagonal = self.moment if self.diagonal else self.moment.diagonal(dim1=-2, dim2=-1)
-        return (diagonal / self.weight).double().mean(dim=-1)
+        mean = diagonal.double().mean(dim=-1) / self.weight
+        return mean.item() if mean.ndim == 0 else mean
+
+
+def in_type(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor.to(dtype)`, without the call where there is nothing to do, which small steps feel."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def finite(moment: torch.Tensor) -> bool:
@@ -137,6 +148,8 @@ def finite(moment: torch.Tensor) -> bool:
 
     The diagonal tells: |E[x y]|² ≤ E[x²] E[y²].
     """
+    if moment.ndim == 2 and math.isfinite(torch.trace(moment).item()):
+        return True
     diagonal = moment if moment.ndim == 1 else moment.diagonal(dim1=-2, dim2=-1)
     return all_finite(diagonal)
 
@@ -152,7 +165,7 @@ def symmetric(matrix: torch.Tensor) -> torch.Tensor:
     return (matrix + matrix.mT).div_(2)
 
 
-def shares(mean_a: torch.Tensor, mean_g: torch.Tensor, damping: float) -> tuple[Share, Share]:
+def shares(mean_a: Share, mean_g: Share, damping: float) -> tuple[Share, Share]:
     """π√λ for A, √λ/π for G, with π² = mean_a / mean_g; each bounds its factor's eigenvalues.
 
     Factored Tikhonov damping takes the means of the diagonals, so that the damping's share in both
@@ -161,11 +174,11 @@ def shares(mean_a: torch.Tensor, mean_g: torch.Tensor, damping: float) -> tuple[
     large, which keeps the factors' condition numbers low.
     """
     root = math.sqrt(damping)
-    if mean_a.ndim == 0 and mean_g.ndim == 0:  # plain numbers cost less than tensors of one
-        over, under = mean_a.item(), mean_g.item()
+    if isinstance(mean_a, float) and isinstance(mean_g, float):
         # a factor that is zero, such as G behind dead units, has no scale to balance
-        ratio = math.sqrt(over / under) if over > 0.0 and under > 0.0 else 1.0
+        ratio = math.sqrt(mean_a / mean_g) if mean_a > 0.0 and mean_g > 0.0 else 1.0
         return ratio * root, root / ratio
+    mean_a, mean_g = torch.as_tensor(mean_a), torch.as_tensor(mean_g)
     usable = (mean_a > 0.0) & (mean_g > 0.0)
     one = torch.ones_like(mean_a + mean_g)
     pi = torch.where(usable, torch.sqrt(mean_a / torch.where(usable, mean_g, one)), one)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,8 +17,7 @@ from thermokron.host.kfac.passes import Pass, mark, marked, rows_of
 __all__ = ["Watcher"]
 
 
-@dataclass(frozen=True, eq=False)
-class _Use:
+class _Use(NamedTuple):
     """One call of a module.
 
     The layer that records it, what `Layer.prepare` kept of it, and the length of its output.
@@ -151,10 +149,11 @@ class Watcher:
         loss, self.loss, self._tape = self.loss, None, []
         self._waiting.clear()
         recorded, self._recorded = self._recorded, []
-        for layer in set[Layer]().union(*(here.seen for here in recorded)):
-            others = [here for here in recorded if here.whole and layer not in here.seen]
-            if others:
-                layer.pass_over(sum(here.own or 0.0 for here in others))
+        if len(recorded) > 1:
+            for layer in set[Layer]().union(*(here.seen for here in recorded)):
+                others = [here for here in recorded if here.whole and layer not in here.seen]
+                if others:
+                    layer.pass_over(sum(here.own or 0.0 for here in others))
         return loss
 
     def __deepcopy__(self, memo: Any) -> Watcher:
@@ -222,7 +221,6 @@ class Watcher:
 
     # ---- gradients -------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _collect(self, use: _Use, here: Pass, gradient: torch.Tensor) -> None:
         terms = here.terms if here.terms is not None else float(len(gradient))
         scale = (terms if self.mean else 1.0) / here.scale

@@ -47,7 +47,7 @@ def stepped(model: nn.Module, x: torch.Tensor, **options) -> KFAC:
 # ---- precision -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [128, 257, 512])
+@pytest.mark.parametrize("size", [4, 65, 128, 257, 512])
 @pytest.mark.parametrize("rank", [16, 128, 1000])
 def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, rank) -> None:
     """Relative error in the spectral norm, with the damping at which the rule just allows it."""
@@ -55,7 +55,7 @@ def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, ra
     while True:
         matrix = damped_moments(size, rank, damping)
         kappa = matrix.abs().sum(dim=1).max().item() / damping
-        if not dense.float32_suffices(size, kappa):
+        if not dense.float32_suffices(kappa):
             break
         truth = torch.linalg.inv(matrix.double())
         difference = torch.linalg.matrix_norm(inverted(matrix).double() - truth, 2)
@@ -65,7 +65,7 @@ def test_a_float32_inverse_is_as_exact_as_its_condition_number_promises(size, ra
     assert damping < 1.0  # something was tested
 
 
-@pytest.mark.parametrize("size", [128, 512])
+@pytest.mark.parametrize("size", [16, 128, 512])
 @pytest.mark.parametrize("spread", [0.01, 1.0])
 @pytest.mark.parametrize("rank", [1, 16])
 def test_the_hardest_moments_keep_to_the_tolerance(size, spread, rank) -> None:
@@ -83,10 +83,9 @@ def test_the_hardest_moments_keep_to_the_tolerance(size, spread, rank) -> None:
 
 
 def test_what_is_inverted_in_float32() -> None:
-    """As docs/experiments.md says: from size 128, where κ times 1.2e-7 is below 1e-3."""
-    assert dense.float32_suffices(128, 0.99e-3 / EPS)
-    assert not dense.float32_suffices(128, 1.01e-3 / EPS)
-    assert not dense.float32_suffices(127, 1.0)
+    """As docs/experiments.md says: where κ times 1.2e-7 is below 1e-3."""
+    assert dense.float32_suffices(0.99e-3 / EPS)
+    assert not dense.float32_suffices(1.01e-3 / EPS)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_what_is_inverted_in_float32() -> None:
     [
         (150, 0.1, torch.float32, True),
         (150, 1e-12, torch.float32, False),  # ill-conditioned
-        (100, 0.1, torch.float32, False),  # small
+        (9, 0.1, torch.float32, True),
         (150, 0.1, torch.float64, False),
     ],
 )
@@ -169,15 +168,17 @@ def test_moments_that_lost_their_definiteness_make_steps_that_damping_bounds(met
         assert update.norm() <= v.norm() / 0.03 * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_products_are_those_of_torch(shape, turned) -> None:
+@pytest.mark.parametrize("shape", [(300, 300, 300), (200, 40, 3000), (7, 500, 9), (800, 800, 800)])
+@pytest.mark.parametrize("layout", ["rows", "columns", "parts"])
+def test_products_are_those_of_torch(shape, layout) -> None:
     """To the rounding of sums of k terms, √k ε for random signs, eight times over."""
     m, k, n = shape
     torch.manual_seed(1)
     left, right = torch.randn(m, k), torch.randn(k, n)
-    if turned:
+    if layout == "columns":
         left, right = left.T.contiguous().T, right.T.contiguous().T
+    elif layout == "parts":
+        left, right = torch.randn(m, k + 1)[:, :k], torch.randn(k, n + 1)[:, :n]
     found, truth = product(left, right), left.double() @ right.double()
     assert found.dtype == torch.float32
     assert (found - truth).norm() < 8 * EPS * truth.norm()
@@ -195,21 +196,6 @@ def test_a_step_in_float32_is_that_in_float64() -> None:
     stepped(other, x.double())
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert (p.grad - q.grad).norm() < 1e-4 * q.grad.norm()
-
-
-def test_small_factors_are_inverted_together_as_one_by_one(monkeypatch) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Linear(9, 9) for _ in range(4)), nn.Linear(9, 4, bias=False))
-    kfac = stepped(model, torch.randn(16, 9))
-    together = kfac.blocks.prepared
-    monkeypatch.setattr(methods, "SMALL", 0)
-    cost = Cost()
-    alone = methods.prepare(kfac.layers, 0.1, method="inverse", inverse=kfac.inverse, cost=cost)
-    assert cost.inversions == kfac.metrics.inversions == 10
-    for layer in kfac.layers:
-        assert torch.equal(together[layer].a, alone[layer].a)
-        assert torch.equal(together[layer].g, alone[layer].g)
-        assert together[layer].kappa == alone[layer].kappa
 
 
 # ---- equal inputs --------------------------------------------------------------------------------
@@ -230,7 +216,7 @@ def test_layers_with_equal_inputs_are_damped_by_their_own_gradients() -> None:
     assert kfac.metrics.inversions == 8
     for layer in kfac.layers:
         a, g = layer.input_factor, layer.output_factor
-        low_a = (0.1 * a.mean_diagonal() / g.mean_diagonal()).sqrt().item()
+        low_a = (0.1 * a.mean_diagonal() / g.mean_diagonal()) ** 0.5
         block = kfac.blocks[layer]
         torch.testing.assert_close(block.a, inverted(a.damped(low_a)))
         torch.testing.assert_close(block.g, inverted(g.damped(0.1 / low_a)))
@@ -301,8 +287,8 @@ def test_layers_that_only_look_alike_stay_apart() -> None:
 
 
 def test_the_host_solves_with_the_factor_that_it_kept(monkeypatch) -> None:
-    count, inner = [], torch.linalg.cholesky
-    monkeypatch.setattr(torch.linalg, "cholesky", lambda m: count.append(1) or inner(m))
+    count, inner = [], torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda m: count.append(1) or inner(m))
     model, x = network(9)
     kfac = KFAC(model, lr=0.1, damping=0.1, method="solve", inverse_interval=3, kl_clip=None)
     inversions = []
@@ -315,8 +301,8 @@ def test_the_host_solves_with_the_factor_that_it_kept(monkeypatch) -> None:
         assert (len(count) > before) == (inversions[-1] > 0)
         for layer, v in zip(kfac.layers, plain, strict=True):
             block = kfac.blocks[layer]
-            a, g = (factor @ factor.mT for factor in (block.a, block.g))
-            torch.testing.assert_close(g @ layer.gradient().double() @ a, v)
+            a, g = ((factor @ factor.mT).double() for factor in (block.a, block.g))
+            torch.testing.assert_close(g @ layer.gradient().double() @ a, v, rtol=1e-5, atol=1e-7)
     assert inversions == [4, 0, 0, 4]
 
 

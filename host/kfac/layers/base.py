@@ -209,11 +209,6 @@ class KroneckerLayer(Layer):
         return self.module.bias if self.has_bias else None  # type: ignore[return-value]
 
     @property
-    def rows(self) -> slice:
-        """The rows of weight and bias that are this layer's."""
-        return slice(None)
-
-    @property
     def parameters(self) -> list[torch.nn.Parameter]:
         bias = self.bias
         return [self.weight] if bias is None else [self.weight, bias]
@@ -235,8 +230,7 @@ class KroneckerLayer(Layer):
     ) -> None:
         if not again:
             self.input_factor.add(*self.input_moments(module, prepared, reduce))
-        rows = self.output_rows(module, full_precision(gradient))
-        g = _as_examples(rows, reduce, mean=False)
+        g = self.output_examples(module, full_precision(gradient), reduce)
         self.output_factor.add(product(g.mT, g), terms)
 
     def pass_over(self, terms: float) -> None:
@@ -246,10 +240,22 @@ class KroneckerLayer(Layer):
         self, module: torch.nn.Module, prepared: torch.Tensor, reduce: bool
     ) -> tuple[torch.Tensor, int]:
         """Σ a aᵀ over the rows of one use, and their number."""
-        a = _as_examples(self.input_rows(module, full_precision(prepared)), reduce, mean=True)
+        a = self.input_examples(module, full_precision(prepared), reduce)
         if self.has_bias:
             a = with_ones(a)
         return product(a.mT, a), a.shape[-2]
+
+    def input_examples(
+        self, module: torch.nn.Module, inputs: torch.Tensor, reduce: bool
+    ) -> torch.Tensor:
+        """The rows a, (..., rows, n), positions spread out or taken together."""
+        return _as_examples(self.input_rows(module, inputs), reduce, mean=True)
+
+    def output_examples(
+        self, module: torch.nn.Module, gradient: torch.Tensor, reduce: bool
+    ) -> torch.Tensor:
+        """The rows g, (..., rows, m)."""
+        return _as_examples(self.output_rows(module, gradient), reduce, mean=False)
 
     def discard(self) -> None:
         self.input_factor.discard()
@@ -290,22 +296,16 @@ class KroneckerLayer(Layer):
         return self.stacked(present) if len(present) == len(gradients) else None
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        columns = []
-        for tensor in tensors:
-            own = tensor[self.rows]
-            matrix = own.reshape(len(own), -1)
-            if self.blocks is not None:
-                matrix = matrix.reshape(self.blocks, -1, matrix.shape[-1])
-            columns.append(matrix)
-        return torch.cat(columns, dim=-1)
+        matrix = torch.cat([t if t.ndim == 2 else t.reshape(len(t), -1) for t in tensors], dim=1)
+        return matrix if self.blocks is None else matrix.reshape(self.blocks, -1, matrix.shape[1])
 
     def set_gradient(self, value: torch.Tensor) -> None:
         inputs = value.shape[-1] - self.has_bias
         parts = (value[..., :inputs], value[..., inputs:])
         for parameter, part in zip(self.parameters, parts, strict=False):
-            assert parameter.grad is not None
-            target = parameter.grad[self.rows]
-            target.copy_(part.reshape(target.shape))
+            gradient = parameter.grad
+            assert gradient is not None
+            gradient.copy_(part if part.shape == gradient.shape else part.reshape(gradient.shape))
 
     # ---- state ---------------------------------------------------------------------------
 
@@ -321,11 +321,10 @@ class KroneckerLayer(Layer):
         self.discard()
 
     def describe(self) -> str:
-        own = self.weight[self.rows]
         blocks = self.blocks or 1
-        inputs = own[0].numel() + self.has_bias
+        inputs = self.weight[0].numel() + self.has_bias
         kind = f"{blocks} x " if blocks > 1 else ""
-        return f"{kind}A {inputs}, {kind}G {len(own) // blocks}"
+        return f"{kind}A {inputs}, {kind}G {len(self.weight) // blocks}"
 
 
 def with_ones(rows: torch.Tensor) -> torch.Tensor:

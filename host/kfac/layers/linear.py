@@ -34,6 +34,17 @@ class LinearLayer(KroneckerLayer):
             and not weight.is_complex()
         )
 
+    def input_examples(
+        self, module: torch.nn.Module, inputs: torch.Tensor, reduce: bool
+    ) -> torch.Tensor:
+        # without positions rows are examples already, as they are in most networks
+        return inputs if inputs.ndim == 2 else super().input_examples(module, inputs, reduce)
+
+    def output_examples(
+        self, module: torch.nn.Module, gradient: torch.Tensor, reduce: bool
+    ) -> torch.Tensor:
+        return gradient if gradient.ndim == 2 else super().output_examples(module, gradient, reduce)
+
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return self._rows(module, inputs)
 

@@ -5,8 +5,7 @@ order of ε‖M‖ already. An inversion in float32 is the exact inverse of a ma
 M by no more than that, and costs half of one in float64. What it does to the inverse depends on
 the condition number, of which damping gives a bound before anything is factorised: the least
 eigenvalue is at least the damping's share, the largest at most the Frobenius norm. Where that
-bound times ε is below `TOLERANCE`, float32 is used; elsewhere float64, as for small matrices, where
-it costs nothing.
+bound times ε is below `TOLERANCE`, float32 is used; elsewhere float64.
 
 The inverse's relative error in the spectral norm is then below `TOLERANCE` by experience, not by
 proof: the bound on the error of a Cholesky factorisation grows with the size (Higham, Accuracy and
@@ -20,7 +19,6 @@ from __future__ import annotations
 import torch
 
 __all__ = [
-    "SMALL",
     "TOLERANCE",
     "cholesky",
     "definite_cholesky",
@@ -29,32 +27,40 @@ __all__ = [
     "solved",
 ]
 
-#: Matrices below this size stay in float64: the calls cost more than the arithmetic, 16% of an
-#: inversion at 64 and 40% at 128, measured on one AVX-512 core.
-SMALL = 128
+EPS = torch.finfo(torch.float32).eps
 
 #: κ ε up to which an inverse is made in float32; its relative error stayed below, see above.
 TOLERANCE = 1e-3
 
-#: Products of fewer multiplications than this are torch's: handing them over takes 20 µs.
+#: Products of fewer multiplications than this are torch's: handing them over takes 10 µs.
 FEW = 256**3
+#: From here on oneDNN gains more from a factor whose rows it can read in order than the copy takes;
+#: parts of larger matrices are copied always, as they would go to a slow loop.
+MANY = 768**3
 
 
-def float32_suffices(size: int, kappa: float) -> bool:
+def float32_suffices(kappa: float) -> bool:
     """Whether a float32 matrix of condition number `kappa` at most is inverted in float32."""
-    return size >= SMALL and kappa * torch.finfo(torch.float32).eps <= TOLERANCE
+    return kappa * EPS <= TOLERANCE
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """`left @ right`; large products of float32 matrices on the CPU through oneDNN.
 
     torch multiplies matrices by MKL, which leaves the AVX-512 units of AMD processors idle; oneDNN
-    does not, and takes half of the time there. It is reached as the linear layer that it is for
-    torch; its results are as exact, and the same from run to run.
+    does not, and takes half of the time there. It is reached as the linear layer that torch's
+    compiler makes of it, without a layout of its own; its results are as exact, and the same from
+    run to run.
     """
-    if left.numel() * right.shape[-1] < FEW or not _for_onednn(left, right):
+    multiplications = left.numel() * right.shape[-1]
+    if multiplications < FEW or not _for_onednn(left, right):
         return left @ right
-    answer: torch.Tensor = torch.nn.functional.linear(left.to_mkldnn(), right.mT).to_dense()
+    weight = right.mT
+    if multiplications >= MANY or not (right.is_contiguous() or weight.is_contiguous()):
+        weight = weight.contiguous()
+    answer: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        left.contiguous(), weight, None, "none", [], ""
+    )
     return answer
 
 
@@ -81,12 +87,15 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
     """
     size = matrix.shape[-1]
     if matrix.ndim == 2 and size % 128 == 0 and matrix.device.type == "cpu":
-        wider = matrix.new_zeros(size + 1, size + 1)
-        wider[:size, :size] = matrix
+        wider = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         wider[size, size] = 1.0
-        matrix = wider
-    factor: torch.Tensor = torch.linalg.cholesky(matrix)
-    return factor[..., :size, :size]
+        return cholesky(wider)[:size, :size]
+    factor: torch.Tensor
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    # a plain number is looked at faster than torch's own check looks at its tensor
+    if (info if info.ndim == 0 else info.any()).item():
+        raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
+    return factor
 
 
 def definite_cholesky(

@@ -17,15 +17,14 @@ its own at every step. docs/kfac.md has the figures.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from thermokron.host.kfac.factors import Factor, Share, shares, symmetric
+from thermokron.host.kfac.factors import Factor, Share, in_type, shares
 from thermokron.host.kfac.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.solve.cost import Cost
-from thermokron.host.kfac.solve.dense import SMALL, definite_cholesky, float32_suffices
+from thermokron.host.kfac.solve.dense import definite_cholesky, float32_suffices
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.solve.prepared import (
     EIGEN,
@@ -126,7 +125,7 @@ def prepare(
         if method == "solve":
             blocks[layer] = Factorised(a, g, worst)
         else:  # the products are made in the network's type
-            blocks[layer] = Inverses(a.to(dtype), g.to(dtype), worst)
+            blocks[layer] = Inverses(in_type(a, dtype), in_type(g, dtype), worst)
     return blocks
 
 
@@ -198,36 +197,18 @@ def _each(matrix: torch.Tensor, low: Share) -> list[tuple[torch.Tensor, float]]:
 
 
 def _on_host(jobs: Sequence[Job], cost: Cost, *, invert: bool) -> list[Made]:
-    """Inverses, or Cholesky factors, of damped factors.
-
-    Of diagonals the inverses, or themselves. Small matrices of one size are worked on together,
-    since the calls are what takes the time there; the arithmetic is that of one by one.
-    """
-    made: dict[int, Made] = {}
-    together: dict[tuple[int, torch.device], list[int]] = defaultdict(list)
-    for place, (factor, low) in enumerate(jobs):
-        assert factor.moment is not None
+    """Inverses, or Cholesky factors, of damped factors; of diagonals inverses, or themselves."""
+    made: list[Made] = []
+    for factor, low in jobs:
         if factor.diagonal:
             matrix, kappa = _damped(factor, low, cost)
             cost.flops(len(matrix) if invert else 0)
-            made[place] = 1.0 / matrix if invert else matrix, kappa
-        elif factor.moment.ndim == 2 and factor.size < SMALL:
-            together[factor.size, factor.moment.device].append(place)
+            made.append((1.0 / matrix if invert else matrix, kappa))
         else:
             matrix, kappa = _as_exact_as_needed(factor, low, cost)
-            made[place] = _factorised(matrix, low, cost, invert), kappa
+            made.append((_factorised(matrix, low, cost, invert), kappa))
             cost.inversions += factor.blocks
-    for places in together.values():
-        values = torch.stack([jobs[place][0].value.double() for place in places])
-        lows = values.new_tensor([jobs[place][1] for place in places])
-        matrices = symmetric(values)
-        matrices.diagonal(dim1=-2, dim2=-1).add_(lows[:, None])
-        cost.flops(matrices.numel() * 5)
-        kappas = (torch.linalg.vector_norm(matrices.flatten(-2), dim=-1) / lows).tolist()
-        answers = _factorised(matrices, lows, cost, invert)
-        made |= dict(zip(places, zip(answers, kappas, strict=True), strict=True))
-        cost.inversions += len(places)
-    return [made[place] for place in range(len(jobs))]
+    return made
 
 
 def _factorised(matrix: torch.Tensor, low: Share, cost: Cost, invert: bool) -> torch.Tensor:
@@ -236,18 +217,19 @@ def _factorised(matrix: torch.Tensor, low: Share, cost: Cost, invert: bool) -> t
     cost.repairs += repairs
     size = matrix.shape[-1]
     cost.cholesky(size, matrix.numel() // size**2, inverse=invert)
-    return torch.cholesky_inverse(factor) if invert else factor
+    # LAPACK's columns are rows of the same matrix, as products want them
+    return torch.cholesky_inverse(factor).mT if invert else factor
 
 
 def _as_exact_as_needed(factor: Factor, low: Share, cost: Cost) -> Made:
     """A damped factor, in float32 where that is enough."""
     assert factor.moment is not None
     # the condition number is known only when the matrix is there: at worst it is made twice
-    if factor.moment.dtype == torch.float32 and float32_suffices(factor.size, 1.0):
+    if factor.moment.dtype == torch.float32:
         matrix = factor.damped(low, torch.float32)
         cost.flops(matrix.numel() + matrix.shape[-1])
         kappa = _condition(matrix, low, factor.diagonal, cost)
-        if float32_suffices(factor.size, kappa):
+        if float32_suffices(kappa):
             return matrix, kappa
     return _damped(factor, low, cost)
 
@@ -284,5 +266,7 @@ def _condition(matrix: torch.Tensor, low: Share, diagonal: bool, cost: Cost) -> 
         largest = matrix.amax(dim=-1)
     else:
         cost.flops(2 * matrix.numel())
-        largest = torch.linalg.vector_norm(matrix.flatten(-2), dim=-1)
+        if isinstance(low, float):
+            return float(torch.linalg.vector_norm(matrix).item()) / low
+        largest = torch.linalg.vector_norm(matrix, dim=(-2, -1))
     return (largest / low).max().item()
