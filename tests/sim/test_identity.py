@@ -1,6 +1,6 @@
-"""Same seed, same job: the simulated Verilog returns the integers of the numeric engine.
+"""Same seed, same job: the compiled RTL and the simulated Verilog return the numeric integers.
 
-Randomised jobs, 48 for each simulator: odd and even numbers of cells, full and folded lanes,
+Randomised jobs, 48 for the compiled engine and for each simulator: odd and even numbers of cells, full and folded lanes,
 the narrowest and the widest codes, one and several bias vectors, both modes, clipping, indefinite
 matrices, ideal and flawed arrays, the shortest interval and longer ones. And 36 more of the kind
 that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 import pytest
 
-from thermokron.host import open_unit
+from thermokron.host import CompiledUnit, CosimUnit, open_unit
 from thermokron.host.linalg import program
 from thermokron.model import ArrayPhysics, Job, NumericUnit, Readout, UnitFault, UnitSpec
 from thermokron.sim import SIMULATORS, missing
@@ -40,6 +40,22 @@ PHYSICS = {
     ),
 }
 JOBS = 6
+#: What runs RTL: the compiled engine, and the simulators of the co-simulated one.
+RTL = ("compiled", *SIMULATORS)
+
+
+def opened(
+    what: str, spec: UnitSpec, physics: ArrayPhysics, *, seed: int
+) -> CompiledUnit | CosimUnit:
+    """A unit whose RTL is run by one of `RTL`."""
+    if what == "compiled":
+        unit = open_unit("compiled", spec, physics, seed=seed)
+    elif reason := missing(what):
+        pytest.skip(reason)
+    else:
+        unit = open_unit("cosim", spec, physics, seed=seed, simulator=what)
+    assert isinstance(unit, CompiledUnit | CosimUnit)
+    return unit
 
 
 def random_job(spec: UnitSpec, rng: np.random.Generator, *, clip: bool) -> Job:
@@ -98,13 +114,12 @@ LARGEST = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rtl", ("compiled", "verilator"))
 @pytest.mark.parametrize("name", LARGEST)
-def test_same_integers_at_the_limits_of_the_spec(name: str) -> None:
-    if reason := missing("verilator"):
-        pytest.skip(reason)
+def test_same_integers_at_the_limits_of_the_spec(name: str, rtl: str) -> None:
     spec = LARGEST[name]
     rng = np.random.default_rng(3)
-    with open_unit("cosim", spec, seed=5) as unit:
+    with opened(rtl, spec, ArrayPhysics.ideal(), seed=5) as unit:
         for second_moments in (True, False):
             vectors = 1 if second_moments else spec.rhs_depth
             job = Job(
@@ -161,18 +176,16 @@ def solve_jobs(name: str, physics: str) -> list[Job]:
     return jobs[:SOLVES]
 
 
-@pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.parametrize("rtl", RTL)
 @pytest.mark.parametrize("physics", PHYSICS)
 @pytest.mark.parametrize("name", SOLVERS)
-def test_same_integers_of_solves(name: str, physics: str, simulator: str) -> None:
-    if reason := missing(simulator):
-        pytest.skip(reason)
+def test_same_integers_of_solves(name: str, physics: str, rtl: str) -> None:
     spec, jobs = SOLVERS[name], solve_jobs(name, physics)
     numeric = NumericUnit(spec, PHYSICS[physics], seed=13)
     expected = [numeric.run(job) for job in jobs]
     assert max(len(job.biases) for job in jobs) == spec.rhs_depth
     assert any(a.couplings is b.couplings for a, b in itertools.pairwise(jobs))
-    with open_unit("cosim", spec, PHYSICS[physics], seed=13, simulator=simulator) as unit:
+    with opened(rtl, spec, PHYSICS[physics], seed=13) as unit:
         found = [unit.run(job) for job in jobs]
         assert found == expected
         assert [r.cycles for r in found] == [spec.phase_cycles(job) for job in jobs]
@@ -192,7 +205,7 @@ def test_same_integers_of_solves(name: str, physics: str, simulator: str) -> Non
         assert unit.run(jobs[-1], stream=stream) == expected[-1]
 
 
-def test_a_matrix_on_the_array_solves_alike_in_both_engines() -> None:
+def test_a_matrix_on_the_array_solves_alike_in_every_engine() -> None:
     """The whole way: programmed, driven by what readings show, run again where they clip."""
     if reason := missing("verilator"):
         pytest.skip(reason)
@@ -201,25 +214,23 @@ def test_a_matrix_on_the_array_solves_alike_in_both_engines() -> None:
     factors = rng.standard_normal((10, 12))
     M, B = factors @ factors.T / 12 + 0.1 * np.eye(10), rng.standard_normal((10, 45))
     answers = []
-    for engine in ("numeric", "cosim"):
+    for engine in ("numeric", "compiled", "cosim"):
         with open_unit(engine, spec, PHYSICS["flawed"], seed=2) as unit:
             on_array = program(unit, M)
             solved = [on_array.solve(B[:, :k]) for k in (45, 45, 7)]
             solved += [on_array.inv(samples=30), on_array.sample(50, B[:, 0])]
             answers.append([(s.value.tobytes(), s.seconds, s.runs, s.reruns) for s in solved])
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert any(reruns for *_, reruns in answers[0])
 
 
-@pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.parametrize("rtl", RTL)
 @pytest.mark.parametrize("physics", PHYSICS)
 @pytest.mark.parametrize("name", SPECS)
-def test_same_integers(name: str, physics: str, simulator: str) -> None:
-    if reason := missing(simulator):
-        pytest.skip(reason)
+def test_same_integers(name: str, physics: str, rtl: str) -> None:
     spec = SPECS[name]
     jobs, expected = jobs_and_readouts(name, physics)
-    with open_unit("cosim", spec, PHYSICS[physics], seed=11, simulator=simulator) as unit:
+    with opened(rtl, spec, PHYSICS[physics], seed=11) as unit:
         found = [unit.run(job) for job in jobs]
         # the whole of each read-out: sums, products, clip counts and cycles by phase
         assert found == expected

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,8 @@ def test_a_strobe_off_the_grid_says_when_and_by_how_much(
     unit: CosimUnit, settle: int, interval: int, message: str
 ) -> None:
     link, honest = unit.link, unit.link.expect
-    link.expect = lambda s, i, stream: honest(settle, interval, stream)  # type: ignore[method-assign]
+    grid = {"settle_cycles": settle, "interval_cycles": interval}
+    link.expect = lambda job, stream: honest(replace(job, **grid), stream)  # type: ignore[method-assign]
     try:
         with pytest.raises(SimulationError, match=rf"at [\d.]+ ns: CONVST for {message}"):
             unit.run(JOB)
@@ -250,16 +252,19 @@ def test_a_waveform_has_the_voltages_beside_the_pins(simulator: str, tmp_path: P
     assert link.save_file is not None
     saved = link.save_file.read_text()
     assert str(path) in saved
-    assert "thermokron_unit_traced.cell_2" in saved
+    assert "thermokron_unit_simulated.cell_2" in saved
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"engine": "analog"}, "engine = 'analog' is unknown; legal: numeric, cosim"),
+        ({"engine": "analog"}, "engine = 'analog' is unknown; legal: numeric, compiled, cosim"),
         ({"engine": "cosim", "simulator": "vcs"}, "'vcs' is unknown; legal: icarus, verilator"),
         ({"engine": "cosim", "waves": "run.txt"}, "legal endings: .vcd, .fst"),
         ({"engine": "numeric", "waves": "run.vcd"}, "numeric engine has no signals"),
+        ({"engine": "compiled", "waves": "run.fst"}, "does not end in .vcd, which engine 'compiled'"),
+        ({"engine": "compiled", "timeout_s": 3.0}, "compiled engine waits for nobody"),
+        ({"engine": "compiled", "seed": -1}, "seed = -1 is out of range"),
         ({"engine": "cosim", "seed": -1}, "seed = -1 is out of range"),
     ],
 )
