@@ -13,17 +13,19 @@ __all__ = ["TRIED_YOSYS", "cxxrtl_headers", "generate_cxxrtl"]
 #: The Yosys whose CXXRTL this was tried with. Others may name members of classes otherwise, or
 #: evaluate in another order (amaranth-lang/amaranth#671).
 TRIED_YOSYS = "0.50.0.0.post130"
-#: An evaluation asks many times over whether the clock is rising. Who calls it knows, so there are
-#: two of them: one for registers, and one for what follows from them.
+#: An evaluation asks many times over whether the clock is rising, and whether reset is on. Who calls
+#: it knows, so there are several of them: for registers, and for what follows from them.
 EVALUATIONS = (
     (
         "\tbool eval(performer *performer = nullptr) override;\n",
-        "\ttemplate <bool Rising> bool evaluate();\n\tbool eval(performer *) override {\n"
-        "\t\treturn posedge_p_clk() ? evaluate<true>() : evaluate<false>();\n\t}\n",
+        "\ttemplate <bool Rising, bool Reset> bool evaluate();\n"
+        "\tbool eval(performer *) override {\n"
+        "\t\treturn posedge_p_clk() ? evaluate<true, true>() : evaluate<false, true>();\n\t}\n",
     ),
     (
         "bool p_thermokron__unit::eval(performer *performer) {\n",
-        "template <bool Rising> bool p_thermokron__unit::evaluate() {\n",
+        "template <bool Rising, bool Reset> bool p_thermokron__unit::evaluate() {\n"
+        "\tconst value<1> p_rst = Reset ? this->p_rst : value<1>{0u};\n",
     ),
     ("bool posedge_p_clk = this->posedge_p_clk();", "constexpr bool posedge_p_clk = Rising;"),
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 
-from amaranth import Cat, Const, Module, Mux, Shape, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -19,9 +20,13 @@ from thermokron.rtl.registers import MemoryPort
 
 __all__ = ["MomentAccumulator"]
 
+Spread = Callable[[Value], Value]
+
 
 class Accumulator(wiring.Component):
     """Memory whose words are added to: word[address] = (first ? 0 : word[address]) + term.
+
+    `spread` says where in a word the bits of a term belong.
 
     A read-modify-write takes three cycles: read; add; write. So the same address may come again
     after three cycles (`thermokron.model.spec.ACCUMULATOR_LATENCY`), and different addresses
@@ -32,8 +37,8 @@ class Accumulator(wiring.Component):
     do: that saves power, and a simulator need not evaluate what a register does not take.
     """
 
-    def __init__(self, depth: int, word: Shape, term: Shape) -> None:
-        self._depth = depth
+    def __init__(self, depth: int, word: Shape, term: Shape, spread: Spread) -> None:
+        self._depth, self._spread = depth, spread
         super().__init__(
             {
                 "add": In(1),
@@ -71,7 +76,7 @@ class Accumulator(wiring.Component):
         with m.If(self.add):
             m.d.sync += term.eq(self.term)
         with m.If(adding):
-            m.d.sync += total.eq(Mux(fresh, 0, read.data) + term)
+            m.d.sync += total.eq(Mux(fresh, 0, read.data) + self._spread(term))
         return m
 
 
@@ -90,8 +95,15 @@ class Bank(wiring.Component):
         That word, two cycles after `read`.
     """
 
-    def __init__(self, lanes: int, depth: int, word: Shape, term: Shape) -> None:
-        self._lanes, self._depth = lanes, depth
+    def __init__(
+        self,
+        lanes: int,
+        depth: int,
+        word: Shape,
+        term: Shape,
+        spread: Spread = lambda term: term,
+    ) -> None:
+        self._lanes, self._depth, self._spread = lanes, depth, spread
         super().__init__(
             {
                 "add": In(1),
@@ -114,7 +126,9 @@ class Bank(wiring.Component):
             m.d.sync += selected.eq(1 << lane if len(lane) else 1)
         words = []
         for index in range(self._lanes):
-            accumulator = Accumulator(self._depth, self.word.shape(), self.terms[index].shape())
+            accumulator = Accumulator(
+                self._depth, self.word.shape(), self.terms[index].shape(), self._spread
+            )
             m.submodules[f"lane{index}"] = accumulator
             m.d.comb += [
                 accumulator.add.eq(self.add),
@@ -254,7 +268,8 @@ class MomentAccumulator(wiring.Component):
             spec.lanes,
             sum_depth,
             signed(spec.sum_bits + count_bits),
-            signed(spec.adc_bits + count_bits),
+            signed(spec.adc_bits + 1),
+            lambda term: Cat(term[0], Const(0, count_bits - 1), term[1:]).as_signed(),
         )
         m.submodules.products = products = Bank(
             spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
@@ -263,7 +278,7 @@ class MomentAccumulator(wiring.Component):
             mine, other = x[lane * folds], y[lane * folds]
             clipped = (mine == low) | (mine == high)
             m.d.comb += [
-                sums.terms[lane].eq(Cat(clipped, Const(0, count_bits - 1), mine)),
+                sums.terms[lane].eq(Cat(clipped, mine)),
                 products.terms[lane].eq(mine * other),
             ]
         m.d.comb += [

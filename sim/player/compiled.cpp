@@ -200,13 +200,14 @@ struct Unit {
     }
 
     void rise() {
-        top.evaluate<true>();
+        if (top.p_rst.data[0]) top.evaluate<true, true>();
+        else top.evaluate<true, false>();
         top.commit();
         settle();
     }
 
     // Outputs from what the registers hold.
-    void settle() { top.evaluate<false>(); }
+    void settle() { top.evaluate<false, true>(); }
 
     bool trace() {
         const uint64_t period = player.sizes.period_ps, time = period * player.cycle;
