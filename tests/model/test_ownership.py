@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from thermokron.model import BaseUnit, Job, NumericUnit, UnitSpec
-from thermokron.model.array import single_threaded_blas
+from thermokron.model.threads import single_threaded_blas
 
 SPEC = UnitSpec(cells=4)
 JOB = Job(
