@@ -58,6 +58,8 @@ class NoiseArray:
         The static deviations of this one.
     matrix : (n, n) float64
         A as the device makes it: dequantised, mismatch included.
+    temperature : int
+        Its code.
     temperatures : (n,) float64
         T of each cell, in full scales squared.
     eigenvalues : (n,) float64
@@ -71,6 +73,7 @@ class NoiseArray:
     ) -> None:
         self.spec = spec
         self.physics = physics
+        self.temperature = temperature
         self.device = Device.draw(physics, spec.cells)
         self.matrix = applied_couplings(spec, self.device, couplings)
         self.temperatures = applied_temperatures(spec, self.device, temperature)
@@ -83,11 +86,12 @@ class NoiseArray:
 
     def at(self, temperature: int) -> Self:
         """The same array, programmed with the same couplings, at this temperature code."""
-        temperatures = applied_temperatures(self.spec, self.device, temperature)
-        if np.array_equal(temperatures, self.temperatures):
+        if temperature == self.temperature:
             return self
+        temperatures = applied_temperatures(self.spec, self.device, temperature)
         other = copy.copy(self)
-        other.temperatures, other._factors, other.last_law = temperatures, {}, None
+        other.temperature, other.temperatures = temperature, temperatures
+        other._factors, other.last_law = {}, None
         return other
 
     def bias(self, codes: ArrayLike) -> NDArray[np.float64]:

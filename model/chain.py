@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from thermokron.model.discretisation import decay
+from thermokron.model import discretisation
 
 __all__ = ["CHUNK", "Chain"]
 
@@ -49,7 +49,7 @@ class Chain:
 
     def _weights(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
         """ρ^samples of every mode, (n, samples)."""
-        weights = decay(self._rates[:, None], self._interval * samples)
+        weights = discretisation.decay(self._rates[:, None], self._interval * samples)
         weights[weights < NEGLIGIBLE] = 0.0
         return weights
 
@@ -108,15 +108,17 @@ class Chain:
     ) -> None:
         """Write all states to `out`, given what `ends` and `finals` returned; `inputs` are lost."""
         *_, length, count = inputs.shape
-        before = np.empty_like(ends)
-        before[..., 1:] = ends[..., :-1]
-        before[:, 1:, :, 0] = finals[:, :-1]
-        before[:, 0, :, 0] = last
-        far = self._far(length, count)
-        if count > 1 and far[0, 0] > 0.0:
-            before[..., 1:] += far[:, :-1] * before[..., :1]
-            self._hold(before)
-        inputs[..., 0, :] += self._powers[:, :1] * before
+        before = last[:, None]  # each block
+        if finals.shape[1] > 1:
+            before = np.concatenate([before, finals[:, :-1]], axis=1)
+        # the first of a chunk remembers the last of the one before, and a block's all before it
+        firsts, decay = inputs[..., 0, :], self._powers[:, :1]
+        firsts[..., :1] += decay * before[..., None]
+        if count > 1:
+            firsts[..., 1:] += decay * ends[..., :-1]
+            far = self._far(length, count)
+            if reach := int(np.count_nonzero(far[0, :-1])):
+                firsts[..., 1 : 1 + reach] += decay * far[:, :reach] * before[..., None]
         np.matmul(self._toeplitz[:, :length, :length], inputs, out=out)
         self._hold(out)
 

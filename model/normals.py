@@ -14,7 +14,7 @@ __all__ = ["ALIGNMENT", "Normals"]
 #: word makes two normals.
 ALIGNMENT = 8
 #: Numbers that are worked on at a time, so that all on the way to them stays in the cache.
-SEGMENT = 2**14
+SEGMENT = 2**15
 
 _TURN = np.float32(2.0 * math.pi * 2.0**-32)
 _HALF, _UNIT, _MINUS_TWO = np.float32(0.5), np.float32(2.0**-32), np.float32(-2.0)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.model.array import NoiseArray
+from thermokron.model.chain import CHUNK
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.sampling import sample_blocks
 from thermokron.model.spec import UnitSpec
@@ -20,8 +21,8 @@ from thermokron.model.unit import BaseUnit, Job, Readout
 
 __all__ = ["NumericUnit"]
 
-#: Matrices of programmed arrays that are kept at most, in numbers; the last one always is.
-KEPT = 2**25
+#: Programmed arrays that are kept at most, in numbers; the last one always is.
+KEPT = 2**26
 
 
 class NumericUnit(BaseUnit):
@@ -76,13 +77,18 @@ class NumericUnit(BaseUnit):
             array = NoiseArray(self.spec, self.physics, job.couplings, job.temperature)
         array = array.at(job.temperature)
         self._arrays[key] = owner, array
-        while len(self._arrays) > 1 and len(self._arrays) * self.spec.cells**2 > KEPT:
+        while len(self._arrays) > 1 and len(self._arrays) * _numbers(self.spec.cells) > KEPT:
             self._arrays.popitem(last=False)
         return array
 
     def __getstate__(self) -> dict[str, Any]:
         # what is kept is for this process, and for these jobs
         return super().__getstate__() | {"_arrays": OrderedDict()}
+
+
+def _numbers(cells: int) -> int:
+    """About how many numbers a programmed array holds: its matrices, and its law's."""
+    return cells * (3 * cells + 2 * CHUNK**2)
 
 
 class _Moments:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,26 +139,30 @@ class SampleBlocks(Iterator[tuple[NDArray[np.float64], NDArray[np.int16]]]):
                 wipe(stretch, steps, samples)
                 see(stretch.vectors, steps, clipped)
 
+            errors: list[BaseException] = []
+
             def work() -> None:
                 with room() as taken:
                     for number in numbers:  # in order: what one waits for has been begun
                         try:
                             work_out(number, taken)
                         except BaseException as error:
+                            errors.append(error)
                             for _ in numbers:
                                 pass  # nobody shall begin another
                             if number < len(lasts) and not lasts[number].done():
                                 lasts[number].set_exception(error)
-                            raise
 
-            if threads == 1:
-                work()
-                return
-            with ThreadPoolExecutor(threads - 1, "thermokron-samples") as pool:
-                others = [pool.submit(work) for _ in range(threads - 1)]
-                work()
+            # no executor: its threads begin under a lock that a fork elsewhere may hold while it
+            # waits for that of BLAS
+            others = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
             for other in others:
-                other.result()
+                other.start()
+            work()
+            for other in others:
+                other.join()
+            if errors:
+                raise errors[0]
 
 
 def _work(discharges: Discharges, samples: int) -> float:

@@ -47,8 +47,8 @@ def single_threaded_blas() -> Iterator[None]:
             yield
             return
         libraries = _blas().lib_controllers
-        # NumPy's comes first, as it was loaded first
-        had = libraries[0].num_threads if libraries else _processors()
+        # what limits one, limits all
+        had = min((library.num_threads for library in libraries), default=_processors())
         with _blas().limit(limits=1):
             if any(library.num_threads != 1 for library in libraries):
                 raise RuntimeError("another thread holds the thread limit of BLAS; try again later")

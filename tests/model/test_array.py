@@ -28,7 +28,7 @@ from thermokron.model import (
     van_loan,
 )
 from thermokron.model.discharges import ROWS, _alone
-from thermokron.model.threads import single_threaded_blas
+from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -366,7 +366,7 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
         temperature=500,
         settle_cycles=100,
         interval_cycles=spec.shortest_interval(),
-        samples=1000,
+        samples=4000,  # work for both
     )
     here = NumericUnit(spec, EVERYTHING, seed=11).run(job, stream=3).to_json()
     there = subprocess.run(
@@ -381,6 +381,24 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
 
 def blas_threads() -> list[int]:
     return [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
+
+
+def test_as_many_threads_as_blas_may_have():
+    with single_threaded_blas():
+        most = threads_at_hand()
+        with single_threaded_blas():
+            assert threads_at_hand() == most
+    assert 1 <= most <= min(blas_threads())
+    with threadpool_limits(limits=1, user_api="blas"), single_threaded_blas():
+        assert threads_at_hand() == 1
+    if hasattr(os, "sched_setaffinity"):
+        processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(processors)})
+        try:
+            with single_threaded_blas():
+                assert threads_at_hand() == 1
+        finally:
+            os.sched_setaffinity(0, processors)
 
 
 def test_the_thread_limit_nests_and_ends():
