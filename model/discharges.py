@@ -41,7 +41,7 @@ _FIRST = (0, *accumulate(BLOCKS))
 #: shape, so that is fixed, and so is a stream's place in it: its number modulo how many share.
 ROWS = 32
 #: Rooms that are kept for the next who needs one, and the numbers in a buffer of theirs.
-ROOMS_KEPT, NUMBERS_KEPT = 16, 2**20
+ROOMS_KEPT, NUMBERS_KEPT = 8, 2**19
 
 # What a generator is for.
 _THERMAL, _CONVERSION = 0, 1
