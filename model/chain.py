@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-
-from thermokron.model import discretisation
 
 __all__ = ["CHUNK", "Chain"]
 
@@ -17,6 +16,8 @@ CHUNK = 16
 NEGLIGIBLE = 1e-20
 #: An unstable mode is held here: far beyond every rail, and finite.
 BEYOND_ALL_RAILS = 1e100
+#: A weight is held here: what is older still outweighs what is held, and keeps its sign.
+MOST_WEIGHT = 1e120
 
 
 class Chain:
@@ -49,7 +50,8 @@ class Chain:
 
     def _weights(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
         """ρ^samples of every mode, (n, samples)."""
-        weights = discretisation.decay(self._rates[:, None], self._interval * samples)
+        exponents = -self._rates[:, None] * (self._interval * samples)
+        weights: NDArray[np.float64] = np.exp(np.minimum(exponents, math.log(MOST_WEIGHT)))
         weights[weights < NEGLIGIBLE] = 0.0
         return weights
 
@@ -118,7 +120,9 @@ class Chain:
             firsts[..., 1:] += decay * ends[..., :-1]
             far = self._far(length, count)
             if reach := int(np.count_nonzero(far[0, :-1])):
-                firsts[..., 1 : 1 + reach] += decay * far[:, :reach] * before[..., None]
+                decay = np.minimum(decay * far[:, :reach], MOST_WEIGHT)
+                firsts[..., 1 : 1 + reach] += decay * before[..., None]
+        self._hold(firsts)
         np.matmul(self._toeplitz[:, :length, :length], inputs, out=out)
         self._hold(out)
 

@@ -9,17 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model.checks import check_real
 
-__all__ = ["decay", "relaxation", "van_loan"]
+__all__ = ["relaxation", "van_loan"]
 
 #: Largest growth exponent of a step. A mode that has grown by e^100 is beyond every rail, and
 #: stopping there keeps every product of two modes finite.
 MAX_GROWTH = 100.0
-
-
-def decay(rates: NDArray[np.float64], dt: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp(-rate·dt), elementwise. Growth is held at e^100."""
-    exponents = np.minimum(-rates * dt, MAX_GROWTH)
-    return np.exp(exponents, out=exponents)
 
 
 def relaxation(rates: NDArray[np.float64], dt: float) -> NDArray[np.float64]:

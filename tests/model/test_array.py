@@ -473,6 +473,7 @@ def test_an_indefinite_array_clips_and_stays_finite(physics, cycles):
     codes = codes[-256:]
     assert np.isin(codes[:, :3], [-(2**15), 2**15 - 1]).all()
     np.testing.assert_array_equal(np.sign(codes[:, 1]), -np.sign(codes[:, 2]))
+    assert (codes[:, :3] == codes[-1, :3]).all()  # none comes back
     for cell in (3, 4):
         spread = np.sqrt(array.temperatures[cell] / array.matrix[cell, cell])
         assert np.abs(voltages[:, cell]).max() < 0.5

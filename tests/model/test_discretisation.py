@@ -8,7 +8,6 @@ import scipy.integrate
 import scipy.linalg
 
 from thermokron.model import ArrayPhysics, NoiseArray, UnitSpec, van_loan
-from thermokron.model.discretisation import decay
 
 
 def random_drift(n: int, seed: int, *, symmetric: bool) -> np.ndarray:
@@ -81,7 +80,7 @@ def test_the_arrays_closed_form_is_van_loans_integral(spd_codes, condition, mism
 
     q = array.eigenvectors
     np.testing.assert_allclose(
-        (q * decay(array.eigenvalues, taus)) @ q.T,
+        (q * np.exp(-array.eigenvalues * taus)) @ q.T,
         transition,
         rtol=0,
         atol=1e-10 * np.abs(transition).max(),
