@@ -31,7 +31,8 @@ class NumericUnit(BaseUnit):
     It returns the integers that the gateware would, and the cycles that it would take. A run of
     1,000 samples of 16 cells takes about a third of a millisecond, as does one of 64 bias vectors
     with one sample each on 64 cells. Long ones are worked on by as many threads as BLAS may have,
-    a sample of 64 cells taking about a microsecond of each; memory does not grow with samples.
+    a sample of 64 cells taking about a microsecond of processor time; memory does not grow with
+    samples.
 
     Parameters
     ----------
