@@ -139,8 +139,14 @@ def clock_rates(cells: int, rounds: int, worktree: Path | None) -> list[list[str
             rows.append(
                 [
                     f"{cells} cells, {kind}",
-                    *(spread(found[n]) if n in found else "" for n in ("before", "cosim", "compiled", "free")),
-                    *(spread(ratios[n]) if n in ratios else "" for n in ("cosim", "compiled", "free")),
+                    *(
+                        spread(found[n]) if n in found else ""
+                        for n in ("before", "cosim", "compiled", "free")
+                    ),
+                    *(
+                        spread(ratios[n]) if n in ratios else ""
+                        for n in ("cosim", "compiled", "free")
+                    ),
                 ]
             )
         if earlier:

@@ -1,9 +1,10 @@
 """The one spec, the array's physics, its converters, and the bit-true numeric engine."""
 
-from thermokron.model.array import BLOCKS, NoiseArray, sample_blocks
+from thermokron.model.array import NoiseArray
 from thermokron.model.discretisation import van_loan
 from thermokron.model.numeric import NumericUnit
 from thermokron.model.physics import ArrayPhysics
+from thermokron.model.sampling import BLOCKS, SampleBlocks, sample_blocks
 from thermokron.model.spec import PHASES, UnitSpec
 from thermokron.model.theory import (
     covariance_error,
@@ -22,6 +23,7 @@ __all__ = [
     "NoiseArray",
     "NumericUnit",
     "Readout",
+    "SampleBlocks",
     "Unit",
     "UnitFault",
     "UnitSpec",

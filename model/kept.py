@@ -9,13 +9,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from thermokron.model.array import NoiseArray
+from thermokron.model.chain import CHUNK
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import UnitSpec
 
 __all__ = ["KeptArrays"]
 
-#: Matrices of programmed arrays that are kept at most, in numbers; the last one always is.
-KEPT = 2**25
+#: Programmed arrays that are kept at most, in numbers; the last one always is.
+KEPT = 2**26
 
 
 class KeptArrays:
@@ -40,10 +41,15 @@ class KeptArrays:
             array = NoiseArray(self._spec, self._physics, couplings, temperature)
         array = array.at(temperature)
         self._arrays[key] = owner, array
-        while len(self._arrays) > 1 and len(self._arrays) * self._spec.cells**2 > KEPT:
+        while len(self._arrays) > 1 and len(self._arrays) * _numbers(self._spec.cells) > KEPT:
             self._arrays.popitem(last=False)
         return array
 
     def __getstate__(self) -> dict[str, Any]:
         # what is kept is for this process, and for these jobs
         return vars(self) | {"_arrays": OrderedDict()}
+
+
+def _numbers(cells: int) -> int:
+    """About how many numbers a programmed array holds: its matrices, and its law's."""
+    return cells * (3 * cells + 2 * CHUNK**2)

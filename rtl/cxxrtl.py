@@ -59,7 +59,9 @@ def generate_cxxrtl(spec: UnitSpec, *, names: bool) -> str:
     text = run_yosys(rtlil, "proc", "flatten", *passes, f"write_cxxrtl -g{4 if names else 0}")
     for written, wanted in EVALUATIONS:
         if text.count(written) != 1:
-            raise RuntimeError(f"CXXRTL wrote {written!r} {text.count(written)} times; expected once")
+            raise RuntimeError(
+                f"CXXRTL wrote {written!r} {text.count(written)} times; expected once"
+            )
         text = text.replace(written, wanted)
     return text
 

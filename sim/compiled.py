@@ -70,7 +70,12 @@ def unit_library(spec: UnitSpec, *, waves: bool = False) -> Path:
         (folder / "unit.cc").write_text(generate_cxxrtl(spec, names=waves), encoding="utf-8")
         for name, text in zip(SOURCES, texts, strict=True):
             (folder / name).write_text(text, encoding="utf-8")
-        command = ["g++", *flags, f"-DTHERMOKRON_WAVES={int(waves)}", '-DTHERMOKRON_DESIGN="unit.cc"']
+        command = [
+            "g++",
+            *flags,
+            f"-DTHERMOKRON_WAVES={int(waves)}",
+            '-DTHERMOKRON_DESIGN="unit.cc"',
+        ]
         command += ["-I", str(cxxrtl_headers()), "-o", "unit.so", SOURCES[0]]
         run_tool(command, folder, folder / "build.log")
 
@@ -110,7 +115,11 @@ class CompiledLink:
             self.waveform.parent.mkdir(parents=True, exist_ok=True)
             self.waveform.open("wb").close()  # an error that names it, if it cannot be written
         for name, result, arguments in (
-            ("unit_open", ctypes.c_void_p, [ctypes.c_uint32] * 4 + [ctypes.c_uint64, ctypes.c_char_p]),
+            (
+                "unit_open",
+                ctypes.c_void_p,
+                [ctypes.c_uint32] * 4 + [ctypes.c_uint64, ctypes.c_char_p],
+            ),
             ("unit_close", ctypes.c_bool, [ctypes.c_void_p]),
             ("unit_run", ctypes.c_bool, [ctypes.c_void_p, ctypes.c_uint64]),
         ):

@@ -76,7 +76,9 @@ class FrontEnd:
             filled += count
             if filled == job.samples:
                 break
-        self.player.presume(_plain(job.couplings), _plain(job.biases), job.temperature, codes, voltages)
+        self.player.presume(
+            _plain(job.couplings), _plain(job.biases), job.temperature, codes, voltages
+        )
 
     def answer(self, event: Event) -> None:
         """Give the player the samples that it asks for.

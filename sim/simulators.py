@@ -205,7 +205,9 @@ def build(
 
     compile_design = build_icarus if simulator == "icarus" else build_verilator
     if player and not shutil.which("g++"):
-        raise SimulatorMissing("engine 'cosim' needs g++, not on the PATH (Debian: apt install g++)")
+        raise SimulatorMissing(
+            "engine 'cosim' needs g++, not on the PATH (Debian: apt install g++)"
+        )
     key = digest(verilog, top, simulator, simulator_version(simulator), waves, internals,
                  player, str(config.libs_dir), source_texts())  # fmt: skip
 

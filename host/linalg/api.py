@@ -20,8 +20,8 @@ from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
 from thermokron.host.linalg.settling import Settle, check_settle
 from thermokron.model import Unit
-from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_real
+from thermokron.model.threads import single_threaded_blas
 from thermokron.model.unit import check_unit
 
 __all__ = ["inv", "load", "program", "solve"]

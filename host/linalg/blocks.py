@@ -24,9 +24,9 @@ from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Unit
-from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer
 from thermokron.model.spec import MAX_SAMPLES
+from thermokron.model.threads import single_threaded_blas
 
 __all__ = ["Eliminated"]
 

@@ -30,9 +30,9 @@ from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Job, Unit
-from thermokron.model.array import single_threaded_blas
 from thermokron.model.checks import check_integer
 from thermokron.model.spec import MAX_SAMPLES
+from thermokron.model.threads import single_threaded_blas
 
 __all__ = ["Programmed"]
 

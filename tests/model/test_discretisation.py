@@ -80,7 +80,10 @@ def test_the_arrays_closed_form_is_van_loans_integral(spd_codes, condition, mism
 
     q = array.eigenvectors
     np.testing.assert_allclose(
-        (q * array.decay(taus)) @ q.T, transition, rtol=0, atol=1e-10 * np.abs(transition).max()
+        (q * np.exp(-array.eigenvalues * taus)) @ q.T,
+        transition,
+        rtol=0,
+        atol=1e-10 * np.abs(transition).max(),
     )
     scale = np.abs(covariance).max()
     closed = q @ array.mode_covariance(taus) @ q.T

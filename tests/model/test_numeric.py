@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import threading
 import time
@@ -20,10 +21,13 @@ from thermokron.model import (
     NumericUnit,
     UnitSpec,
     covariance_error,
+    discharges,
     mean_error,
     numeric,
     sample_blocks,
+    sampling,
 )
+from thermokron.model.normals import Normals
 
 
 def make_job(spec: UnitSpec, couplings, **changes) -> Job:
@@ -269,7 +273,7 @@ def test_jobs_with_the_same_couplings_decompose_them_once(spd_codes, monkeypatch
 
 
 def test_decomposed_arrays_do_not_pile_up(spd_codes, monkeypatch):
-    monkeypatch.setattr(numeric, "KEPT", 3 * 6**2)
+    monkeypatch.setattr(numeric, "KEPT", 3 * numeric._numbers(6))
     spec = UnitSpec(cells=6)
     unit = NumericUnit(spec, seed=1)
     jobs = [make_job(spec, spd_codes(spec, 10, seed=seed), samples=3) for seed in range(5)]
@@ -340,21 +344,44 @@ def test_couplings_of_any_type_and_order_are_the_same(spd_codes):
         assert NumericUnit(spec, seed=1).run(make_job(spec, each)) == expected
 
 
-@pytest.mark.parametrize("samples", [1, 2, 4, 5, 16, 64, 65, 256, 257, 600])
-def test_the_longest_block_is_what_the_samples_take(spd_codes, samples):
-    spec = UnitSpec(cells=3)
-    array = NoiseArray(spec, ArrayPhysics.ideal(), spd_codes(spec, 10), 3)
+@pytest.mark.parametrize("samples", [1, 2, 16, 17, 128, 129, 1024, 1025, 2048, 5000])
+def test_no_more_blocks_are_drawn_than_the_samples_take(spd_codes, monkeypatch, samples):
+    drawn = []
+    original = Normals.draw
+
+    def counted(self, seed, purpose, streams, first, out):
+        drawn.append(out.size)
+        original(self, seed, purpose, streams, first, out)
+
+    spec = UnitSpec(cells=8)
     blocks = sample_blocks(
-        array, np.zeros((1, 3), int), settle_cycles=1, interval_cycles=9, seed=0, stream=0
-    )
+        NoiseArray(spec, ArrayPhysics.ideal(), spd_codes(spec, 10), 3),
+        np.zeros((1, 8), int), settle_cycles=1, interval_cycles=9, seed=0, stream=0,
+    )  # fmt: skip
     lengths = []
     while sum(lengths) < samples:
         lengths.append(next(blocks)[0].shape[1])
-    assert numeric._longest_block(samples) == max(lengths)
+    monkeypatch.setattr(Normals, "draw", counted)
+    NumericUnit(spec).run(make_job(spec, spd_codes(spec, 10), samples=samples))
+    assert sum(drawn) == 8 * sum(lengths)
+
+
+def test_the_memory_of_a_run_does_not_grow_with_samples(spd_codes):
+    """All of 2^20 samples of 64 cells would be 537 MB; measured: 4 a thread, if rooms are new."""
+    spec = UnitSpec(cells=64)
+    job = make_job(spec, spd_codes(spec, 10), samples=2**20)
+    discharges._rooms.clear()
+    tracemalloc.start()
+    try:
+        NumericUnit(spec).run(job)
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8
+        assert tracemalloc.get_traced_memory()[1] < 5e6 + 8e6 * threads
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_memory_of_a_run_does_not_grow_with_vectors_and_samples(spd_codes):
-    """All voltages at once would be 131 MB, and there are several such arrays; measured: 60."""
+    """All voltages at once would be 131 MB; measured: 4."""
     spec = UnitSpec(cells=64, rhs_depth=256)
     job = make_job(
         spec, spd_codes(spec, 10), biases=np.zeros((256, 64), int), samples=1000,
@@ -363,7 +390,7 @@ def test_the_memory_of_a_run_does_not_grow_with_vectors_and_samples(spd_codes):
     tracemalloc.start()
     try:
         NumericUnit(spec).run(job)
-        assert tracemalloc.get_traced_memory()[1] < 100e6
+        assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
 
@@ -372,7 +399,7 @@ def test_unequal_noise_is_decomposed_once_for_all_vectors(spd_codes, monkeypatch
     calls = []
     eigh = np.linalg.eigh
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
-    monkeypatch.setattr(numeric, "AT_ONCE", 1)  # a vector at a time
+    monkeypatch.setattr(sampling, "AT_ONCE", 1)  # a vector at a time
     spec = UnitSpec(cells=6)
     job = make_job(
         spec, spd_codes(spec, 10), biases=np.zeros((9, 6), int), samples=70, second_moments=False
@@ -392,7 +419,7 @@ def test_many_vectors_are_worked_on_a_few_at_a_time(spd_codes, monkeypatch):
         interval_cycles=20,
     )  # fmt: skip
     whole = NumericUnit(spec, seed=1).run(job, stream=5)
-    monkeypatch.setattr(numeric, "AT_ONCE", 7 * 512 * 6)
+    monkeypatch.setattr(sampling, "AT_ONCE", 7 * 128 * 6)
     assert NumericUnit(spec, seed=1).run(job, stream=5) == whole
 
 

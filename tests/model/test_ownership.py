@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from thermokron.model import BaseUnit, Job, NumericUnit, UnitSpec
-from thermokron.model.array import single_threaded_blas
+from thermokron.model.threads import single_threaded_blas
 
 SPEC = UnitSpec(cells=4)
 JOB = Job(
@@ -83,6 +84,35 @@ def test_a_child_begun_while_another_thread_samples_does_not_wait_for_it() -> No
     assert in_a_child(lambda: NumericUnit(SPEC, seed=2).run(JOB).total_cycles).isdigit()
     done.set()
     thread.join()
+
+
+def test_children_sample_with_threads_of_their_own() -> None:
+    """Those begun after a run with several threads, and while another thread has such a run."""
+    job = JOB.with_biases(JOB.biases, samples=300_000)
+    unit = NumericUnit(SPEC, seed=2)
+    expected = unit.run(job, stream=0)
+    for _ in range(3):
+        thread = threading.Thread(target=unit.run, args=[job])
+        thread.start()
+        found = in_a_child(lambda: NumericUnit(SPEC, seed=2).run(job, stream=0).to_json())
+        thread.join()
+        assert found == expected.to_json()
+
+
+SCRIPT = """
+import sys
+from thermokron.model import Job, NumericUnit, UnitSpec
+unit = NumericUnit(UnitSpec.from_json(sys.argv[1]))
+unit.run(Job.from_json(sys.argv[2]))
+print("done", flush=True)
+"""
+
+
+def test_threads_do_not_keep_a_process_from_ending() -> None:
+    job = JOB.with_biases(JOB.biases, samples=300_000)
+    arguments = [sys.executable, "-c", SCRIPT, SPEC.to_json(), job.to_json()]
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "done\n"
 
 
 def test_no_two_answers_share_their_noise_whatever_threads_do() -> None:

@@ -99,7 +99,9 @@ def test_what_was_not_announced_is_an_error(
         {"couplings": SPEC.coupling_codes(np.eye(3) * 0.8)},
     ],
 )
-def test_samples_are_those_of_what_the_dacs_hold(unit: CompiledUnit, other: dict[str, object]) -> None:
+def test_samples_are_those_of_what_the_dacs_hold(
+    unit: CompiledUnit, other: dict[str, object]
+) -> None:
     """Whatever was announced: the array is what has been programmed."""
     link, honest = unit.link, unit.link.expect
     link.expect = lambda job, stream: honest(replace(job, **other), stream)  # type: ignore[method-assign]
@@ -109,7 +111,9 @@ def test_samples_are_those_of_what_the_dacs_hold(unit: CompiledUnit, other: dict
         del link.expect  # type: ignore[method-assign]
 
 
-def test_samples_beyond_what_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch, unit: CompiledUnit) -> None:
+def test_samples_beyond_what_is_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch, unit: CompiledUnit
+) -> None:
     monkeypatch.setattr("thermokron.sim.frontend.AT_ONCE", 50)
     assert_usable(unit)
     several = replace(JOB, biases=np.array([[1, 2, 3], [4, 5, 6]]), second_moments=False)
@@ -204,7 +208,10 @@ def test_a_waveform_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         CompiledUnit(SPEC, waves=tmp_path / "file" / "run.vcd")
-    with pytest.raises(OSError, match="full.vcd"), CompiledUnit(SPEC, waves=_full(tmp_path)) as unit:
+    with (
+        pytest.raises(OSError, match="full.vcd"),
+        CompiledUnit(SPEC, waves=_full(tmp_path)) as unit,
+    ):
         for _ in range(50):
             unit.run(JOB)
 

@@ -262,7 +262,10 @@ def test_a_waveform_has_the_voltages_beside_the_pins(simulator: str, tmp_path: P
         ({"engine": "cosim", "simulator": "vcs"}, "'vcs' is unknown; legal: icarus, verilator"),
         ({"engine": "cosim", "waves": "run.txt"}, "legal endings: .vcd, .fst"),
         ({"engine": "numeric", "waves": "run.vcd"}, "numeric engine has no signals"),
-        ({"engine": "compiled", "waves": "run.fst"}, "does not end in .vcd, which engine 'compiled'"),
+        (
+            {"engine": "compiled", "waves": "run.fst"},
+            "does not end in .vcd, which engine 'compiled'",
+        ),
         ({"engine": "compiled", "timeout_s": 3.0}, "compiled engine waits for nobody"),
         ({"engine": "compiled", "seed": -1}, "seed = -1 is out of range"),
         ({"engine": "cosim", "seed": -1}, "seed = -1 is out of range"),
