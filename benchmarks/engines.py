@@ -52,7 +52,8 @@ from thermokron.model import UnitSpec
 from jobs import moments, solves
 with CosimUnit(UnitSpec(cells=int(sys.argv[1])), simulator="verilator") as unit:
     for line in sys.stdin:
-        jobs = [(moments if line.split()[0] == "moments" else solves)(unit.spec, s) for s in range({JOBS})]
+        make = moments if line.strip() == "moments" else solves
+        jobs = [make(unit.spec, seed) for seed in range({JOBS})]
         cycles, begin = unit.info()["cycles"], time.perf_counter()
         for job in jobs:
             unit.run(job)

@@ -13,8 +13,8 @@ __all__ = ["TRIED_YOSYS", "cxxrtl_headers", "generate_cxxrtl"]
 #: The Yosys whose CXXRTL this was tried with. Others may name members of classes otherwise, or
 #: evaluate in another order (amaranth-lang/amaranth#671).
 TRIED_YOSYS = "0.50.0.0.post130"
-#: An evaluation asks many times over whether the clock is rising, and whether reset is on. Who calls
-#: it knows, so there are several of them: for registers, and for what follows from them.
+#: An evaluation asks many times over whether the clock rises, and whether reset is on. Who calls it
+#: knows, so there are several of them: for registers, and for what follows from them.
 EVALUATIONS = (
     (
         "\tbool eval(performer *performer = nullptr) override;\n",

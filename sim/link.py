@@ -30,12 +30,12 @@ from thermokron.sim.faults import (
     SimulatorSilent,
 )
 from thermokron.sim.flaws import FrontEndFlaws
+from thermokron.sim.harness import write_save_file
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind, ProtocolError
 from thermokron.sim.runner import PARAMETERS
 from thermokron.sim.scratch import Scratch
 from thermokron.sim.simulators import clock_period
 from thermokron.sim.unit_build import unit_build
-from thermokron.sim.harness import write_save_file
 
 __all__ = ["SimulatorLink"]
 

@@ -204,9 +204,9 @@ def unpack_read(payload: bytes) -> list[tuple[int, int]]:
     return [(a, n) for a, n in np.frombuffer(payload, "<u4").reshape(-1, 2).tolist()]
 
 
-def pack_words(words: Sequence[int]) -> bytes:
+def pack_words(words: ArrayLike) -> bytes:
     """Payload of the answer to READ."""
-    return np.array(words, "<u4").tobytes()
+    return np.asarray(words, "<u4").tobytes()
 
 
 def unpack_words(payload: bytes) -> NDArray[np.uint32]:

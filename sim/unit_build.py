@@ -13,8 +13,8 @@ from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.rtlil import UNIT_NAME
 from thermokron.rtl.verilog import generate_verilog
 from thermokron.sim.cache import cached
-from thermokron.sim.simulators import Build, build
 from thermokron.sim.harness import wrapped_verilog
+from thermokron.sim.simulators import Build, build
 
 __all__ = ["rtl_key", "unit_build", "unit_verilog"]
 

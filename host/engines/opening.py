@@ -71,9 +71,8 @@ def open_unit(
         raise TypeError(f"spec = {spec!r} is not a UnitSpec")
     if not isinstance(physics, ArrayPhysics | None):
         raise TypeError(f"physics = {physics!r} is not an ArrayPhysics")
-    if engine == "numeric":
-        if waves is not None:
-            raise ValueError("waves: the numeric engine has no signals; use engine 'compiled'")
+    if engine == "numeric" and waves is not None:
+        raise ValueError("waves: the numeric engine has no signals; use engine 'compiled'")
     if timeout_s is not None and engine != "cosim":
         raise ValueError(f"timeout_s: the {engine} engine waits for nobody; use engine 'cosim'")
     if engine == "numeric":

@@ -64,7 +64,7 @@ class DemoPlan:
 
     @property
     def twins(self) -> dict[str, tuple[int, ...]]:
-        """Other engines that repeat the unit's runs, and on which seeds; the losses are the same."""
+        """Other engines that repeat the unit's runs, and on which seeds, with the same losses."""
         numeric = {"numeric": self.seeds}
         return {"compiled": {"cosim": self.seeds[:1], **numeric}, "cosim": numeric}.get(
             self.unit_engine, {}

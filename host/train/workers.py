@@ -17,7 +17,8 @@ from thermokron.host.terminal import Ended, ended_by_signals
 
 __all__ = ["Results", "workers"]
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 #: Seconds that a worker has for cleaning up when its parent is gone.
 CLEANING_S = 10.0

@@ -22,8 +22,8 @@ from thermokron.model import (
     UnitSpec,
     covariance_error,
     discharges,
+    kept,
     mean_error,
-    numeric,
     sample_blocks,
     sampling,
 )
@@ -253,14 +253,14 @@ def test_thermox_draws_the_same_law(spd_codes, chance):
 def test_jobs_with_the_same_couplings_decompose_them_once(spd_codes, monkeypatch):
     spec = UnitSpec(cells=6)
     made = []
-    original = numeric.NoiseArray
+    original = kept.NoiseArray
 
     class Counted(original):
         def __init__(self, *arguments):
             made.append(arguments[2])
             super().__init__(*arguments)
 
-    monkeypatch.setattr(numeric, "NoiseArray", Counted)
+    monkeypatch.setattr(kept, "NoiseArray", Counted)
     job = make_job(spec, spd_codes(spec, 10), samples=20)
     unit, fresh = NumericUnit(spec, seed=1), NumericUnit(spec, seed=1)
     jobs = [job, job.with_biases([[5] * 6]), job.with_biases([[9] * 6], temperature=3)]
@@ -273,12 +273,12 @@ def test_jobs_with_the_same_couplings_decompose_them_once(spd_codes, monkeypatch
 
 
 def test_decomposed_arrays_do_not_pile_up(spd_codes, monkeypatch):
-    monkeypatch.setattr(numeric, "KEPT", 3 * numeric._numbers(6))
+    monkeypatch.setattr(kept, "KEPT", 3 * kept._numbers(6))
     spec = UnitSpec(cells=6)
     unit = NumericUnit(spec, seed=1)
     jobs = [make_job(spec, spd_codes(spec, 10, seed=seed), samples=3) for seed in range(5)]
     first = [unit.run(job, stream=0) for job in jobs]
-    assert len(unit._arrays) == 3
+    assert len(unit._arrays._arrays) == 3
     assert [unit.run(job, stream=0) for job in jobs] == first
 
 
@@ -286,11 +286,11 @@ def test_arrays_go_with_the_jobs_that_could_ask_for_them(spd_codes):
     """A training makes new couplings every step; those of steps before are of no use."""
     spec = UnitSpec(cells=6)
     unit = NumericUnit(spec, seed=1)
-    kept = make_job(spec, spd_codes(spec, 10), samples=3)
+    alive = make_job(spec, spd_codes(spec, 10), samples=3)
     for seed in range(5):
-        unit.run(kept)
+        unit.run(alive)
         unit.run(make_job(spec, spd_codes(spec, 10, seed=seed), samples=3))
-    assert len(unit._arrays) <= 2
+    assert len(unit._arrays._arrays) <= 2
 
 
 def test_an_id_that_is_anothers_by_now_is_not_believed(spd_codes):
@@ -299,7 +299,8 @@ def test_an_id_that_is_anothers_by_now_is_not_believed(spd_codes):
     unit = NumericUnit(spec, seed=1)
     expected = unit.run(other, stream=0)
     unit.run(one)
-    unit._arrays[id(other.couplings)] = unit._arrays.pop(id(one.couplings))
+    arrays = unit._arrays._arrays
+    arrays[id(other.couplings)] = arrays.pop(id(one.couplings))
     assert unit.run(other, stream=0) == expected
 
 
@@ -309,7 +310,7 @@ def test_a_copy_of_a_unit_goes_on_where_it_was(spd_codes):
     unit = NumericUnit(spec, ArrayPhysics(adc_noise=0.01), seed=1)
     unit.run(job)
     copy = pickle.loads(pickle.dumps(unit))
-    assert not copy._arrays
+    assert not copy._arrays._arrays
     assert copy.run(job) == unit.run(job)
 
 

@@ -23,8 +23,8 @@ from thermokron.model import UnitSpec
 from thermokron.rtl import Port, generate_verilog, ports, register_map, write_unit
 from thermokron.rtl.axi import AxiLiteSignature
 from thermokron.rtl.converter import ConverterPort
-from thermokron.rtl.sampler import Sampler
 from thermokron.rtl.rtlil import UNIT_NAME
+from thermokron.rtl.sampler import Sampler
 from thermokron.rtl.verilog import LINT_WAIVERS
 from thermokron.sim.builders import _verilator
 from thermokron.sim.simulators import missing

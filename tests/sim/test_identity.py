@@ -1,9 +1,9 @@
 """Same seed, same job: the compiled RTL and the simulated Verilog return the numeric integers.
 
-Randomised jobs, 48 for the compiled engine and for each simulator: odd and even numbers of cells, full and folded lanes,
-the narrowest and the widest codes, one and several bias vectors, both modes, clipping, indefinite
-matrices, ideal and flawed arrays, the shortest interval and longer ones. And 36 more of the kind
-that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
+Randomised jobs, 48 for the compiled engine and for each simulator: odd and even numbers of cells,
+full and folded lanes, the narrowest and the widest codes, one and several bias vectors, both modes,
+clipping, indefinite matrices, ideal and flawed arrays, the shortest interval and longer ones. And
+36 more of the kind that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ LARGEST = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rtl", ("compiled", "verilator"))
+@pytest.mark.parametrize("rtl", ["compiled", "verilator"])
 @pytest.mark.parametrize("name", LARGEST)
 def test_same_integers_at_the_limits_of_the_spec(name: str, rtl: str) -> None:
     spec = LARGEST[name]
