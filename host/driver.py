@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import Protocol
@@ -19,8 +19,6 @@ __all__ = ["Link", "RegisterUnit"]
 #: A run that does not end within this many times its cycles, and these more, never will.
 PATIENCE, PATIENCE_CYCLES = 2, 10_000
 
-Ranges = list[tuple[int, int]]
-
 
 class Link(Protocol):
     """What carries reads and writes to a unit's registers, and waits for its interrupt.
@@ -34,7 +32,7 @@ class Link(Protocol):
         """Write 32-bit words to consecutive word addresses."""
         ...
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+    def read(self, ranges: ArrayLike) -> NDArray[np.uint32]:
         """The words of each (byte address, count of words), one after the other."""
         ...
 
@@ -161,7 +159,8 @@ class RegisterUnit(BaseUnit):
             self._abort()
             raise UnitFault(f"the unit was not done after {limit} clock cycles")
         status = self._map.registers["status"]
-        plan = _read_plan(self.spec, len(job.biases), job.second_moments)
+        words_each = self.spec.result_words(job.samples)
+        plan = _read_plan(self.spec, len(job.biases), job.second_moments, words_each)
         if status.unpack(self._read(status.address)).get("fault"):
             self._raise_fault()
         words = self.link.read(plan.ranges)
@@ -217,63 +216,66 @@ class RegisterUnit(BaseUnit):
 class _ReadPlan:
     """Which words a read-out of one kind needs, in one burst, and what they mean."""
 
-    def __init__(self, spec: UnitSpec, vectors: int, second_moments: bool) -> None:
+    def __init__(
+        self, spec: UnitSpec, vectors: int, second_moments: bool, words: tuple[int, int, int]
+    ) -> None:
         registers: RegisterMap = register_map(spec)
-        self.ranges: Ranges = []
-        self._parts: dict[str, tuple[int, int, NDArray[np.int64], tuple[int, ...]]] = {}
-        self._count = 0
+        self._spec = spec
+        self._parts: dict[str, tuple[slice, NDArray[np.int64], tuple[int, ...]]] = {}
         first, last = (registers.registers[f"cycles_{PHASES[i]}"] for i in (0, -1))
         self._cycles = (last.address + 4 * last.words - first.address) // 4
-        self._add([(first.address, self._cycles)])
-        results = {"clipped": sum_index(spec, vectors), "sums": sum_index(spec, vectors)}
+        ranges = [np.array([[first.address, self._cycles]])]
+        count = self._cycles
+        sums = sum_index(spec, vectors)
+        results = {"sums": sums, "clipped": sums}
         if second_moments:
             results["products"] = product_index(spec)
-        for name, index in results.items():
+        for (name, index), width in zip(results.items(), words, strict=False):
+            if not width:
+                continue
             window = registers.windows[name]
             entries, position = np.unique(index, return_inverse=True)
-            begin = self._count
-            self._add(
-                [
-                    (window.address + 4 * window.entry_words * start, window.entry_words * count)
-                    for start, count in _runs(entries.tolist())
-                ]
-            )
-            self._parts[name] = (begin, window.entry_words, position.ravel(), index.shape)
-
-    def _add(self, ranges: Ranges) -> None:
-        self.ranges += ranges
-        self._count += sum(count for _, count in ranges)
+            at = window.address + 4 * window.entry_words * entries
+            if width == window.entry_words:  # neighbours as one range
+                begins = np.flatnonzero(np.diff(entries, prepend=-2) != 1)
+                counts = np.diff(begins, append=len(entries)) * width
+                ranges.append(np.stack([at[begins], counts], axis=1))
+            else:  # the low words alone
+                ranges.append(np.stack([at, np.ones_like(at)], axis=1))
+            part = slice(count, count := count + width * len(entries))
+            self._parts[name] = part, position.ravel(), index.shape
+        self.ranges = np.concatenate(ranges).astype(np.uint32)
 
     def readout(self, words: NDArray[np.uint32]) -> Readout:
         """The read-out that the words of `ranges` are."""
         cycles = words[: self._cycles].astype("<u4").view("<u8").tolist()
 
         def entries(name: str) -> NDArray[np.int64]:
-            begin, width, position, shape = self._parts[name]
-            part = words[begin : begin + width * (int(position.max()) + 1)].astype("<u4")
-            values = part.view("<i8" if width == 2 else "<i4").astype(np.int64)
+            part, position, shape = self._parts[name]
+            found = words[part].astype("<u4")
+            wide = len(found) == 2 * (int(position.max()) + 1)
+            values = found.view("<i8" if wide else "<i4").astype(np.int64)
             return values[position].reshape(shape)
 
+        sums = entries("sums")
+        if "clipped" in self._parts:
+            clipped = entries("clipped")
+        else:
+            rails = (sums == self._spec.adc_min) | (sums == self._spec.adc_max)
+            clipped = rails.astype(np.int64)
         return Readout(
-            sums=entries("sums"),
+            sums=sums,
             products=entries("products") if "products" in self._parts else None,
-            clipped=entries("clipped"),
+            clipped=clipped,
             cycles=dict(zip(PHASES, cycles, strict=True)),
         )
 
 
 @lru_cache(maxsize=256)
-def _read_plan(spec: UnitSpec, vectors: int, second_moments: bool) -> _ReadPlan:
-    return _ReadPlan(spec, vectors, second_moments)
-
-
-def _runs(values: list[int]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive integers in a sorted list: first, and how many."""
-    start = 0
-    for i in range(1, len(values) + 1):
-        if i == len(values) or values[i] != values[i - 1] + 1:
-            yield values[start], i - start
-            start = i
+def _read_plan(
+    spec: UnitSpec, vectors: int, second_moments: bool, words: tuple[int, int, int]
+) -> _ReadPlan:
+    return _ReadPlan(spec, vectors, second_moments, words)
 
 
 def _next(jobs: Iterator[Job]) -> Job | Exception | None:

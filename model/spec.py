@@ -221,12 +221,24 @@ class UnitSpec:
     def port_bytes(self, job: Job) -> tuple[int, int, int]:
         """Bytes over the unit's port for a job's couplings, its biases, and its read-out.
 
-        As AXI4-Lite has them: a code in a word of 32 bits, sums and products in two, and a word
-        for a clip count. Registers and handshakes are not counted.
+        As AXI4-Lite has them: a code in a word of 32 bits, and of the results `result_words`.
+        Registers and handshakes are not counted.
         """
         vectors, n = job.biases.shape
-        products = n * (n + 1) // 2 if job.second_moments else 0
-        return 4 * self.coupling_count, 4 * vectors * n, 12 * vectors * n + 8 * products
+        sums, clipped, products = self.result_words(job.samples)
+        words = (sums + clipped) * vectors * n
+        if job.second_moments:
+            words += products * n * (n + 1) // 2
+        return 4 * self.coupling_count, 4 * vectors * n, 4 * words
+
+    def result_words(self, samples: int) -> tuple[int, int, int]:
+        """Words of 32 bits in which a sum, a clip count and a product of so many samples fit.
+
+        The sum of a single sample is its code, which says by itself whether it was clipped.
+        """
+        sums = samples << (self.adc_bits - 1) <= 1 << 31
+        products = samples << (2 * self.adc_bits - 2) < 1 << 31
+        return (1 if sums else 2), (0 if samples == 1 else 1), (1 if products else 2)
 
     def check(self, job: Job) -> None:
         """Refuse what this unit cannot do.

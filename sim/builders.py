@@ -193,13 +193,17 @@ def build_verilator(
             sources.insert(0, "ports.vlt")
         options += [f"--trace-{waves}"] if waves else []
         run_tool([str(program), *options, "main.cpp", *sources], work, log, **environment)
-        flags = [f"OPT_FAST={'-O1' if internals else '-O2'}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
+        # where a player spares VPI, Verilator's own library has next to nothing to do
+        optimise = "-O0" if player else "-O2"
+        flags = ["OPT_FAST=-O1", "OPT_SLOW=-O0", f"OPT_GLOBAL={optimise}"]
         # what Verilator's configure would have found out about g++ and precompiled headers; designs
         # of more than one C++ file need it
         flags += ["CFG_CXXFLAGS_PCH_I=-include"]
         # Verilator's makefile would call a `python`, which not every machine has by that name
         make = ["make", "-j2", "-C", "objects", "-f", "Vtop.mk", f"PYTHON3={work}/python", *flags]
-        _take_runtime(work / "objects", waves, lambda names: run_tool([*make, *names], work, log))
+        _take_runtime(
+            work / "objects", (waves, optimise), lambda names: run_tool([*make, *names], work, log)
+        )
         run_tool(make, work, log)
         shutil.copy(work / "simulator", folder)
 
@@ -219,7 +223,7 @@ def _plainly_named() -> Path:
 
 
 def _take_runtime(
-    objects: Path, waves: str | None, compile_them: Callable[[list[str]], None]
+    objects: Path, made_with: tuple[str | None, str], compile_them: Callable[[list[str]], None]
 ) -> None:
     """Put Verilator's own library, compiled, into a folder of objects.
 
@@ -237,7 +241,7 @@ def _take_runtime(
         for name in names:
             shutil.copy(objects / name, target)
 
-    key = digest(simulator_version("verilator"), compiler(), str(config.libs_dir), waves, names)
+    key = digest(simulator_version("verilator"), compiler(), str(config.libs_dir), made_with, names)
     folder = cached("runtime", key, fill)
     for name in names:
         shutil.copy(folder / name, objects)

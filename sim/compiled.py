@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ class CompiledLink:
         self.player.write(address, words)
         self._finish("write to")
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+    def read(self, ranges: ArrayLike) -> NDArray[np.uint32]:
         """The words of each (address, count), one after the other; `AccessRefused` on SLVERR."""
         self._check()
         words = self.player.read(ranges)

@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +178,9 @@ class SimulatorLink:
         payload = protocol.pack_write(address, words)
         self._request(Kind.WRITE, payload, cycles=len(payload) // 4 * CYCLES_PER_WORD)
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+    def read(self, ranges: ArrayLike) -> NDArray[np.uint32]:
         """The words of each (address, count), one after the other; `AccessRefused` on SLVERR."""
-        cycles = sum(count for _, count in ranges) * CYCLES_PER_WORD
+        cycles = int(np.asarray(ranges)[:, 1].sum()) * CYCLES_PER_WORD
         answer = self._request(Kind.READ, protocol.pack_read(ranges), cycles=cycles)
         return protocol.unpack_words(answer)
 

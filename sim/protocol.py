@@ -23,7 +23,6 @@ import json
 import socket
 import struct
 import zlib
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -184,24 +183,24 @@ def pack_write(address: int, words: ArrayLike) -> bytes:
     return struct.pack("<I", address) + np.asarray(words).astype("<u4").tobytes()
 
 
-def unpack_write(payload: bytes) -> tuple[int, list[int]]:
+def unpack_write(payload: bytes) -> tuple[int, NDArray[np.uint32]]:
     """Address and words of WRITE."""
     if len(payload) < 8 or len(payload) % 4:
         raise ProtocolError(f"a write of {len(payload)} bytes; expected an address and words")
-    address, *words = np.frombuffer(payload, "<u4").tolist()
-    return address, words
+    words = np.frombuffer(payload, "<u4").astype(np.uint32)
+    return int(words[0]), words[1:]
 
 
-def pack_read(ranges: Sequence[tuple[int, int]]) -> bytes:
+def pack_read(ranges: ArrayLike) -> bytes:
     """Payload of READ: (address, count of words) of each range."""
-    return np.array(ranges, "<u4").tobytes()
+    return np.asarray(ranges, "<u4").tobytes()
 
 
-def unpack_read(payload: bytes) -> list[tuple[int, int]]:
+def unpack_read(payload: bytes) -> NDArray[np.uint32]:
     """The ranges of READ."""
     if not payload or len(payload) % 8:
         raise ProtocolError(f"a read of {len(payload)} bytes; expected pairs of address and count")
-    return [(a, n) for a, n in np.frombuffer(payload, "<u4").reshape(-1, 2).tolist()]
+    return np.frombuffer(payload, "<u4").reshape(-1, 2).astype(np.uint32)
 
 
 def pack_words(words: ArrayLike) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_double, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from enum import IntEnum
 from typing import Any
@@ -145,9 +144,9 @@ class Player:
         given = np.asarray(words).astype(np.uint32)
         self._call["write"](self._unit, address, given.ctypes.data, len(given))
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+    def read(self, ranges: ArrayLike) -> NDArray[np.uint32]:
         """The words of each (address, count), which are there when the command is done."""
-        pairs = np.array(ranges, np.uint32).reshape(-1, 2)
+        pairs = np.ascontiguousarray(ranges, np.uint32).reshape(-1, 2)
         self._answer = np.empty(int(pairs[:, 1].sum()), np.uint32)
         self._call["read"](self._unit, pairs.ctypes.data, len(pairs), self._answer.ctypes.data)
         return self._answer

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from thermokron.model import Job
 from thermokron.sim import protocol
 from thermokron.sim.protocol import HEADER, MAX_PAYLOAD, Channel, Kind, ProtocolError
 
@@ -108,12 +109,20 @@ def test_a_payload_beyond_the_limit_is_refused(
 
 def test_payloads_round_trip() -> None:
     words = np.array([-1, 0, 1, -(2**31), 2**31 - 1, 2**32 - 1])
-    assert protocol.unpack_write(protocol.pack_write(0x1C0, words)) == (
-        0x1C0,
-        [int(w) & 0xFFFFFFFF for w in words],
+    address, found = protocol.unpack_write(protocol.pack_write(0x1C0, words))
+    assert (address, found.tolist()) == (0x1C0, [int(w) & 0xFFFFFFFF for w in words])
+    ranges = [[0x100, 1], [0xC0000, 4096]]
+    assert protocol.unpack_read(protocol.pack_read(ranges)).tolist() == ranges
+    job = Job(
+        couplings=np.array([[3, -1], [-1, 2]]),
+        biases=np.array([[-7, 5], [0, 1], [2, -2]]),
+        temperature=9,
+        settle_cycles=2**32 - 1,
+        interval_cycles=2**24,
+        samples=2**20,
+        second_moments=False,
     )
-    ranges = [(0x100, 1), (0xC0000, 4096)]
-    assert protocol.unpack_read(protocol.pack_read(ranges)) == ranges
+    assert protocol.unpack_job(protocol.pack_job(2**63 - 1, job)) == (2**63 - 1, job)
     answer = protocol.unpack_words(protocol.pack_words([0, 2**32 - 1]))
     assert answer.dtype == np.uint32
     assert answer.tolist() == [0, 2**32 - 1]
