@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,6 +78,7 @@ class RegisterUnit(BaseUnit):
         self._upper = np.triu_indices(spec.cells)
         # what each coupling bank holds, as bytes, and which one the last run used
         self._banks: list[bytes | None] = [None, None]
+        self._known: tuple[NDArray[Any], bytes] | None = None  # couplings as they are sent
         self._bank = 0
 
     def close(self) -> None:
@@ -168,12 +169,15 @@ class RegisterUnit(BaseUnit):
 
     def _load_couplings(self, job: Job) -> int:
         """Bring the couplings into a bank that is not in use, unless one holds them; which."""
-        codes = np.ascontiguousarray(job.couplings[self._upper])
-        content = codes.tobytes()
+        if self._known is None or self._known[0] is not job.couplings:
+            upper = job.couplings[self._upper]
+            self._known = job.couplings, upper.tobytes()
+        content = self._known[1]
         if content in self._banks:
             return self._banks.index(content)
         bank = 1 - self._bank
         self._banks[bank] = None  # unknown, should the write fail halfway
+        codes = np.frombuffer(content, job.couplings.dtype)
         self.link.write(self._map.windows[f"couplings{bank}"].address, codes)
         self._banks[bank] = content
         return bank
