@@ -29,9 +29,10 @@ Each has its own help: thermokron train digits --help
 ENGINES = """\
 K-FAC solves with its Kronecker factors on a thermodynamic unit, in numbers (--engine numeric), by
 its RTL compiled into this process (--engine compiled), or by its Verilog in a simulator (--engine
-cosim), all with the same integers; or inverts them exactly on the host (--engine exact), or by
-their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png, and
-metrics.jsonl with one line of numbers per step.
+cosim), all with the same integers, or with read-outs drawn from their distribution (--engine
+statistical), for arrays of up to 4,096 cells; or inverts them exactly on the host (--engine exact),
+or by their diagonals alone (--engine diagonal), as a control. Results are result.json, loss.png,
+and metrics.jsonl with one line of numbers per step.
 """
 
 DIGITS = (

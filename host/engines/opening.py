@@ -6,12 +6,13 @@ import os
 
 from thermokron.host.engines.compiled import CompiledUnit
 from thermokron.host.engines.cosim import CosimUnit
+from thermokron.host.engines.statistical import StatisticalUnit
 from thermokron.model import ArrayPhysics, BaseUnit, NumericUnit, UnitSpec
 
 __all__ = ["ENGINES", "open_unit"]
 
 #: The engines that can be opened.
-ENGINES = ("numeric", "compiled", "cosim")
+ENGINES = ("numeric", "compiled", "cosim", "statistical")
 
 
 def open_unit(
@@ -23,10 +24,12 @@ def open_unit(
     simulator: str = "verilator",
     waves: str | os.PathLike[str] | None = None,
     timeout_s: float | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
 ) -> BaseUnit:
     """Open a unit; close it, or use it as a context manager.
 
-    Same seed, same jobs: the same integers from every engine.
+    Same seed, same jobs: the same integers from every engine but "statistical".
 
     Parameters
     ----------
@@ -35,6 +38,8 @@ def open_unit(
         "compiled": the RTL as C++, compiled to a library of this process, with the same noise at
         its pins; it needs g++.
         "cosim": the generated Verilog in a simulator, with the same noise at its pins.
+        "statistical": read-outs drawn from their distribution, for arrays of up to 4,096 cells; see
+        `StatisticalUnit` for what it leaves out. It needs torch.
     spec : UnitSpec
         The unit.
     physics : ArrayPhysics, optional
@@ -50,6 +55,10 @@ def open_unit(
     timeout_s : float, optional
         For "cosim": seconds without a sign of life after which a simulator is given up, 30 if not
         given; see `thermokron.sim.SimulatorLink`.
+
+    dtype, device : str, optional
+        For "statistical": "float32", if not given, or "float64"; and where torch is to work, the
+        CPU if not given.
 
     Raises
     ------
@@ -71,12 +80,18 @@ def open_unit(
         raise TypeError(f"spec = {spec!r} is not a UnitSpec")
     if not isinstance(physics, ArrayPhysics | None):
         raise TypeError(f"physics = {physics!r} is not an ArrayPhysics")
-    if engine == "numeric" and waves is not None:
-        raise ValueError("waves: the numeric engine has no signals; use engine 'compiled'")
+    if engine in ("numeric", "statistical") and waves is not None:
+        raise ValueError(f"waves: the {engine} engine has no signals; use engine 'compiled'")
+    if engine != "statistical" and not dtype is device is None:
+        raise ValueError(f"dtype, device: the {engine} engine works in NumPy's float64 on the CPU")
     if timeout_s is not None and engine != "cosim":
         raise ValueError(f"timeout_s: the {engine} engine waits for nobody; use engine 'cosim'")
     if engine == "numeric":
         return NumericUnit(spec, physics, seed=seed)
+    if engine == "statistical":
+        return StatisticalUnit(
+            spec, physics, seed=seed, dtype=dtype or "float32", device=device or "cpu"
+        )
     if engine == "compiled":
         return CompiledUnit(spec, physics, seed=seed, waves=waves)
     return CosimUnit(

@@ -25,6 +25,7 @@ QUIET = "#8a8a8a"
 STYLES = {
     "K-FAC, co-simulated": ("#d1495b", 5.0, "-", 3),
     "K-FAC, compiled RTL": ("#d1495b", 5.0, "-", 3),
+    "K-FAC, statistical": ("#d1495b", 5.0, "-", 3),
     "K-FAC, numeric": ("#d1495b", 5.0, "-", 3),
     "K-FAC, exact": (INK, 1.8, (0, (4, 2)), 4),
     "K-FAC, diagonal": ("#edae49", 2.8, "-", 2),

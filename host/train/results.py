@@ -113,6 +113,7 @@ class RunResult:
             "cosim": "K-FAC, co-simulated",
             "compiled": "K-FAC, compiled RTL",
             "numeric": "K-FAC, numeric",
+            "statistical": "K-FAC, statistical",
             "exact": "K-FAC, exact",
             "diagonal": "K-FAC, diagonal",
         }
