@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.products import product
 from thermokron.model import ArrayPhysics, Job, UnitSpec
 from thermokron.model.discretisation import MAX_GROWTH
 from thermokron.model.physics import Device
@@ -29,10 +30,11 @@ class Modes:
     Parameters
     ----------
     spec : UnitSpec
-    rates : (n,) tensor
-        Eigenvalues λ of the programmed matrix.
-    vectors : (n, n) tensor
-        Its eigenvectors Q, one a column.
+    matrix : (n, n) float64
+        What is programmed. Cells at its end that are coupled to none, as where a problem is smaller
+        than the array, are modes as they are.
+    dtype, device
+        Of torch.
 
     Attributes
     ----------
@@ -40,11 +42,22 @@ class Modes:
         λ, away from zero.
     """
 
-    def __init__(self, spec: UnitSpec, rates: torch.Tensor, vectors: torch.Tensor) -> None:
-        self._spec, self._vectors = spec, vectors
-        values = rates.cpu().numpy().astype(np.float64)
-        least = LEAST_RATE * max(np.abs(values).max(), LEAST_RATE)
-        self.rates: Floats = np.where(np.abs(values) < least, least, values)
+    def __init__(
+        self, spec: UnitSpec, matrix: Floats, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        import torch
+
+        self._spec = spec
+        rates = matrix.diagonal().copy()
+        coupled = np.flatnonzero(np.count_nonzero(matrix, axis=1) > (rates != 0.0))
+        self._coupled = int(coupled[-1]) + 1 if len(coupled) else 0
+        block = torch.as_tensor(
+            matrix[: self._coupled, : self._coupled], dtype=dtype, device=device
+        )
+        values, self._vectors = torch.linalg.eigh(block)
+        rates[: self._coupled] = values.cpu().numpy()
+        least = LEAST_RATE * max(np.abs(rates).max(), LEAST_RATE)
+        self.rates: Floats = np.where(np.abs(rates) < least, least, rates)
 
     def tensor(self, values: Any) -> torch.Tensor:
         """Numbers in the type and on the device of the decomposition."""
@@ -54,11 +67,15 @@ class Modes:
 
     def turned(self, cells: Floats) -> torch.Tensor:
         """Rows (K, n) of cells as rows of modes."""
-        return self.tensor(cells) @ self._vectors
+        modes = self.tensor(cells)
+        modes[:, : self._coupled] = product(modes[:, : self._coupled].contiguous(), self._vectors)
+        return modes
 
-    def turned_back(self, modes: torch.Tensor) -> Floats:
-        """Rows (K, n) of modes as rows of cells."""
-        cells: Floats = (modes @ self._vectors.mT).double().cpu().numpy()
+    def turned_back(self, modes: torch.Tensor) -> NDArray[Any]:
+        """Rows (K, n) of modes as rows of cells; overwrites them."""
+        few = self._coupled
+        modes[:, :few] = product(modes[:, :few].contiguous(), self._vectors.mT)
+        cells: NDArray[Any] = modes.cpu().numpy()
         return cells
 
     def _decay(self, cycles: float) -> Floats:
@@ -78,8 +95,10 @@ class Modes:
         """Variance of each settled cell, (n,), at temperature 1; zeros if one mode grows."""
         if self.rates.min() <= 0.0:
             return np.zeros_like(self.rates)
+        variances: Floats = 1.0 / self.rates
         squares = self._vectors * self._vectors
-        variances: Floats = (squares @ self.tensor(1.0 / self.rates)).double().cpu().numpy()
+        coupled = squares @ self.tensor(variances[: self._coupled])
+        variances[: self._coupled] = coupled.double().cpu().numpy()
         return variances
 
     def sums(self, job: Job, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,8 +130,8 @@ class Modes:
         count = self._correlated(self.tensor(decay), samples)
         modes = scatter * (both[:, None] * both) * count.sqrt()
         modes.diagonal().add_(self.tensor(means))
-        cells: Floats = (self._vectors @ modes @ self._vectors.mT).double().cpu().numpy()
-        return cells
+        half = self.tensor(self.turned_back(modes)).mT.contiguous()
+        return self.turned_back(half).astype(np.float64)
 
     @staticmethod
     def _correlated(decay: torch.Tensor, samples: int) -> torch.Tensor:

@@ -111,6 +111,7 @@ class StatisticalUnit(BaseUnit):
             reason = str(error).splitlines()[0]
             raise ValueError(f"device = {device!r} is not there: {reason}") from None
         self._static = Device.draw(self.physics, spec.cells)
+        self._sequences = Normals()
         self._adc = AnalogToDigital(spec, self.physics, self._static)
         # by couplings: their owner, and their decomposition
         self._kept: dict[int, tuple[weakref.ref[Any], Modes]] = {}
@@ -129,15 +130,12 @@ class StatisticalUnit(BaseUnit):
 
     def _decomposed(self, job: Job) -> Modes:
         """The modes of a job's matrix, decomposed anew only where they are not at hand."""
-        import torch
-
         owner, modes = self._kept.get(id(job.couplings), (None, None))
         if owner is None or modes is None or owner() is not job.couplings:
             # what no job can ask for any more goes; an id may be another's by now
             self._kept = {key: kept for key, kept in self._kept.items() if kept[0]() is not None}
             matrix = applied_couplings(self.spec, self._static, job.couplings)
-            placed = torch.as_tensor(matrix, dtype=self._dtype, device=self._device)
-            modes = Modes(self.spec, *torch.linalg.eigh(placed))
+            modes = Modes(self.spec, matrix, self._dtype, self._device)
             self._kept[id(job.couplings)] = weakref.ref(job.couplings), modes
         return modes
 
@@ -157,6 +155,7 @@ class StatisticalUnit(BaseUnit):
     ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.int64]]:
         vectors, n = job.biases.shape
         low, high = self.spec.adc_min, self.spec.adc_max
+        scale = 2.0 ** (self.spec.adc_bits - 1)
         sums, clipped = np.zeros((vectors, n)), np.zeros((vectors, n), np.int64)
         products = np.zeros((n, n)) if job.second_moments else None
         temperature = self.spec.temperature_value(job.temperature)
@@ -165,20 +164,17 @@ class StatisticalUnit(BaseUnit):
             cycles = job.interval_cycles if sample else job.settle_cycles
             decay, deviation = modes.step(cycles, temperature)
             draws = self._normals(_THERMAL, stream, vectors, n, sample)
-            state = (
-                mean * (1.0 - decay)
-                + deviation * modes.tensor(draws)
-                + (0.0 if state is None else decay * state)
-            )
-            steps = modes.turned_back(state)
-            steps *= 2.0 ** (self.spec.adc_bits - 1)
+            moved = modes.tensor(draws).mul_(deviation).addcmul_(mean, 1.0 - decay)
+            state = moved if state is None else moved.addcmul_(state, decay)
+            # in steps, and in the type that it was worked out in: there are few digits in a code
+            steps = modes.turned_back(state * scale)
             noisy = self._adc.noisy
             noise = self._normals(_CONVERSION, stream, vectors, n, sample) if noisy else None
             if self._adc.convert(steps, noise):
                 clipped += (steps == low) | (steps == high)
             sums += steps
             if products is not None:
-                products += np.outer(steps[0], steps[0])
+                products += np.multiply.outer(row := steps[0].astype(np.float64), row)
         return (
             sums.astype(np.int64),
             None if products is None else products.astype(np.int64),
@@ -251,5 +247,5 @@ class StatisticalUnit(BaseUnit):
         """Standard normal numbers (rows, count): a row for each stream, a piece of it a sample."""
         out = np.empty((rows, count))
         first = sample * -(-count // 8) * 8
-        Normals().draw(self.seed, purpose, range(stream, stream + rows), first, out)
+        self._sequences.draw(self.seed, purpose, range(stream, stream + rows), first, out)
         return out

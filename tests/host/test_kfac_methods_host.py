@@ -14,7 +14,8 @@ from thermokron.host.kfac.factors import Factor, finite
 from thermokron.host.kfac.layers import base
 from thermokron.host.kfac.solve import dense, methods
 from thermokron.host.kfac.solve.cost import Cost
-from thermokron.host.kfac.solve.dense import TOLERANCE, cholesky, definite_cholesky, product
+from thermokron.host.kfac.solve.dense import TOLERANCE, cholesky, definite_cholesky
+from thermokron.host.products import product
 
 EPS = torch.finfo(torch.float32).eps
 

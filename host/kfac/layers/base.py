@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.factors import Factor, finite
-from thermokron.host.kfac.solve.dense import product
+from thermokron.host.products import product
 
 __all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
 

@@ -1,4 +1,4 @@
-"""Products, Cholesky factors and inverses on the host, in the precision that they need.
+"""Cholesky factors and inverses on the host, in the precision that they need.
 
 Factors of float32 networks are averages of float32 products, so that their own rounding is of the
 order of ε‖M‖ already. An inversion in float32 is the exact inverse of a matrix that differs from
@@ -23,7 +23,6 @@ __all__ = [
     "cholesky",
     "definite_cholesky",
     "float32_suffices",
-    "product",
     "solved",
 ]
 
@@ -32,46 +31,10 @@ EPS = torch.finfo(torch.float32).eps
 #: κ ε up to which an inverse is made in float32; its relative error stayed below, see above.
 TOLERANCE = 1e-3
 
-#: Products of fewer multiplications than this are torch's: handing them over takes 10 µs.
-FEW = 256**3
-#: From here on oneDNN gains more from a factor whose rows it can read in order than the copy takes;
-#: parts of larger matrices are copied always, as they would go to a slow loop.
-MANY = 768**3
-
 
 def float32_suffices(kappa: float) -> bool:
     """Whether a float32 matrix of condition number `kappa` at most is inverted in float32."""
     return kappa * EPS <= TOLERANCE
-
-
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right`; large products of float32 matrices on the CPU through oneDNN.
-
-    torch multiplies matrices by MKL, which leaves the AVX-512 units of AMD processors idle; oneDNN
-    does not, and takes half of the time there. It is reached as the linear layer that torch's
-    compiler makes of it, without a layout of its own; its results are as exact, and the same from
-    run to run.
-    """
-    multiplications = left.numel() * right.shape[-1]
-    if multiplications < FEW or not _for_onednn(left, right):
-        return left @ right
-    weight = right.mT
-    if multiplications >= MANY or not (right.is_contiguous() or weight.is_contiguous()):
-        weight = weight.contiguous()
-    answer: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        left.contiguous(), weight, None, "none", [], ""
-    )
-    return answer
-
-
-def _for_onednn(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return (
-        left.ndim == right.ndim == 2
-        and left.dtype == right.dtype == torch.float32
-        and left.device.type == right.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    )
 
 
 def cholesky(matrix: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from thermokron.host.kfac.solve.cost import Cost
-from thermokron.host.kfac.solve.dense import definite_cholesky, product, solved
+from thermokron.host.kfac.solve.dense import definite_cholesky, solved
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.linalg import Eliminated, Programmed, load
+from thermokron.host.products import product
 
 __all__ = ["EIGEN", "Eigen", "Factorised", "Inverses", "Prepared", "Programs", "restore"]
 
