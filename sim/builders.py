@@ -194,15 +194,15 @@ def build_verilator(
         options += [f"--trace-{waves}"] if waves else []
         run_tool([str(program), *options, "main.cpp", *sources], work, log, **environment)
         # where a player spares VPI, Verilator's own library has next to nothing to do
-        optimise = "-O0" if player else "-O2"
-        flags = ["OPT_FAST=-O1", "OPT_SLOW=-O0", f"OPT_GLOBAL={optimise}"]
+        design, library = ("-O2", "-O0") if player else ("-O1", "-O2")
+        flags = [f"OPT_FAST={design}", "OPT_SLOW=-O0", f"OPT_GLOBAL={library}"]
         # what Verilator's configure would have found out about g++ and precompiled headers; designs
         # of more than one C++ file need it
         flags += ["CFG_CXXFLAGS_PCH_I=-include"]
         # Verilator's makefile would call a `python`, which not every machine has by that name
         make = ["make", "-j2", "-C", "objects", "-f", "Vtop.mk", f"PYTHON3={work}/python", *flags]
         _take_runtime(
-            work / "objects", (waves, optimise), lambda names: run_tool([*make, *names], work, log)
+            work / "objects", (waves, library), lambda names: run_tool([*make, *names], work, log)
         )
         run_tool(make, work, log)
         shutil.copy(work / "simulator", folder)
