@@ -54,7 +54,9 @@ class Modes:
         block = torch.as_tensor(
             matrix[: self._coupled, : self._coupled], dtype=dtype, device=device
         )
-        values, self._vectors = torch.linalg.eigh(block)
+        values, vectors = torch.linalg.eigh(block)
+        # rows times either of these read it in order
+        self._vectors, self._turning_back = vectors.mT.contiguous().mT, vectors.contiguous().mT
         rates[: self._coupled] = values.cpu().numpy()
         least = LEAST_RATE * max(np.abs(rates).max(), LEAST_RATE)
         self.rates: Floats = np.where(np.abs(rates) < least, least, rates)
@@ -67,16 +69,19 @@ class Modes:
 
     def turned(self, cells: Floats) -> torch.Tensor:
         """Rows (K, n) of cells as rows of modes."""
-        modes = self.tensor(cells)
-        modes[:, : self._coupled] = product(modes[:, : self._coupled].contiguous(), self._vectors)
-        return modes
+        return self._rotated(self.tensor(cells), self._vectors)
 
     def turned_back(self, modes: torch.Tensor) -> NDArray[Any]:
-        """Rows (K, n) of modes as rows of cells; overwrites them."""
-        few = self._coupled
-        modes[:, :few] = product(modes[:, :few].contiguous(), self._vectors.mT)
-        cells: NDArray[Any] = modes.cpu().numpy()
+        """Rows (K, n) of modes as rows of cells; may overwrite them."""
+        cells: NDArray[Any] = self._rotated(modes, self._turning_back).cpu().numpy()
         return cells
+
+    def _rotated(self, rows: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        few = self._coupled
+        if few == len(self.rates):
+            return product(rows, by)
+        rows[:, :few] = product(rows[:, :few].contiguous(), by)
+        return rows
 
     def _decay(self, cycles: float) -> Floats:
         """ρ of each mode after so many clock cycles."""
