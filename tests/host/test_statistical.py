@@ -28,6 +28,7 @@ FLAWED = ArrayPhysics(
     adc_inl_lsb=0.7,
     device_seed=5,
 )
+UNEQUAL = ArrayPhysics(noise_mismatch=0.6, device_seed=2)
 
 
 def couplings(spec: UnitSpec = SPEC, seed: int = 0) -> np.ndarray:
@@ -106,11 +107,12 @@ def test_means_and_variances_are_those_of_the_numeric_engine(name: str) -> None:
     assert_alike(*both(job(name)), slack=0.25 if few else 0.05)
 
 
+@pytest.mark.parametrize("physics", [FLAWED, UNEQUAL], ids=["flawed", "unequal"])
 @pytest.mark.parametrize(
     "name", ["one reading, hardly settled", "many, correlated", "second moments"]
 )
-def test_flaws_of_a_device_are_in_them(name: str) -> None:
-    assert_alike(*both(job(name), FLAWED), slack=0.05)
+def test_flaws_of_a_device_are_in_them(name: str, physics: ArrayPhysics) -> None:
+    assert_alike(*both(job(name), physics), slack=0.05)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +207,6 @@ def test_the_largest_array() -> None:
     [
         ({"dtype": "float16"}, "dtype = 'float16' is unknown; legal: float32, float64"),
         ({"device": "abacus"}, "device = 'abacus' is not there"),
-        (
-            {"physics": ArrayPhysics(noise_mismatch=0.1)},
-            "noise_mismatch = 0.1: engine 'statistical'",
-        ),
         ({"waves": "a.vcd"}, "statistical engine has no signals"),
         ({"timeout_s": 3.0}, "statistical engine waits for nobody"),
     ],
