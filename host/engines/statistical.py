@@ -30,6 +30,8 @@ DTYPES = ("float32", "float64")
 ONE_BY_ONE = 16
 #: Standard deviations of modes below this, in full scales, are none.
 TINY = 1e-18
+#: Streams of a sequence of random numbers; more than any run has discharges.
+SEQUENCE = 2**40
 #: A mode that grows by more than this exponent in a run is one that grows.
 GROWN = 1.0
 
@@ -298,11 +300,12 @@ class StatisticalUnit(BaseUnit):
         n = self.spec.cells
         if freedom < n:  # too few for Bartlett: the law itself, of a whole number
             freedom = max(round(freedom), 1)
-            factor = modes.tensor(self._normals(_SCATTER, stream, 1, n * freedom)).reshape(n, -1)
+            factor = modes.tensor(self._square(_SCATTER, stream, n, freedom))
         else:
-            factor = modes.tensor(self._normals(_SCATTER, stream, 1, n * n)).reshape(n, n).tril(-1)
-            lengths = np.sqrt(self._generator(_FREEDOM, stream).chisquare(freedom - np.arange(n)))
-            factor.diagonal().copy_(modes.tensor(lengths))
+            drawn = np.tril(self._square(_SCATTER, stream, n, n))
+            squares = self._generator(_FREEDOM, stream).chisquare(freedom - np.arange(n))
+            drawn.flat[:: n + 1] = np.sqrt(squares)
+            factor = modes.tensor(drawn)
         wishart = factor @ factor.mT
         wishart.diagonal().sub_(freedom)
         return wishart / math.sqrt(freedom)
@@ -310,7 +313,7 @@ class StatisticalUnit(BaseUnit):
     def _crossed(self, signal: Floats, error: Floats, count: int, stream: int) -> Floats:
         """Products of what is converted with errors of conversion, and of these, (n, n)."""
         n = len(error)
-        drawn = self._normals(_CROSSED, stream, 1, n * n).reshape(n, n).astype(np.float64)
+        drawn = self._square(_CROSSED, stream, n, n).astype(np.float64)
         variance = np.outer(error, signal + 0.5 * error)
         variance += variance.T
         crossed: Floats = (drawn + drawn.T) * np.sqrt(0.5 * count * variance)
@@ -330,11 +333,24 @@ class StatisticalUnit(BaseUnit):
     def _normals(
         self, purpose: int, stream: int, rows: int, count: int, sample: int = 0
     ) -> NDArray[Any]:
-        """Standard normal numbers (rows, count): a row for each stream, a piece of it a sample."""
-        out = np.empty((rows, count), self._floats)
-        first = sample * -(-count // ALIGNMENT) * ALIGNMENT
-        self._sequences.draw(self.seed, purpose, range(stream, stream + rows), first, out)
-        return out
+        """Standard normal numbers (rows, count): a row for each stream.
+
+        Streams lie one after the other in a sequence, so that many are as quickly made as one;
+        for each purpose `count` is always the same.
+        """
+        width = -(-count // ALIGNMENT) * ALIGNMENT
+        out = np.empty((1, rows * width), self._floats)
+        sequence, place = divmod(stream, SEQUENCE)
+        self._sequences.draw(
+            self.seed, purpose + (sample << 8), range(sequence, sequence + 1), place * width, out
+        )
+        return out.reshape(rows, width)[:, :count]
+
+    def _square(self, purpose: int, stream: int, rows: int, columns: int) -> NDArray[Any]:
+        """Standard normal numbers (rows, columns), all of one stream."""
+        out = np.empty((1, rows * columns), self._floats)
+        self._sequences.draw(self.seed, purpose, range(stream, stream + 1), 0, out)
+        return out.reshape(rows, columns)
 
     def _generator(self, purpose: int, stream: int) -> np.random.Generator:
         """For what is not normal; it has no words in common with `_normals`."""
