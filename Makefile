@@ -34,7 +34,7 @@ help: ## show this list
 	@echo "  make test ARGS=\"tests/model -x\""
 
 .PHONY: demo
-demo: $(INSTALLED) ## train on the co-simulated unit, beside exact K-FAC, Adam and SGD
+demo: $(INSTALLED) ## train on the unit's RTL, beside exact K-FAC, Adam and SGD
 	@thermokron train demo $(ARGS)
 
 .PHONY: test
@@ -50,6 +50,10 @@ lint: $(INSTALLED) ## check style, format and types
 	@ruff check .
 	@ruff format --check .
 	@mypy $(foreach package,$(PACKAGES),-p thermokron.$(package))
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure what docs/performance.md states, and write its tables
+	@python benchmarks/performance.py $(ARGS)
 
 .PHONY: cosim
 cosim: $(INSTALLED) ## run the benches on the generated Verilog

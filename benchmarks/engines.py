@@ -12,7 +12,7 @@ the converters' pins, the array's model and Python is the rest. With `--before` 
 of an earlier commit of this repository is measured in the same rounds, out of a worktree of its
 own.
 
-Prints Markdown tables.
+Starts are measured three times. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def main() -> None:
     head = ["M cycles/s", f"cosim at {args.before or '(not asked)'}", "cosim", "compiled", "free"]
     print(table([*head, "cosim / before", "compiled / before", "compiled / free"], rows))
     print()
-    print(table(["start, s", "first", "later"], starts(args.cells[-1], args.rounds)))
+    print(table(["start, s", "first", "later"], starts(args.cells[-1], min(args.rounds, 3))))
     print()
     rows = training(args.rounds, args.epochs)
     print(table([f"K-FAC, {args.epochs} epochs", "wall, s", "/ numeric"], rows))

@@ -86,7 +86,7 @@ def test_bytes_and_seconds_are_those_of_the_jobs() -> None:
         expected = sum(each[phase] for each in cycles) * spec.clock_s
         assert getattr(metrics, f"{phase}_seconds") == pytest.approx(expected)
     columns = sum(len(job.biases) for job in jobs)
-    assert metrics.bytes_from_unit == 12 * columns * 96
+    assert metrics.bytes_from_unit == 4 * columns * 96
     # the couplings of both factors once each
     assert metrics.bytes_to_unit == 4 * columns * 96 + 2 * 4 * spec.coupling_count
     logged = metrics.as_dict()

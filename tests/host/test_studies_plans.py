@@ -138,7 +138,7 @@ def test_options_of_kfac_are_checked_before_anything_runs(tmp_path, setting, mes
         ("adc_bits = [3]", 'adc_bits = ["3"]', "legal: a list of integers"),
         ("equilibrate = [true, false]", "equilibrate = [1]", "legal: a list of true or false"),
         ("epochs = 1 }", "epochs = 1, samples = 20 }", "rival: samples has no effect without"),
-        ("samples = 50 }", 'engine = "exact" }', "engine = 'exact' in config; legal: numeric, cos"),
+        ("samples = 50 }", 'engine = "exact" }', "engine = 'exact' in config; legal: numeric, compiled, cosim, sta"),
         ("samples = 50 }", "seed = 3 }", "seed does not belong in config; the plan has seeds"),
         ("samples = 50 }", "mc_samples = 3 }", "config: mc_samples has no effect without fisher"),
         ("cells = 65", "cells = 7000", "4-bit couplings, 3-bit ADC, .*: cells = 7000 is out"),
