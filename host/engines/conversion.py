@@ -52,6 +52,8 @@ class Conversion:
         By how many codes it moves with the input, per full scale.
     error : (K, n) float64
         Variance of what is left.
+    energy : (K, n) float64
+        Variance of (code - mean)², less that of the signal's part, 2 (slope² spread)².
     clipped : (K, n) float64
         Probability of a code at a rail.
     """
@@ -80,13 +82,22 @@ class Conversion:
         reach = FAR * deviation
         railed = (middle + reach > self._high) | (middle - reach < self._low)
         railed &= (deviation >= SMOOTH) & (deviation < SMOOTH_BY_RAILS)
+        counted = []
         for few in (deviation < SMOOTH, railed):
             if few.any():
-                moved[few], passed[few], second[few] = self._counted(middle[few], deviation[few])
+                moved[few], passed[few], second[few], fourth = self._counted(
+                    middle[few], deviation[few]
+                )
+                counted.append((few, fourth))
         self.mean: Floats = middle + moved
         self.slope: Floats = slope * passed
-        left = second - moved**2 - self.slope**2 * spread
-        self.error: Floats = np.maximum(left, 0.0)
+        signal, variance = self.slope**2 * spread, second - moved**2
+        self.error: Floats = np.maximum(variance - signal, 0.0)
+        # an error that knows nothing of the signal, and is normal
+        self.energy: Floats = 4.0 * signal * self.error + 2.0 * self.error**2
+        for few, fourth in counted:
+            whole = fourth - variance[few] ** 2 - 2.0 * signal[few] ** 2
+            self.energy[few] = np.maximum(whole, 0.0)
 
     def _clamped(self, middle: Floats, deviation: Floats) -> tuple[Floats, Floats, Floats]:
         """Mean and square of the code less `middle`, and the mean slope; rounding is uniform."""
@@ -103,11 +114,11 @@ class Conversion:
         second = low**2 * beneath + high**2 * beyond + deviation**2 * (inside + tails)
         return moved, inside, second + inside / 12.0
 
-    def _counted(self, middle: Floats, deviation: Floats) -> tuple[Floats, Floats, Floats]:
-        """The same of a quiet cell, from the probability of each code that it may take."""
+    def _counted(self, middle: Floats, deviation: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """The same, and the fourth moment, from the probability of each code that may come."""
         near = math.ceil(FAR * float(deviation.max())) + 1
         first = np.rint(middle) - near
-        moved, slope, second = (np.zeros_like(middle) for _ in range(3))
+        powers, slope = np.zeros((5, len(middle))), np.zeros_like(middle)
         at = (first - 0.5 - middle) / deviation
         reached, density = ndtr(at), _density(at)
         for place in range(2 * near + 1):
@@ -116,11 +127,14 @@ class Conversion:
             left, right = reached, density
             reached, density = ndtr(at), _density(at)
             away = np.clip(code, self._low, self._high) - middle
-            chance = reached - left
-            moved += away * chance
-            second += away**2 * chance
+            part = reached - left
+            for power in powers:
+                power += part
+                part = part * away
             slope += away * (right - density)
-        return moved, slope / deviation, second
+        _, moved, second, third, fourth = powers
+        about = fourth - 4.0 * moved * third + 6.0 * moved**2 * second - 3.0 * moved**4
+        return moved, slope / deviation, second, about
 
 
 def _density(at: Floats) -> Floats:

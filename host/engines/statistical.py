@@ -251,7 +251,9 @@ class StatisticalUnit(BaseUnit):
             about = self._scatter(modes, law, settled, ends[0], stream)
             about *= np.outer(conversion.slope[0], conversion.slope[0])
             signal = conversion.slope[0] ** 2 * modes.cell_variances(spread)
-            about += self._crossed(signal, conversion.error[0], count, stream)
+            crossed = self._crossed(signal, conversion.error[0], conversion.energy[0], stream)
+            about += crossed * math.sqrt(count)
+            about.flat[:: n + 1] += (count - 1) * conversion.error[0]
             exact = sums[0].astype(np.float64)
             about += np.outer(exact, exact / count)
             limit = count * self._scale**2
@@ -310,14 +312,14 @@ class StatisticalUnit(BaseUnit):
         wishart.diagonal().sub_(freedom)
         return wishart / math.sqrt(freedom)
 
-    def _crossed(self, signal: Floats, error: Floats, count: int, stream: int) -> Floats:
-        """Products of what is converted with errors of conversion, and of these, (n, n)."""
+    def _crossed(self, signal: Floats, error: Floats, energy: Floats, stream: int) -> Floats:
+        """What errors of conversion add to a sample's products about its mean, (n, n)."""
         n = len(error)
         drawn = self._square(_CROSSED, stream, n, n).astype(np.float64)
         variance = np.outer(error, signal + 0.5 * error)
         variance += variance.T
-        crossed: Floats = (drawn + drawn.T) * np.sqrt(0.5 * count * variance)
-        crossed.flat[:: n + 1] += (count - 1) * error
+        variance.flat[:: n + 1] = 0.5 * energy
+        crossed: Floats = (drawn + drawn.T) * np.sqrt(0.5 * variance)
         return crossed
 
     def _clip_counts(self, chance: Floats, count: int, stream: int) -> NDArray[np.int64]:
