@@ -40,9 +40,7 @@ class Normals:
         self._state: Any = self._bits.state
         self._radii, self._angles, self._waves = np.empty((3, SEGMENT // 2), np.float32)
 
-    def draw(
-        self, seed: int, purpose: int, streams: range, first: int, out: NDArray[np.float64]
-    ) -> None:
+    def draw(self, seed: int, purpose: int, streams: range, first: int, out: NDArray[Any]) -> None:
         """Fill a row of `out` for every stream.
 
         Parameters
@@ -51,7 +49,7 @@ class Normals:
         streams : range of K int, 0 to 2^64 - 1
         first : int
             Address of the first number in its sequence, a multiple of `ALIGNMENT`.
-        out : (K, count) float64
+        out : (K, count) float64 or float32
         """
         count = out.shape[1]
         words = (count + 1) // 2
@@ -75,7 +73,7 @@ class Normals:
         self._state["state"]["counter"][:] = first // ALIGNMENT, 0, stream, 0
         self._bits.state = self._state
 
-    def _transform(self, words: NDArray[np.uint64], out: NDArray[np.float64]) -> None:
+    def _transform(self, words: NDArray[np.uint64], out: NDArray[Any]) -> None:
         """Turn words, (K, ⌈count/2⌉), into normals, (K, count)."""
         halves, size = words.reshape(-1).view(np.uint32), words.size
         radii, angles, waves = self._radii[:size], self._angles[:size], self._waves[:size]
