@@ -38,7 +38,7 @@ HEADER = struct.Struct("<4sB3sII")
 CHECKED = 12  # bytes of the header that the CRC covers: all but itself
 MAX_PAYLOAD = 1 << 26
 #: A WAIT looks for the host every so many clock cycles, and may then say that it goes on.
-HOST_CHECK_CYCLES = 5_000
+HOST_CHECK_CYCLES = 2_000
 
 
 class Kind(IntEnum):
