@@ -294,19 +294,26 @@ def test_cycles_are_those_of_the_unit() -> None:
 
 
 def test_the_largest_array() -> None:
-    spec = UnitSpec(cells=1500)
-    big = Job(
-        couplings=spec.coupling_codes(0.8 * np.eye(spec.cells)),
+    """4,096 cells, of which 40 are coupled: the law of a million samples, and one reading."""
+    spec = UnitSpec(cells=4096)
+    codes = np.diag(np.full(spec.cells, spec.coupling_max, np.int16))
+    codes[:40, :40] = np.round(spec.coupling_max * (0.5 * np.eye(40) + 0.3))
+    reading = Job(
+        couplings=codes,
         biases=spec.bias_codes(np.full((2, spec.cells), 0.1)),
         temperature=3,
-        settle_cycles=20,
+        settle_cycles=40,
         interval_cycles=30,
         samples=1,
         second_moments=False,
     )
     with open_unit("statistical", spec) as unit:
-        found = unit.run(big)
-    assert np.abs(found.sums / 2**11 - 0.125).max() < 0.1
+        found = [unit.run(reading.with_biases(reading.biases, samples=n)) for n in (1, 2**20)]
+    matrix = spec.coupling_values(codes[:40, :40])
+    wanted = np.full(spec.cells, 0.1)
+    wanted[:40] = np.linalg.solve(matrix, wanted[:40])
+    for readout, samples, tolerance in zip(found, (1, 2**20), (0.1, 2e-4), strict=True):
+        assert np.abs(readout.sums / samples * spec.adc_step - wanted).max() < tolerance
 
 
 @pytest.mark.parametrize(
