@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.losses import KINDS, LossCurvature, curvature_of
+from thermokron.host.kfac.curvature.losses import KINDS, LossCurvature, curvature_of
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.solve.methods import METHODS
 from thermokron.model import Unit

@@ -14,6 +14,9 @@ from thermokron.host.kfac.choices import (
     loss_curvature,
     loss_reduction_of,
 )
+from thermokron.host.kfac.curvature.hooks import Watcher
+from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer, NormLayer, find_layers
+from thermokron.host.kfac.curvature.overlooked import Overlooked, update_factors
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
@@ -24,9 +27,7 @@ from thermokron.host.kfac.hyperparameters import (
     check_count,
     learning_rate,
 )
-from thermokron.host.kfac.layers import KroneckerLayer, Layer, NormLayer, find_layers
 from thermokron.host.kfac.metrics import StepMetrics
-from thermokron.host.kfac.overlooked import Overlooked, update_factors
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
@@ -35,7 +36,6 @@ from thermokron.host.kfac.solve.prepared import EIGEN
 from thermokron.host.kfac.solve.refresh import Blocks
 from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.kfac.state import load_state, save_state
-from thermokron.host.kfac.watch import Watcher
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thermokron.host.kfac import KFAC, Thermodynamic
-from thermokron.host.kfac.factors import shares
+from thermokron.host.kfac.curvature.factors import shares
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.model import NumericUnit, UnitSpec

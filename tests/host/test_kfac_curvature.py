@@ -11,7 +11,7 @@ from kfac_cases import CASES, DTYPE, Flow, block_of, brute_force, cases, dense_b
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.losses import curvature_of
+from thermokron.host.kfac.curvature.losses import curvature_of
 
 F = nn.functional
 

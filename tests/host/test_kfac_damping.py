@@ -11,7 +11,7 @@ from kfac_cases import CASES, DTYPE, Flow, damped_factors, dense_block, stepped
 from torch import nn
 
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, exact
-from thermokron.host.kfac.layers import KroneckerLayer
+from thermokron.host.kfac.curvature.layers import KroneckerLayer
 from thermokron.host.kfac.solve.damping import Trial
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.host.kfac.solve.prepared import Cost

@@ -13,7 +13,7 @@ from kfac_cases import backward_squares as backward
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.layers import KroneckerLayer
+from thermokron.host.kfac.curvature.layers import KroneckerLayer
 
 F = nn.functional
 

@@ -12,7 +12,7 @@ from kfac_cases import DTYPE, Flow, brute_force, dense_block, mean_positions
 from torch import nn
 
 from thermokron.host.kfac import KFAC, LevenbergMarquardt
-from thermokron.host.kfac.layers import KroneckerLayer, NormLayer
+from thermokron.host.kfac.curvature.layers import KroneckerLayer, NormLayer
 
 FISHERS = ["empirical", "mc", "ggn"]
 X = torch.linspace(-1, 1, 96, dtype=DTYPE).reshape(24, 4).sin()

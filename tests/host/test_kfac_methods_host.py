@@ -10,8 +10,8 @@ from kfac_cases import CASES, damped_factors
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.factors import Factor, finite
-from thermokron.host.kfac.layers import base
+from thermokron.host.kfac.curvature.factors import Factor, finite
+from thermokron.host.kfac.curvature.layers import base
 from thermokron.host.kfac.solve import dense, methods
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.dense import TOLERANCE, cholesky, definite_cholesky

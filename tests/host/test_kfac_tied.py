@@ -12,8 +12,8 @@ from kfac_cases import backward_squares as backward
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.layers import KroneckerLayer
-from thermokron.host.kfac.layers.tied import balanced
+from thermokron.host.kfac.curvature.layers import KroneckerLayer
+from thermokron.host.kfac.curvature.layers.tied import balanced
 from thermokron.model import NumericUnit, UnitSpec
 
 F = nn.functional

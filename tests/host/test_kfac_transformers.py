@@ -8,7 +8,7 @@ from kfac_cases import brute_force, dense_block
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.layers import NormLayer
+from thermokron.host.kfac.curvature.layers import NormLayer
 
 
 class Pooled(nn.Module):

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from thermokron.host.kfac.factors import Factor, Share, in_type, shares
-from thermokron.host.kfac.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.factors import Factor, Share, in_type, shares
+from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.dense import definite_cholesky, float32_suffices
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact

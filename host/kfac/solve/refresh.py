@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from thermokron.host.kfac.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.prepared import Prepared
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.layers.linear import LinearLayer
+from thermokron.host.kfac.curvature.layers.linear import LinearLayer
 
 __all__ = ["Attention", "LastMoments", "ProjectionLayer"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.factors import Factor
-from thermokron.host.kfac.layers.base import KroneckerLayer, full_precision
+from thermokron.host.kfac.curvature.factors import Factor
+from thermokron.host.kfac.curvature.layers.base import KroneckerLayer, full_precision
 
 __all__ = ["OPTIONS", "EmbeddingLayer"]
 

@@ -11,13 +11,18 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from thermokron.host.kfac.layers.attention import PARTS, Attention, LastMoments, ProjectionLayer
-from thermokron.host.kfac.layers.base import KroneckerLayer, Layer
-from thermokron.host.kfac.layers.conv import ConvLayer
-from thermokron.host.kfac.layers.embedding import OPTIONS, EmbeddingLayer
-from thermokron.host.kfac.layers.linear import LinearLayer
-from thermokron.host.kfac.layers.norm import NormLayer
-from thermokron.host.kfac.layers.tied import TiedLayer
+from thermokron.host.kfac.curvature.layers.attention import (
+    PARTS,
+    Attention,
+    LastMoments,
+    ProjectionLayer,
+)
+from thermokron.host.kfac.curvature.layers.base import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.layers.conv import ConvLayer
+from thermokron.host.kfac.curvature.layers.embedding import OPTIONS, EmbeddingLayer
+from thermokron.host.kfac.curvature.layers.linear import LinearLayer
+from thermokron.host.kfac.curvature.layers.norm import NormLayer
+from thermokron.host.kfac.curvature.layers.tied import TiedLayer
 
 __all__ = ["COVERED", "Coverage", "find_layers"]
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from thermokron.host.kfac.layers import Attention, Coverage, Layer
-from thermokron.host.kfac.losses import LossCurvature
-from thermokron.host.kfac.passes import Pass, mark, marked, rows_of
+from thermokron.host.kfac.curvature.layers import Attention, Coverage, Layer
+from thermokron.host.kfac.curvature.losses import LossCurvature
+from thermokron.host.kfac.curvature.passes import Pass, mark, marked, rows_of
 
 __all__ = ["Watcher"]
 

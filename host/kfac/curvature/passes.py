@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.layers import Layer
+from thermokron.host.kfac.curvature.layers import Layer
 
 __all__ = ["Pass", "mark", "marked", "rows_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.factors import all_finite
-from thermokron.host.kfac.layers import Layer
+from thermokron.host.kfac.curvature.factors import all_finite
+from thermokron.host.kfac.curvature.layers import Layer
 
 __all__ = ["Overlooked", "update_factors"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.layers.base import KroneckerLayer
+from thermokron.host.kfac.curvature.layers.base import KroneckerLayer
 
 __all__ = ["TiedLayer", "balanced"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.factors import Factor
-from thermokron.host.kfac.layers.base import Layer, full_precision
+from thermokron.host.kfac.curvature.factors import Factor
+from thermokron.host.kfac.curvature.layers.base import Layer, full_precision
 
 __all__ = ["NormLayer"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.factors import Factor, finite
+from thermokron.host.kfac.curvature.factors import Factor, finite
 from thermokron.host.products import product
 
 __all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
