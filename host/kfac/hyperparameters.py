@@ -16,6 +16,7 @@ __all__ = [
     "Hyperparameters",
     "Interval",
     "OptionalSchedule",
+    "RateOf",
     "Samples",
     "Schedule",
     "SettleSchedule",
@@ -81,16 +82,26 @@ class Hyperparameters:
 
 
 def learning_rate(given: Schedule | torch.optim.Optimizer) -> Schedule:
-    """A rate, or what reads it from an optimiser's first parameter group."""
-    return _RateOf(given) if isinstance(given, torch.optim.Optimizer) else given
+    """A rate, or what reads it from an optimiser."""
+    return RateOf(given) if isinstance(given, torch.optim.Optimizer) else given
 
 
 @dataclass(frozen=True)
-class _RateOf:
+class RateOf:
+    """Reads the rates of an optimiser's parameter groups; as a schedule the largest of them."""
+
     optimizer: torch.optim.Optimizer
 
     def __call__(self, step: int) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        return max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
+
+    def by_parameter(self) -> dict[int, float]:
+        """The rate of every parameter that the optimiser has, by its id."""
+        return {
+            id(p): float(group["lr"])
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+        }
 
     def __repr__(self) -> str:
         return f"that of {type(self.optimizer).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,13 +14,17 @@ from thermokron.host.kfac.choices import (
     loss_curvature,
     loss_reduction_of,
 )
+from thermokron.host.kfac.curvature.context import undisturbed
+from thermokron.host.kfac.curvature.factors import all_finite, in_type
 from thermokron.host.kfac.curvature.hooks import Watcher
-from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer, NormLayer, find_layers
-from thermokron.host.kfac.curvature.overlooked import Overlooked, update_factors
+from thermokron.host.kfac.curvature.layers import Choice, KroneckerLayer, Layer, find_layers
+from thermokron.host.kfac.curvature.uncovered import Uncovered
+from thermokron.host.kfac.curvature.vectors import Vectors
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
     OptionalSchedule,
+    RateOf,
     Samples,
     Schedule,
     SettleSchedule,
@@ -33,12 +37,14 @@ from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.host.kfac.solve.prepared import EIGEN
-from thermokron.host.kfac.solve.refresh import Blocks
 from thermokron.host.kfac.solve.step_control import shortening
-from thermokron.host.kfac.state import load_state, save_state
+from thermokron.host.kfac.state import TrainingState
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
+
+#: Options that decide what averages and prepared blocks are.
+FIXED = ("fisher", "sharing", "loss_reduction", "method", "damping_mode")
 
 
 class KFAC:
@@ -64,9 +70,15 @@ class KFAC:
 
     Covered are `torch.nn.Linear`, `Conv1d` to `Conv3d`, `Embedding`, `MultiheadAttention` with its
     projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `RMSNorm`,
-    `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`. Other parameters keep their plain gradient, and
-    a warning names them. So do layers that no data has reached; those without a gradient stay
-    without. Passes under `torch.no_grad` and of modules in eval mode leave no trace.
+    `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`, transformers' `Conv1D`, and what
+    `register_layer` was told of. Other parameters keep their plain gradient, and a warning names
+    each once, with the reason: here, or in the first step that finds it with a gradient. Those
+    without a gradient stay without. What counts are the passes that made the gradient which
+    `step` finds: others, as under `torch.no_grad`, of modules in eval mode, without a backward
+    pass, or whose gradient was set to zero, leave no trace.
+
+    Moments, products and sums are made in single precision at least, whatever the type of the
+    network and of autocasting around the calls.
 
     Parameters
     ----------
@@ -76,8 +88,9 @@ class KFAC:
         Thermodynamic unit that holds the factors; None works exactly on the host.
     lr : float or torch.optim.Optimizer
         The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
-        the optimiser itself, its first parameter group's rate is read at every step, whatever
-        scheduler changes it. 0 is legal, as at the end of a schedule.
+        the optimiser itself, each layer's rate is that of its parameters' group, the largest if
+        there are several, read at every step, whatever scheduler changes it and whatever groups
+        are added. 0 is legal, as at the end of a schedule.
     damping : float or LevenbergMarquardt
         Tikhonov damping λ of the curvature, in units of the loss. With small rates a small λ is
         faster, such as 0.001 with 0.005 and a `kl_clip` of 1e-2, and in deep networks, whose
@@ -92,8 +105,8 @@ class KFAC:
         Which gradients g are: those at the training labels; those at labels drawn from the
         model's own predictions, one more backward pass per sample; or the exact square root of
         the loss's Hessian, one more backward pass per output, for `CrossEntropyLoss`, `MSELoss`
-        and `BCEWithLogitsLoss`. The further passes begin at the outputs, inside the loss module's
-        forward, and leave parameter gradients alone.
+        and `BCEWithLogitsLoss`. The further passes begin at the outputs, when the backward pass
+        enters the loss, and leave parameter gradients alone.
     mc_samples, seed : int
         Samples per loss term for "mc", and the seed of their generator.
     sharing : "expand" or "reduce"
@@ -127,6 +140,14 @@ class KFAC:
     loss_reduction : "mean" or "sum"
         How the loss combines its terms, where there is no `criterion` to ask. For a sum the
         curvature is still that of the mean loss, so that damping means the same.
+    include, exclude : str, module class, module, or a list of these; optional
+        Which modules to cover, with all that is in them, and which not. Names may have wildcards,
+        as in `exclude="encoder.*.norm?"`. What is left out keeps its plain gradient.
+    dense_limit : int or None
+        Rows up to which a factor is a matrix; beyond only its diagonal is kept, and a warning
+        says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
+        8,192 rows is 0.27 GB, three times while it is inverted, which takes about 10 s on two
+        cores.
 
     Numbers from `lr` to `norm_constraint`, but for `mc_samples` and `seed`, may be functions of
     the step index.
@@ -136,7 +157,7 @@ class KFAC:
     layers : list of Layer
         What is covered.
     uncovered : list of str
-        What is not, and trained all the same.
+        What is not, and trained all the same, with the reason.
     steps : int
         Steps taken.
     metrics : StepMetrics or None
@@ -173,6 +194,9 @@ class KFAC:
         kl_clip: OptionalSchedule = 1e-4,
         norm_constraint: OptionalSchedule = None,
         loss_reduction: str | None = None,
+        include: Choice = None,
+        exclude: Choice = None,
+        dense_limit: int | None = 8192,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
@@ -187,7 +211,7 @@ class KFAC:
         self.method_given = method is not None
         self.unit = self.inverse.unit if isinstance(self.inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
-        self.marquardt = lm = damping if isinstance(damping, LevenbergMarquardt) else None
+        lm = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
             samples=samples,
@@ -200,123 +224,190 @@ class KFAC:
             kl_clip=kl_clip,
             norm_constraint=norm_constraint,
         )
-        self.steps = 0
         self.metrics: StepMetrics | None = None
         self._owns_inverter = unit is not None
         for name in self.hyperparameters:
-            self._now(name)
-        coverage = find_layers(model)
+            self.hyperparameters.at(name, 0)
+        if dense_limit is not None:
+            check_count("dense_limit", dense_limit)
+        coverage = find_layers(model, include=include, exclude=exclude, dense_limit=dense_limit)
         coverage.tell()
         self.layers, self.uncovered = coverage.layers, coverage.uncovered
-        self._overlooked = Overlooked(model, fisher)
-        self.generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
-        self.blocks = Blocks()
+        self._others = Uncovered(model, coverage, fisher)
+        generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
+        self.training = TrainingState(self.layers, generator, lm, self.unit)
         self._trial = None if lm is None else Trial(model, criterion)
+        mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
+        vectors = None
+        if fisher != "empirical":
+            assert curvature is not None
+            vectors = Vectors(
+                curvature, fisher, samples=mc_samples, reduce=reduce, generator=generator
+            )
         self._watcher = Watcher(
             model,
             coverage,
             criterion=criterion,
             curvature=curvature,
-            fisher=fisher,
-            reduce=sharing == "reduce",
+            vectors=vectors,
+            reduce=reduce,
             mean=self.choices["loss_reduction"] == "mean",
-            mc_samples=check_count("mc_samples", mc_samples),
-            generator=self.generator,
-            due=lambda: self.steps % self._now("factor_interval") == 0,
+            due=self._due,
         )
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self.training.steps
+
+    def _due(self) -> bool:
+        return bool(self.steps % self._now("factor_interval") == 0)
 
     def _now(self, name: str) -> Any:
         return self.hyperparameters.at(name, self.steps)
 
     # ---- stepping -------------------------------------------------------------------------
 
-    @torch.no_grad()
     def step(self) -> StepMetrics:
         """Update factors and inverses as they are due, and precondition the gradients in place.
+
+        A step that ends with an exception has changed no gradient and no average. What was
+        gathered is still there, so that it may be tried again, but for a `FloatingPointError`.
 
         Raises
         ------
         RuntimeError
-            If no layer has ever seen a backward pass, or the preconditioner is closed.
+            If no layer has ever seen a backward pass, something could not be taken into account,
+            or the preconditioner is closed.
         FloatingPointError
-            If activations or gradients are NaN or inf; the gradients and averages of all layers
-            are then as they were.
+            If outputs, activations or gradients are NaN or inf, or the update would be.
         UnitFault
-            If the unit failed; gradients are then as they were.
+            If the unit failed.
         """
         if self._watcher.closed:
             raise RuntimeError("this KFAC is closed")
-        loss = self._watcher.take_loss()
-        moved, gradients = update_factors(self.layers, self._now("decay"))
+        with undisturbed(), self.training.unless_it_fails():
+            try:
+                self.metrics = self._step()
+            except FloatingPointError:
+                self.discard()
+                raise
+        self._watcher.release()
+        return self.metrics
+
+    def discard(self) -> None:
+        """Forget the passes since the last step, whose gradient is not to become a step.
+
+        Gradients that `zero_grad` threw away need no word; this is for those that are thrown away
+        otherwise, such as by `param.grad = other`.
+        """
+        self._watcher.discard()
+
+    def _step(self) -> StepMetrics:
+        due, loss = self._due(), self._watcher.collect()
+        decay, blocks = self._now("decay"), self.training.blocks
+        moved = [layer for layer in self.layers if layer.intact and layer.update_factors(decay)]
         for layer in moved:
-            self.blocks.outdate(layer)
-        ready = self._overlooked.ready(self.layers)
+            blocks.outdate(layer)
+        present = self._gradients()
+        self._others.check(self.layers, moved, present, due=due)
         if self._owns_inverter:
             assert self.unit is not None
             self.inverse = Thermodynamic(self.unit, self._now("samples"), self._now("settle"))
         damping, cost = self._now("damping"), Cost()
-        due = self.steps % self._now("inverse_interval") == 0
-        self._renew(
-            [layer for layer in ready if isinstance(layer, KroneckerLayer)], damping, due, cost
-        )
-        present = [(layer, gradients[layer]) for layer in ready if layer in gradients]
-        updates = [self._update(layer, g, damping, cost) for layer, g in present]
+        ready = [layer for layer in self.layers if layer.intact and layer.has_factors]
+        self._renew([layer for layer in ready if isinstance(layer, KroneckerLayer)], damping, cost)
+        updates = [self._update(layer, g, damping, cost) for layer, g in present.items()]
         nu = shortening(
-            [g for _, g in present],
+            list(present.values()),
             updates,
-            lr=self._now("lr"),
+            rates=self._rates(present),
             kl_clip=self._now("kl_clip"),
             norm_constraint=self._now("norm_constraint"),
             damping=damping,
             cost=cost,
         )
-        lm = self.marquardt
-        if self._trial is not None and lm is not None:
-            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
         if nu != 1.0:
             cost.flops(sum(update.numel() for update in updates))
-        for (owner, _), update in zip(present, updates, strict=True):
-            owner.set_gradient(update if nu == 1.0 else update.mul_(nu))
-        self.metrics = StepMetrics.of(
+            for update in updates:
+                update.mul_(nu)
+        self._write(present, updates)
+        metrics = StepMetrics.of(
             cost,
             step=self.steps,
             nu=nu,
             clipped=nu < 1.0,
             damping=damping,
-            kappa=self.blocks.kappa,
+            kappa=blocks.kappa,
             loss=None if loss is None or loss.numel() > 1 else loss.item(),
         )
-        self.steps += 1
-        return self.metrics
+        self.training.steps += 1
+        return metrics
 
-    def _renew(
-        self, layers: Sequence[KroneckerLayer], damping: float, due: bool, cost: Cost
-    ) -> None:
-        threshold = self._now("refresh_threshold")
+    def _gradients(self) -> dict[Layer, torch.Tensor]:
+        """Those of layers with averages; `FloatingPointError` if one holds NaN or inf."""
+        gradients = {}
+        for layer in self.layers:
+            gradient = layer.gradient() if layer.intact and layer.has_factors else None
+            if gradient is None:
+                continue
+            if not all_finite(gradient):
+                raise FloatingPointError(
+                    f"the gradient of layer {layer.name or '(model)'!r} holds NaN or inf: training "
+                    "has diverged (lower lr, or raise damping), or the data held some"
+                )
+            gradients[layer] = gradient
+        return gradients
+
+    def _rates(self, layers: Iterable[Layer]) -> list[float]:
+        """The rate of each layer."""
+        rate = self._now("lr")
+        read = self.hyperparameters.given["lr"]
+        if not isinstance(read, RateOf):
+            return [rate for _ in layers]
+        by_parameter = read.by_parameter()
+        return [max(by_parameter.get(id(p), 0.0) for p in layer.parameters) for layer in layers]
+
+    def _write(self, layers: Iterable[Layer], updates: Sequence[torch.Tensor]) -> None:
+        """Put updates in the place of gradients, once all are known to be numbers there."""
+        for layer, update in zip(layers, updates, strict=True):
+            dtype = layer.parameters[0].dtype
+            if not all_finite(in_type(update, dtype)):
+                raise FloatingPointError(
+                    f"the update of layer {layer.name or '(model)'!r} is too large for {dtype}: "
+                    "lower lr, or raise damping"
+                )
+        lm = self.training.marquardt
+        if self._trial is not None and lm is not None:
+            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+        for layer, update in zip(layers, updates, strict=True):
+            layer.set_gradient(update)
+
+    def _renew(self, layers: Sequence[KroneckerLayer], damping: float, cost: Cost) -> None:
+        blocks, threshold = self.training.blocks, self._now("refresh_threshold")
+        due = self.steps % self._now("inverse_interval") == 0
         exactly = self.choices["damping_mode"] == "exact"
-        method = EIGEN if exactly else self.choices["method"]
         stale = [
             layer
             for layer in layers
-            if self.blocks.stale(layer, damping, due=due, threshold=threshold, cost=cost)
+            if blocks.stale(layer, damping, due=due, threshold=threshold, cost=cost)
         ]
-        blocks = prepare(
+        made = prepare(
             stale,
             damping,
-            method=method,
+            method=EIGEN if exactly else self.choices["method"],
             inverse=self.inverse,
             cost=cost,
-            before=self.blocks.prepared,
+            before=blocks.prepared,
         )
-        for layer, block in blocks.items():
-            self.blocks.renew(layer, block, damping, keep=threshold is not None)
+        for layer, block in made.items():
+            blocks.renew(layer, block, damping, keep=threshold is not None)
 
     def _update(
         self, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost
     ) -> torch.Tensor:
         if isinstance(layer, KroneckerLayer):
-            return self.blocks[layer].apply(gradient, self.inverse, cost)
-        assert isinstance(layer, NormLayer)
+            return self.training.blocks[layer].apply(gradient, self.inverse, cost)
         cost.flops(2 * gradient.numel())
         return layer.precondition(gradient, damping)
 
@@ -346,7 +437,8 @@ class KFAC:
             If damping does not adapt, the closure did not call the criterion, or torch cannot
             differentiate the model in forward mode.
         """
-        if self.marquardt is None or self._trial is None:
+        lm = self.training.marquardt
+        if lm is None or self._trial is None:
             raise RuntimeError("adapt() needs damping=LevenbergMarquardt(...)")
         if not self._trial.begun:
             return None
@@ -355,9 +447,9 @@ class KFAC:
             change, predicted = self._trial.end(closure, self.metrics.damping)
         ratio = change / predicted if predicted < 0.0 else None
         if ratio is not None:
-            self.marquardt.adapt(ratio)
+            lm.adapt(ratio)
         elif not change <= 0.0:  # no ratio, but a step that was too long by either account
-            self.marquardt.adapt(-math.inf)
+            lm.adapt(-math.inf)
         self.metrics = replace(self.metrics, loss_reduction=-change, reduction_ratio=ratio)
         return ratio
 
@@ -371,11 +463,23 @@ class KFAC:
         training goes on exactly as if it had not been interrupted. `torch.load` reads it with
         `weights_only=True`.
         """
-        return save_state(self)
+        return self.training.save({name: self.choices[name] for name in FIXED})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; `ValueError` if layers, method or unit differ."""
-        load_state(self, state)
+        """Take over what `state_dict` returned, all of it or nothing.
+
+        Raises
+        ------
+        ValueError
+            If layers, shapes, types, the unit's seed, or options that decide what averages and
+            inverses are, differ.
+        """
+        # what was left open suits what inverts, here and where the state was saved
+        fixed = {
+            name: self.choices[name] for name in FIXED if name != "method" or self.method_given
+        }
+        self.training.load(state, fixed, self.inverse)
+        self.discard()
 
     def close(self) -> None:
         """Remove the hooks from model and criterion; a second call does nothing."""
@@ -391,8 +495,8 @@ class KFAC:
         inverse = getattr(self.inverse, "__name__", None) or str(self.inverse)
         lines = [f"inverse={inverse}"]
         given = dict(self.hyperparameters.given)
-        if self.marquardt is not None:
-            given["damping"] = self.marquardt
+        if self.training.marquardt is not None:
+            given["damping"] = self.training.marquardt
         lines += [f"{name}={value!r}" for name, value in (given | self.choices).items()]
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered]

@@ -1,79 +1,147 @@
-"""What of a K-FAC is saved, in types that `torch.load(weights_only=True)` accepts."""
+"""What of a K-FAC changes with training: kept together, saved, and put back if a step fails."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
+
+from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.hyperparameters import check_count
-from thermokron.host.kfac.solve.prepared import restore
+from thermokron.host.kfac.solve.damping import LevenbergMarquardt
+from thermokron.host.kfac.solve.inverses import Inverter
+from thermokron.host.kfac.solve.prepared import restore, shapes_of
 from thermokron.host.kfac.solve.refresh import Blocks
+from thermokron.model import Unit
 
-if TYPE_CHECKING:
-    from thermokron.host.kfac.preconditioner import KFAC
+__all__ = ["TrainingState"]
 
-__all__ = ["load_state", "save_state"]
-
-#: Choices that decide what the saved blocks are.
-FIXED = ("method", "damping_mode")
+#: What every state has.
+KEYS = ("steps", "choices", "layers", "blocks", "made_of", "current", "generator")
 
 
-def save_state(kfac: KFAC) -> dict[str, Any]:
-    """`KFAC.state_dict`."""
-    blocks = kfac.blocks
-    state: dict[str, Any] = {
-        "steps": kfac.steps,
-        "choices": {name: kfac.choices[name] for name in FIXED},
-        "layers": {layer.name: layer.state_dict() for layer in kfac.layers},
-        "blocks": {layer.name: block.state_dict() for layer, block in blocks.prepared.items()},
-        "made_of": {layer.name: pair for layer, pair in blocks.made_of.items()},
-        "current": {layer.name: damping for layer, damping in blocks.current.items()},
-        "generator": kfac.generator.get_state(),
-    }
-    if kfac.marquardt is not None:
-        state["damping"] = kfac.marquardt.value
-    if kfac.unit is not None:
-        state["unit"] = {"seed": kfac.unit.seed, "stream": kfac.unit.stream}
-    return state
+class TrainingState:
+    """Everything that the coming steps depend on, and that steps change.
 
+    Parameters
+    ----------
+    layers : sequence of Layer
+        With their averages.
+    generator : torch.Generator
+        Of "mc" and "ggn".
+    marquardt : LevenbergMarquardt or None
+        The damping, if it adapts.
+    unit : Unit or None
+        What is solved on.
 
-def load_state(kfac: KFAC, state: dict[str, Any]) -> None:
-    """`KFAC.load_state_dict`; all of a state is taken over, or nothing."""
-    layers = {layer.name: layer for layer in kfac.layers}
-    if set(state["layers"]) != set(layers):
-        raise ValueError(f"state holds the layers {sorted(state['layers'])}, not {list(layers)}")
-    for name in FIXED:
-        # what was left open suits what inverts, here and where the state was saved
-        fixed = name != "method" or kfac.method_given
-        if fixed and state["choices"][name] != kfac.choices[name]:
+    Attributes
+    ----------
+    steps : int
+        Steps taken.
+    blocks : Blocks
+        Prepared blocks of layers.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        generator: torch.Generator,
+        marquardt: LevenbergMarquardt | None,
+        unit: Unit | None,
+    ) -> None:
+        self.layers, self.generator = layers, generator
+        self.marquardt, self.unit = marquardt, unit
+        self.steps = 0
+        self.blocks = Blocks()
+
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """What is done meanwhile counts only if it ends without an exception."""
+        steps, blocks = self.steps, self.blocks.copy()
+        averages = [layer.state_dict() for layer in self.layers]
+        try:
+            yield
+        except BaseException:
+            self.steps, self.blocks = steps, blocks
+            for layer, before in zip(self.layers, averages, strict=True):
+                layer.load_state_dict(before)
+            raise
+
+    def save(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """All of it, and the choices that decide what it means.
+
+        In types that `torch.load(weights_only=True)` accepts.
+        """
+        blocks = self.blocks
+        state: dict[str, Any] = {
+            "steps": self.steps,
+            "choices": dict(choices),
+            "layers": {layer.name: layer.state_dict() for layer in self.layers},
+            "blocks": {layer.name: block.state_dict() for layer, block in blocks.prepared.items()},
+            "made_of": {layer.name: pair for layer, pair in blocks.made_of.items()},
+            "current": {layer.name: damping for layer, damping in blocks.current.items()},
+            "generator": self.generator.get_state(),
+        }
+        if self.marquardt is not None:
+            state["damping"] = self.marquardt.value
+        if self.unit is not None:
+            state["unit"] = {"seed": self.unit.seed, "stream": self.unit.stream}
+        return state
+
+    def load(self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter) -> None:
+        """Take over what `save` returned; all of it is checked first.
+
+        Raises
+        ------
+        ValueError
+            If layers, their shapes or types, choices or the unit are others.
+        """
+        missing = [key for key in KEYS if key not in state]
+        if missing:
+            raise ValueError(f"state is not one of KFAC.state_dict: it has no {missing[0]!r}")
+        layers = {layer.name: layer for layer in self.layers}
+        if set(state["layers"]) != set(layers):
             raise ValueError(
-                f"state was saved with {name} = {state['choices'][name]!r}, "
-                f"this KFAC has {kfac.choices[name]!r}"
+                f"state holds the layers {sorted(state['layers'])}, not {list(layers)}"
             )
-    stream = state["unit"]["stream"] if kfac.unit is not None and "unit" in state else None
-    if kfac.unit is not None and stream is not None and state["unit"]["seed"] != kfac.unit.seed:
-        raise ValueError(
-            f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
-            f"{kfac.unit.seed}; open it with the saved one"
-        )
-    steps = check_count("steps", state["steps"], low=0)
-    blocks = Blocks()
-    blocks.prepared = {
-        layers[name]: restore(block, kfac.inverse) for name, block in state["blocks"].items()
-    }
-    blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
-    blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
-    damping = float(state["damping"]) if "damping" in state else None
-    before = {name: layer.state_dict() for name, layer in layers.items()}
-    try:
+        for name, choice in choices.items():
+            saved = state["choices"].get(name)
+            if saved != choice:
+                raise ValueError(
+                    f"state was saved with {name} = {saved!r}, this KFAC has {choice!r}"
+                )
         for name, layer in layers.items():
+            layer.check_state(state["layers"][name])
+        stream = state["unit"]["stream"] if self.unit is not None and "unit" in state else None
+        if self.unit is not None and stream is not None and state["unit"]["seed"] != self.unit.seed:
+            raise ValueError(
+                f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
+                f"{self.unit.seed}; open it with the saved one"
+            )
+        steps = check_count("steps", state["steps"], low=0)
+        blocks = Blocks()
+        for name, saved in state["blocks"].items():
+            layer = layers[name]
+            assert isinstance(layer, KroneckerLayer)
+            wanted = [factor.shape for factor in layer.factors.values()]
+            if shapes_of(saved) != wanted:
+                raise ValueError(
+                    f"the block of layer {name!r} is made of {shapes_of(saved)} in the state; "
+                    f"here it is {wanted}"
+                )
+            blocks.prepared[layer] = restore(saved, inverse)
+        blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
+        blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
+        damping = float(state["damping"]) if "damping" in state else None
+        torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
+        self.generator.set_state(state["generator"].cpu())
+        for name, layer in layers.items():
+            layer.discard()
             layer.load_state_dict(state["layers"][name])
-        kfac.generator.set_state(state["generator"].cpu())
-    except Exception:
-        for name, layer in layers.items():
-            layer.load_state_dict(before[name])
-        raise
-    kfac.steps, kfac.blocks = steps, blocks
-    if kfac.unit is not None and stream is not None:
-        kfac.unit.stream = stream
-    if kfac.marquardt is not None and damping is not None:
-        kfac.marquardt.value = damping
+        self.steps, self.blocks = steps, blocks
+        if self.unit is not None and stream is not None:
+            self.unit.stream = stream
+        if self.marquardt is not None and damping is not None:
+            self.marquardt.value = damping

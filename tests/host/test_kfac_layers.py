@@ -142,9 +142,12 @@ def test_what_is_not_covered_is_named_once_and_keeps_its_plain_gradient() -> Non
     with pytest.warns(UserWarning, match="plain gradients there") as record:
         kfac = KFAC(model, lr=0.1, damping=0.01)
     assert len(record) == 1
-    assert kfac.uncovered == ["up (ConvTranspose1d)", "scale (PReLU)"]
+    assert kfac.uncovered == [
+        "up.weight, up.bias (no layer class is registered for ConvTranspose1d)",
+        "scale.weight (no layer class is registered for PReLU)",
+    ]
     text = repr(kfac)
-    assert "plain gradient: up (ConvTranspose1d)" in text
+    assert "plain gradient: up.weight, up.bias (no layer" in text
     assert "layer head: A 17, G 3" in text
     backward(model, torch.randn(4, 1, 6))
     plain = [p.grad.clone() for m in (model.up, model.scale) for p in m.parameters()]
@@ -157,7 +160,7 @@ def test_options_that_make_another_gradient_are_not_covered() -> None:
     for options in ({"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}):
         model = Flow(embed=nn.Embedding(5, 3, **options), head=nn.Linear(3, 2))
         kfac = quiet(model)
-        assert kfac.uncovered == [f"embed (Embedding, its {next(iter(options))})"]
+        assert kfac.uncovered == [f"embed.weight (Embedding with {next(iter(options))})"]
         backward(model, torch.tensor([0, 1, 2]))
         kfac.step()
 
@@ -235,7 +238,7 @@ def test_frozen_parts_of_attention() -> None:
     model.attention.in_proj_weight.requires_grad_(False)
     kfac = quiet(model)
     assert [layer.name for layer in kfac.layers] == ["attention.out_proj"]
-    assert kfac.uncovered == ["attention (MultiheadAttention, its in_proj_bias)"]
+    assert kfac.uncovered == ["attention.in_proj_bias (MultiheadAttention has no layer for it)"]
     backward(model, x)
     kfac.step()
     model, x = CASES["attention"].build()
@@ -251,7 +254,9 @@ def test_modules_in_eval_mode_leave_no_trace() -> None:
     kfac = quiet(model)
     backward(model, x)
     plain = model.norm.weight.grad.clone()
-    with pytest.warns(UserWarning, match=r"no curvature for norm \(K-FAC saw none of its data\)"):
+    with pytest.warns(
+        UserWarning, match=r"for norm\.weight, norm\.bias \(K-FAC saw none of its data"
+    ):
         kfac.step()
     assert [layer.name for layer in kfac.layers if layer.has_factors] == ["head"]
     assert torch.equal(model.norm.weight.grad, plain)

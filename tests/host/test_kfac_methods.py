@@ -44,12 +44,12 @@ def test_either_factor_by_itself_renews_a_block(moved) -> None:
     kfac.step()
     (layer,) = kfac.layers
     factor = getattr(layer, moved)
-    kfac.blocks.outdate(layer)  # as an update of the factors does
+    kfac.training.blocks.outdate(layer)  # as an update of the factors does
     then = factor.moment
     for part, stale in ((1.49, False), (1.51, True), (0.51, False), (0.49, True)):
         factor.moment = part * then
         cost = Cost()
-        assert kfac.blocks.stale(layer, 0.03, due=False, threshold=0.5, cost=cost) == stale
+        assert kfac.training.blocks.stale(layer, 0.03, due=False, threshold=0.5, cost=cost) == stale
         assert cost.digital_flops > 0
 
 

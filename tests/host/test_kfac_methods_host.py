@@ -10,8 +10,8 @@ from kfac_cases import CASES, damped_factors
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.kfac.curvature.factors import Factor, finite
-from thermokron.host.kfac.curvature.layers import base
+from thermokron.host.kfac.curvature import factors
+from thermokron.host.kfac.curvature.factors import Factor
 from thermokron.host.kfac.solve import dense, methods
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.dense import TOLERANCE, cholesky, definite_cholesky
@@ -107,7 +107,7 @@ def test_factors_are_inverted_in_the_precision_that_they_need(
     (_, low), _ = damped_factors(layer, damping)
     a = layer.input_factor.damped(low)
     assert a.dtype == torch.float64
-    found, double = kfac.blocks[layer].a, inverted(a).to(dtype)
+    found, double = kfac.training.blocks[layer].a, inverted(a).to(dtype)
     assert found.dtype == dtype
     assert torch.equal(found, double) != single
     error = (found.double() - inverted(a)).norm() / inverted(a).norm()
@@ -218,7 +218,7 @@ def test_layers_with_equal_inputs_are_damped_by_their_own_gradients() -> None:
     for layer in kfac.layers:
         a, g = layer.input_factor, layer.output_factor
         low_a = (0.1 * a.mean_diagonal() / g.mean_diagonal()) ** 0.5
-        block = kfac.blocks[layer]
+        block = kfac.training.blocks[layer]
         torch.testing.assert_close(block.a, inverted(a.damped(low_a)))
         torch.testing.assert_close(block.g, inverted(g.damped(0.1 / low_a)))
 
@@ -228,7 +228,7 @@ def test_second_moments_of_shared_inputs_are_summed_once(monkeypatch) -> None:
     model, x = CASES["attention"].build(8)
     other, _ = CASES["attention, other keys"].build(8)
     count = []
-    monkeypatch.setattr(base, "product", lambda a, b: count.append(1) or a @ b)
+    monkeypatch.setattr(factors, "product", lambda a, b: count.append(1) or a @ b)
     for network, products in ((model, 6), (other, 7)):
         kfac = KFAC(network, lr=0.1)
         for batch in (x[:4], x[4:]):
@@ -256,7 +256,7 @@ def test_shared_decompositions_are_those_of_each() -> None:
         alone = methods.prepare([layer], 0.1, method="eigen", inverse=kfac.inverse, cost=Cost())[
             layer
         ]
-        shared = kfac.blocks[layer]
+        shared = kfac.training.blocks[layer]
         assert torch.equal(shared.qa, alone.qa)
         assert torch.equal(shared.la, alone.la)
         assert shared.kappa == alone.kappa
@@ -301,7 +301,7 @@ def test_the_host_solves_with_the_factor_that_it_kept(monkeypatch) -> None:
         inversions.append(kfac.step().inversions)
         assert (len(count) > before) == (inversions[-1] > 0)
         for layer, v in zip(kfac.layers, plain, strict=True):
-            block = kfac.blocks[layer]
+            block = kfac.training.blocks[layer]
             a, g = ((factor @ factor.mT).double() for factor in (block.a, block.g))
             torch.testing.assert_close(g @ layer.gradient().double() @ a, v, rtol=1e-5, atol=1e-7)
     assert inversions == [4, 0, 0, 4]
@@ -340,11 +340,10 @@ def test_a_wide_float32_network_resumes_exactly(method, tmp_path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_moments_that_are_not_finite_are_found_by_their_diagonal(value) -> None:
-    rows = torch.randn(5, 4)
-    assert finite(rows.T @ rows)
-    assert finite(torch.full((3, 3), 3e38))  # whose sum overflows
+    rows, dense = torch.randn(5, 3), Factor((3, 3))
+    assert dense.is_finite(rows.T @ rows)
+    assert dense.is_finite(torch.full((3, 3), 3e38))  # whose sum overflows
     rows[2, 1] = value
-    assert not finite(rows.T @ rows)
-    factor = Factor(diagonal=True)
-    factor.update(torch.tensor([1.0, value]), 0.5)
-    assert not finite(factor.value)
+    assert not dense.is_finite(rows.T @ rows)
+    for diagonal in (Factor((2,), diagonal=True), Factor((1, 2), diagonal=True)):
+        assert not diagonal.is_finite(torch.tensor([1.0, value]).reshape(diagonal.shape))

@@ -36,7 +36,7 @@ class Training:
             self.criterion(self.model(self.x[rows]), self.y[rows]).backward()
             self.kfac.step()
             self.optimizer.step()
-            if self.kfac.marquardt is not None:
+            if self.kfac.training.marquardt is not None:
                 self.kfac.adapt(lambda r=rows: self.criterion(self.model(self.x[r]), self.y[r]))
 
     def parts(self):
@@ -147,11 +147,11 @@ def test_a_damaged_state_changes_nothing(missing) -> None:
     training.advance(1, 2)
     kfac = training.kfac
     before = {layer: layer.input_factor.value for layer in kfac.layers}
-    stream, block = kfac.unit.stream, kfac.blocks[kfac.layers[0]]
-    with pytest.raises(KeyError, match="output_factor" if missing == "layers" else missing):
+    stream, block = kfac.unit.stream, kfac.training.blocks[kfac.layers[0]]
+    with pytest.raises(ValueError, match="output_factor" if missing == "layers" else missing):
         kfac.load_state_dict(state)
     assert (kfac.steps, kfac.unit.stream) == (2, stream)
-    assert kfac.blocks[kfac.layers[0]] is block
+    assert kfac.training.blocks[kfac.layers[0]] is block
     for layer, value in before.items():
         assert torch.equal(layer.input_factor.value, value)
 

@@ -37,10 +37,10 @@ def test_norm_constraint_bounds_the_step() -> None:
 def test_the_kl_clip_takes_the_size_of_the_sum() -> None:
     """A solution that is sampled may point uphill as a whole: such a step is clipped alike."""
     v = torch.tensor([[3.0, -4.0]])
-    options = {"lr": 0.1, "kl_clip": 1e-4, "norm_constraint": None}
+    options = {"rates": [0.1, 0.1], "kl_clip": 1e-4, "norm_constraint": None}
     expected = math.sqrt(1e-4 / (0.1**2 * 25.0))
-    assert shortening([v], [v], **options) == pytest.approx(expected)
-    assert shortening([v], [-v], **options) == pytest.approx(expected)
+    assert shortening([v], [v], **{**options, "rates": [0.1]}) == pytest.approx(expected)
+    assert shortening([v], [-v], **{**options, "rates": [0.1]}) == pytest.approx(expected)
     assert shortening([v, v], [v, -v], **options) == 1.0  # the size of the sum, not a sum of sizes
 
 

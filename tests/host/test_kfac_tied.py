@@ -317,12 +317,12 @@ def test_what_else_is_shared_keeps_its_plain_gradient_and_is_named() -> None:
         kfac = KFAC(model, lr=0.1, damping=0.01)
     assert [layer.name for layer in kfac.layers] == ["head"]
     assert kfac.uncovered == [
-        "encode (Conv1d, shares parameters with decode)",
-        "decode (ConvTranspose1d, shares parameters with encode)",
-        "norms.0 (LayerNorm, shares parameters with norms.1)",
-        "norms.1 (LayerNorm, shares parameters with norms.0)",
-        "a (Linear, shares parameters with b)",
-        "b (Linear, shares parameters with a)",
+        "encode.weight, encode.bias (Conv1d, shares parameters with decode)",
+        "decode.bias (ConvTranspose1d, shares parameters with encode)",
+        "norms.0.weight, norms.0.bias (LayerNorm, shares parameters with norms.1)",
+        "norms.1.bias (LayerNorm, shares parameters with norms.0)",
+        "a.weight, a.bias (Linear, shares parameters with b)",
+        "b.weight (Linear, shares parameters with a)",
     ]
     backward(model, torch.randn(4, 1, 6))
     plain = {name: p.grad.clone() for name, p in model.named_parameters()}

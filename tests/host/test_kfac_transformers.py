@@ -43,7 +43,7 @@ def test_transformers_have_the_same_curvature_in_both_layouts(stack, sharing) ->
     for batch_first in (True, False):
         model = Pooled(stack, batch_first=batch_first)
         kfac = KFAC(model, lr=0.1, criterion=criterion, fisher="ggn", sharing=sharing)
-        criterion(model(x), y)
+        criterion(model(x), y).backward()
         for layer in kfac.layers:
             layer.update_factors(0.0)
         kfac.close()

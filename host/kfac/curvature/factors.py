@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from thermokron.host.products import product
+
 __all__ = [
     "Factor",
     "MovingAverage",
     "Share",
     "all_finite",
-    "finite",
     "in_type",
     "shares",
     "symmetric",
@@ -70,36 +71,85 @@ class Factor(MovingAverage):
 
     Dense factors have the shape (n, n), or (blocks, n, n) where a layer has several independent
     blocks of one size, such as the groups of a convolution. A diagonal one has the shape (n,):
-    the inputs of an embedding are one-hot, and no two entries of such a vector are ever nonzero.
+    the inputs of an embedding are one-hot, and no two entries of such a vector are ever nonzero;
+    or the matrix would be too large.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the average.
+    diagonal : bool
+        Whether all its entries stand for themselves, as those of diagonals do.
     """
 
-    def __init__(self, *, diagonal: bool = False) -> None:
+    def __init__(self, shape: tuple[int, ...], *, diagonal: bool = False) -> None:
         super().__init__()
-        self.diagonal = diagonal
+        self.shape, self.diagonal = shape, diagonal
         self._total: torch.Tensor | None = None
         self._count = 0.0
+
+    def moments(self, rows: torch.Tensor) -> torch.Tensor:
+        """Σ x xᵀ over rows (..., rows, n), or its diagonal."""
+        if self.diagonal:
+            return rows.square().sum(dim=-2)
+        return product(rows.mT, rows)
 
     def add(self, total: torch.Tensor, count: float) -> None:
         """Enter a sum of second moments, and by how many examples it is to be divided."""
         self._total = total if self._total is None else self._total + total
         self._count += count
 
-    def discard(self) -> None:
-        """Forget what was entered since the last update."""
-        self._total = None
-        self._count = 0.0
+    def take(self) -> tuple[torch.Tensor | None, float]:
+        """What was entered since the last update, as `put` takes it; it is no longer here then."""
+        found = self._total, self._count
+        self._total, self._count = None, 0.0
+        return found
+
+    def put(self, total: torch.Tensor | None, count: float) -> None:
+        """Enter what `take` gave."""
+        if total is not None:
+            self.add(total, count)
 
     @property
     def size(self) -> int:
         """Rows of the matrix, or of each block."""
-        assert self.moment is not None
-        return self.moment.shape[-1]
+        return self.shape[-1]
 
     @property
     def blocks(self) -> int:
         """Independent matrices, 1 for a single one."""
+        return self.shape[0] if len(self.shape) > 2 else 1
+
+    def is_finite(self, value: torch.Tensor) -> bool:
+        """Whether second moments are free of NaN and inf.
+
+        The diagonal tells: |E[x y]|² ≤ E[x²] E[y²].
+        """
+        if self.diagonal:
+            return all_finite(value)
+        if value.ndim == 2 and math.isfinite(torch.trace(value).item()):
+            return True
+        return all_finite(value.diagonal(dim1=-2, dim2=-1))
+
+    def check_state(self, what: str, state: Any, dtype: torch.dtype) -> None:
+        """`ValueError`, which says `what` it is, if a state does not fit."""
+        moment = state["moment"]
+        if moment is None:
+            return
+        if tuple(moment.shape) != self.shape or moment.dtype != dtype:
+            raise ValueError(
+                f"{what} is {tuple(moment.shape)}, {moment.dtype} in the state; "
+                f"here it is {self.shape}, {dtype}"
+            )
+        weight = float(state["weight"])
+        if not (all_finite(moment) and 0.0 < weight <= 1.0 + 1e-6):
+            raise ValueError(f"{what} holds NaN or inf in the state, or no average")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the average; there must have been an update."""
         assert self.moment is not None
-        return len(self.moment) if self.moment.ndim > 2 else 1
+        return self.moment.dtype
 
     @property
     def pending(self) -> bool:
@@ -141,17 +191,6 @@ class Factor(MovingAverage):
 def in_type(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`tensor.to(dtype)`, without the call where there is nothing to do, which small steps feel."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def finite(moment: torch.Tensor) -> bool:
-    """Whether second moments, (n,), (n, n) or (blocks, n, n), are free of NaN and inf.
-
-    The diagonal tells: |E[x y]|² ≤ E[x²] E[y²].
-    """
-    if moment.ndim == 2 and math.isfinite(torch.trace(moment).item()):
-        return True
-    diagonal = moment if moment.ndim == 1 else moment.diagonal(dim1=-2, dim2=-1)
-    return all_finite(diagonal)
 
 
 def all_finite(values: torch.Tensor) -> bool:

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.layers import Attention, Coverage, Layer
+from thermokron.host.kfac.curvature.context import undisturbed
+from thermokron.host.kfac.curvature.gathered import Gathered, collect
+from thermokron.host.kfac.curvature.layers import Attention, Coverage, Layer, full_precision
+from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.losses import LossCurvature
-from thermokron.host.kfac.curvature.passes import Pass, mark, marked, rows_of
+from thermokron.host.kfac.curvature.passes import Pass, Use, mark, passes_of, rows_of, uses_of
+from thermokron.host.kfac.curvature.vectors import Vectors
 
 __all__ = ["Watcher"]
-
-
-class _Use(NamedTuple):
-    """One call of a module.
-
-    The layer that records it, what `Layer.prepare` kept of it, and the length of its output.
-    """
-
-    layer: Layer
-    module: torch.nn.Module
-    prepared: torch.Tensor
-    examples: int
 
 
 class Watcher:
     """Hooks on a model, and on its loss, until `close`.
 
-    Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace.
+    Passes of modules in eval mode, and those under `torch.no_grad`, leave no trace; nor do forward
+    passes that no backward pass follows, and backward passes that do not reach the weights, as for
+    saliency maps, or whose gradient was thrown away since. What is known of a pass lives in its
+    graph, and goes with it.
 
-    For the empirical Fisher, layers record in the backward pass itself, once it reaches their
-    weight: a forward pass without one leaves no trace, and one that asks for other gradients
-    alone, as for a penalty on those of the inputs, is none of theirs. For "mc" and "ggn" the loss
-    module's forward is when vectors are sent back, from its outputs to those of the layers, without
-    touching any parameter's gradient: every loss counts that could be differentiated, whether it
-    ever is or not.
+    For the empirical Fisher, layers record in the backward pass itself. For "mc" and "ggn" vectors
+    are sent back from the outputs to those of the layers when the backward pass begins at the
+    loss, without touching any parameter's gradient.
 
     A loss belongs to the forward passes whose layers its graph meets first.
+
+    Nothing that happens in a hook is raised there, in the user's forward or backward pass: the
+    next step says it.
 
     Copies of the model, by `copy.deepcopy` or pickled, are not watched. Nor are passes inside
     `torch.func` transforms, and those of nested tensors.
@@ -56,16 +51,12 @@ class Watcher:
         The loss module.
     curvature : LossCurvature or None
         What is known of it.
-    fisher : "empirical", "mc" or "ggn"
-        Which gradients are recorded.
+    vectors : Vectors or None
+        What is sent back from the outputs; None for the empirical Fisher.
     reduce : bool
         Weight sharing.
     mean : bool
         Whether the loss is a mean over its terms.
-    mc_samples : int
-        Vectors per pass for "mc".
-    generator : torch.Generator
-        Draws them, and the signs of loss terms for "ggn".
     due : callable
         Whether passes are to be recorded now.
     """
@@ -77,24 +68,23 @@ class Watcher:
         *,
         criterion: torch.nn.Module | None,
         curvature: LossCurvature | None,
-        fisher: str,
+        vectors: Vectors | None,
         reduce: bool,
         mean: bool,
-        mc_samples: int,
-        generator: torch.Generator,
         due: Callable[[], bool],
     ) -> None:
-        self.curvature, self.fisher, self.reduce, self.mean = curvature, fisher, reduce, mean
-        self.mc_samples, self.generator, self.due = mc_samples, generator, due
+        self.curvature, self.vectors, self.due = curvature, vectors, due
+        self.reduce, self.mean = reduce, mean
         self.loss: torch.Tensor | None = None
-        self._asleep = self._warned = False
+        self._asleep = self._several = self._told = False
+        self._failed: set[Pass] = set()  # of the loss whose backward pass is running
         self._pass = Pass(whole=False)
-        self._recorded: list[Pass] = []
-        self._mark = f"thermokron {id(self)}"  # of graph nodes, for the pass that made them
-        self._tape: list[tuple[_Use, Any, Pass]] = []
-        #: what backward passes brought to layers whose weight they have not reached yet
-        self._waiting: dict[Layer, list[tuple[int, _Use, torch.Tensor, float, Pass]]] = {}
-        self._gates: dict[Layer, tuple[torch.Tensor, Any]] = {}
+        self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
+        self._gathered: dict[Layer, Gathered] = {}
+        #: what the backward pass brought to layers whose weight it has not reached yet
+        self._waiting: dict[Layer, list[tuple[int, Callable[[], None]]]] = {}
+        self._task = -1
+        self._gates: dict[Layer, tuple[torch.Tensor, list[Any]]] = {}
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._finish),
@@ -126,35 +116,51 @@ class Watcher:
             handle.remove()
         for attention in self._attentions:
             attention.close()
-        for _, gate in self._gates.values():
-            gate.remove()
+        for _, gates in self._gates.values():
+            for gate in gates:
+                gate.remove()
         self._handles, self._attentions, self._gates = [], [], {}
-        self.take_loss()
+        self.discard()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
         """Passes meanwhile leave no trace."""
-        self._asleep = True
+        before, self._asleep = self._asleep, True
         try:
             yield
         finally:
-            self._asleep = False
+            self._asleep = before
 
-    def take_loss(self) -> torch.Tensor | None:
-        """The last loss, if there was one since the last call; passes without one are let go.
+    def collect(self) -> torch.Tensor | None:
+        """Make layers ready for a step with the passes that count; the last loss, if there is one.
 
-        A layer that some passes of the model made no use of, as an expert that was not asked,
-        counts their loss terms too: accumulated batches are one batch.
+        Raises
+        ------
+        FloatingPointError, RuntimeError
+            If a pass that counts could not be recorded, and why.
         """
-        loss, self.loss, self._tape = self.loss, None, []
-        self._waiting.clear()
-        recorded, self._recorded = self._recorded, []
-        if len(recorded) > 1:
-            for layer in set[Layer]().union(*(here.seen for here in recorded)):
-                others = [here for here in recorded if here.whole and layer not in here.seen]
-                if others:
-                    layer.pass_over(sum(here.own or 0.0 for here in others))
-        return loss
+        if self._several and not self._told:
+            self._told = True
+            warnings.warn(
+                "criterion was called again on the outputs of one forward pass: K-FAC's curvature "
+                "is not that of the sum of such losses. Put them into one call, give K-FAC the "
+                "loss module of one of them alone, or none and the empirical Fisher; call under "
+                "torch.no_grad() what is only logged",
+                stacklevel=4,  # of who called step
+            )
+        collect(self._gathered.values())
+        return self.loss
+
+    def release(self) -> None:
+        """Begin anew, after a step that took over what layers have recorded."""
+        for gathered in self._gathered.values():
+            gathered.discard()
+        self._waiting, self.loss = {}, None
+
+    def discard(self) -> None:
+        """Forget all passes since the last step."""
+        self.release()
+        self._pass = Pass(whole=False)
 
     def __deepcopy__(self, memo: Any) -> Watcher:
         """What a copy of the model has of it: hooks that do nothing."""
@@ -178,7 +184,7 @@ class Watcher:
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
     ) -> None:
         if module.training:
-            inputs = args[0] if args else kwargs["input"]
+            inputs = args[0] if args else next(iter(kwargs.values()))
             self._enter(layer, module, inputs, output)
 
     def _projected(
@@ -191,25 +197,30 @@ class Watcher:
     def _enter(
         self, layer: Layer, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
-        if self._asleep or not (torch.is_grad_enabled() and output.requires_grad and self.due()):
+        if self._asleep or not (torch.is_grad_enabled() and output.requires_grad and self._due()):
             return
         if inputs.is_nested or torch._C._functorch.is_functorch_wrapped_tensor(output):
             return
-        weight = layer.parameters[0]
-        if not weight.requires_grad:  # frozen since
+        if not layer.intact or not layer.parameters[0].requires_grad:  # changed or frozen since
             return
         if self._is_over(layer):
             self._pass = Pass(whole=False)
-        here = self._pass
-        use = _Use(layer, module, layer.prepare(module, inputs), len(output))
-        mark(output, self._mark, here)
-        if self.fisher == "empirical":
-            self._open_gate(layer, weight)
-            output.register_hook(partial(self._collect, use, here))  # type: ignore[no-untyped-call]
-        else:
-            # the edge, as an in-place activation will make the tensor another one's
-            edge = torch.autograd.graph.get_gradient_edge(output)
-            self._tape.append((use, edge, here))
+        prepared: torch.Tensor | Exception
+        try:
+            prepared = layer.prepare(module, inputs)
+        except Exception as error:
+            prepared = error
+        use = Use(layer, module, prepared, len(output), self._pass, output.output_nr)
+        mark(output, self._mark, use)
+        self._open_gate(layer, layer.parameters[0])
+        if self.vectors is None:
+            output.register_hook(partial(self._came_back, use))  # type: ignore[no-untyped-call]
+
+    def _due(self) -> bool:
+        try:
+            return self.due()
+        except Exception:  # a schedule that is wrong: the step asks it again, and says so
+            return True
 
     def _is_over(self, layer: Layer) -> bool:
         """Whether a layer that is used now is called alone, after the pass known last."""
@@ -219,121 +230,150 @@ class Watcher:
         recomputed = torch._C._current_graph_task_id() != -1  # inside a backward pass
         return here.judged and not here.running and not recomputed
 
-    # ---- gradients -------------------------------------------------------------------------
-
-    def _collect(self, use: _Use, here: Pass, gradient: torch.Tensor) -> None:
-        terms = here.terms if here.terms is not None else float(len(gradient))
-        scale = (terms if self.mean else 1.0) / here.scale
-        entry = (torch._C._current_graph_task_id(), use, gradient.detach() * scale, terms, here)
-        self._waiting.setdefault(use.layer, []).append(entry)
-
-    def _open_gate(self, layer: Layer, weight: torch.Tensor) -> None:
-        """Have `_reached` called when a backward pass gets to a layer's weight."""
-        known, gate = self._gates.get(layer, (None, None))
-        if known is not weight:  # at its first use, or the parameter was replaced
-            if gate is not None:
-                gate.remove()
-            gate = weight.register_hook(partial(self._reached, layer))  # type: ignore[no-untyped-call]
-            self._gates[layer] = (weight, gate)
-
-    @torch.no_grad()
-    def _reached(self, layer: Layer, gradient: torch.Tensor) -> None:
-        for task, use, own, terms, here in self._waiting.pop(layer, []):
-            if task == torch._C._current_graph_task_id():  # else of a pass that did not get here
-                self._record(use, own, here.share(layer, terms), here)
-
-    def _record(
-        self, use: _Use, gradient: torch.Tensor, terms: float, here: Pass, *, again: bool = False
-    ) -> None:
-        if not here.seen:
-            self._recorded.append(here)
-        here.seen.add(use.layer)
-        use.layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=again)
-
     # ---- the loss --------------------------------------------------------------------------
 
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
-        passes = marked(loss, self._mark)
+        passes = passes_of(loss, self._mark)
         if not passes:
             if self._pass.judged:  # the loss of another model
                 return
             passes = {self._pass}  # nothing is recorded now, or all of it is checkpointed
-        if any(here.judged for here in passes):
-            self._warn_of_several()
+        self._several |= any(here.judged for here in passes)
         self.loss = loss.detach()
         for here in passes:
             here.judged = True
+        hook: Callable[[torch.Tensor], None] = partial(self._scaled, passes)
         if self.curvature is not None:
-            outputs, target = self.curvature.arguments(args, kwargs)
-            total = self.curvature.total(outputs.detach(), target)
-            for here in passes:
+            call = None
+            try:
+                with undisturbed():
+                    outputs, target = self.curvature.arguments(args, kwargs)
+                    total = self.curvature.total(outputs.detach(), target)
+                call = outputs, target, total
+            except Exception as error:
+                _blame(passes, "the loss", error)
+            for here in passes if call is not None else ():
                 here.terms, here.part = total, 1.0 / len(passes)
-            if self.fisher != "empirical" and self._tape:
-                self._send_back(outputs, target, total)
-        if self.fisher == "empirical":
-            for here in passes:
-                loss.register_hook(here.take_scale)  # type: ignore[no-untyped-call]
+            if self.vectors is not None:
+                hook = partial(self._send_back, passes, call)
+        loss.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _warn_of_several(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                "criterion was called again on the outputs of one forward pass: K-FAC's curvature "
-                "is not that of the sum of such losses. Put them into one call, give K-FAC the "
-                "loss module of one of them alone, or none and the empirical Fisher; call under "
-                "torch.no_grad() what is only logged",
-                stacklevel=6,  # of who called criterion
-            )
+    def _scaled(self, passes: set[Pass], gradient: torch.Tensor) -> None:
+        """The loss's hook in the backward pass, for the empirical Fisher."""
+        for here in passes:
+            here.scale = float(gradient) or 1.0
 
-    def _send_back(self, outputs: torch.Tensor, target: torch.Tensor, total: float) -> None:
-        fixed = outputs.detach()
-        with torch.no_grad():
-            vectors = self._vectors(fixed, target)
-        edges = [edge for _, edge, _ in self._tape]
-        repeats = self.mc_samples if self.fisher == "mc" else 1
-        counts: list[float] = []  # loss terms that every use adds, with all vectors together
-        reached: list[bool] = []
-        for column, vector in enumerate(vectors):
-            with self.asleep():  # checkpointed parts run forward again
-                gradients = torch.autograd.grad(
-                    outputs, edges, vector, retain_graph=True, allow_unused=True
-                )
-            if column == 0:
-                # what is not reached is of another pass, whose loss is still to come
-                reached = [gradient is not None for gradient in gradients]
-            with torch.no_grad():
-                for index, gradient in enumerate(gradients):
-                    use, _, here = self._tape[index]
-                    if column == 0:
-                        counts.append(here.share(use.layer, total) if gradient is not None else 0.0)
-                    if gradient is None:
-                        continue
-                    terms = counts[index] / len(vectors)
-                    own = gradient if repeats == 1 else gradient / repeats**0.5
-                    self._record(use, own, terms, here, again=column > 0)
-        self._tape = [e for e, done in zip(self._tape, reached, strict=True) if not done]
+    def _send_back(
+        self,
+        passes: set[Pass],
+        call: tuple[torch.Tensor, Any, float] | None,
+        gradient: torch.Tensor,
+    ) -> None:
+        """The same for "mc" and "ggn": layers get what there is to record."""
+        if self._asleep or self.closed:
+            return
+        task = self._note_task()
+        if call is not None:
+            assert self.vectors is not None
+            outputs, target, total = call
+            try:
+                uses = uses_of(outputs, self._mark)
+                with self.asleep():  # checkpointed parts run forward again
+                    brought = self.vectors.send(outputs, target, total, uses)
+            except Exception as error:
+                _blame(passes, "the loss's curvature", error)
+            else:
+                for layer, (sums, own) in brought.items():
+                    self._wait(layer, task, partial(self._take_over, layer, sums, own))
+        if any(here.trouble is not None for here in passes):
+            self._failed = passes
 
-    def _vectors(self, outputs: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
-        """What is sent back from the outputs."""
-        curvature, generator = self.curvature, self.generator
-        assert curvature is not None
-        if self.fisher == "mc":
-            return [curvature.sample(outputs, target, generator) for _ in range(self.mc_samples)]
-        columns = list(curvature.columns(outputs, target))
-        terms = curvature.term_shape(outputs).numel()
-        alone = min((use.examples for use, _, _ in self._tape), default=terms) >= terms
-        if alone or self.reduce:  # "reduce" takes all of an example together
-            return columns
-        # an example has several loss terms, which the network may mix
-        return [column * curvature.signs(outputs, generator) for column in columns]
+    # ---- gradients -------------------------------------------------------------------------
+
+    def _came_back(self, use: Use, gradient: torch.Tensor) -> None:
+        """The hook of a layer's output, for the empirical Fisher."""
+        if self._asleep or self.closed:
+            return
+        here = use.here
+        terms = here.terms if here.terms is not None else float(len(gradient))
+        scale = (terms if self.mean else 1.0) / here.scale
+        # half precision would not hold the gradient of the sum
+        own = full_precision(gradient.detach()) * scale
+        self._wait(use.layer, self._note_task(), partial(self._record, use, own, terms))
+
+    def _wait(self, layer: Layer, task: int, record: Callable[[], None]) -> None:
+        """Have something recorded once this backward pass gets to a layer's weight."""
+        self._waiting.setdefault(layer, []).append((task, record))
+
+    def _note_task(self) -> int:
+        """The backward pass that runs now; what it brought in vain is let go at its end."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task = task
+            engine = torch.autograd.Variable._execution_engine
+            engine.queue_callback(partial(self._ends, task))
+        return task
+
+    def _ends(self, task: int) -> None:
+        self._failed = set()
+        for layer, entries in list(self._waiting.items()):
+            self._waiting[layer] = [entry for entry in entries if entry[0] != task]
+        self._task = -1
+
+    def _open_gate(self, layer: Layer, weight: torch.Tensor) -> None:
+        """Have `_reached` called when a backward pass gets to a layer's weight."""
+        known, gates = self._gates.get(layer, (None, ()))
+        if known is not weight:  # at its first use, or the parameter was replaced
+            for gate in gates:
+                gate.remove()
+            gathered = self._gathered.setdefault(layer, Gathered(layer))
+            before = weight.register_hook(partial(self._reached, gathered))  # type: ignore[no-untyped-call]
+            after = weight.register_post_accumulate_grad_hook(gathered.note_gradient)  # type: ignore[no-untyped-call]
+            self._gates[layer] = weight, [before, after]
+
+    def _reached(self, gathered: Gathered, gradient: torch.Tensor) -> None:
+        layer, task = gathered.layer, torch._C._current_graph_task_id()
+        entries = self._waiting.pop(layer, [])
+        if self._asleep or self.closed or not (entries or self._failed):
+            return
+        gathered.drop_if_thrown_away(layer.parameters[0])
+        for here in self._failed:
+            gathered.enter(here)
+        with undisturbed():
+            for of, record in entries:
+                if of == task:  # else of a pass that did not get here
+                    record()
+
+    def _record(self, use: Use, gradient: torch.Tensor, terms: float) -> None:
+        here, layer = use.here, use.layer
+        terms = here.share(layer, terms)
+        self._gathered[layer].enter(here)
+        try:
+            layer.record(use.module, use.given, gradient, terms, reduce=self.reduce, again=False)
+        except Exception as error:
+            _blame([here], f"layer {layer.name or '(model)'!r}", error)
+
+    def _take_over(self, layer: Layer, sums: Sums, passes: set[Pass]) -> None:
+        for here in passes:
+            self._gathered[layer].enter(here)
+        layer.put(sums)
+
+
+def _blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
+    """Note in passes why they could not be recorded."""
+    if not isinstance(error, FloatingPointError):
+        cause, error = error, RuntimeError(f"K-FAC cannot take {what} into account: {error}")
+        error.__cause__ = cause
+    for here in passes:
+        here.trouble = here.trouble or error
 
 
 def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
     watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
-    watcher._waiting, watcher._recorded = {}, []
+    watcher._waiting, watcher._failed, watcher._gathered = {}, set(), {}
     return watcher

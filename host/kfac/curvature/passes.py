@@ -1,14 +1,15 @@
-"""Forward passes of a model, as K-FAC tells them apart."""
+"""Forward passes of a model as K-FAC tells them apart, and what their graphs remember of layers."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "mark", "marked", "rows_of"]
+__all__ = ["Pass", "Use", "mark", "passes_of", "rows_of", "uses_of"]
 
 
 class Pass:
@@ -25,12 +26,16 @@ class Pass:
         divided over accumulated batches, or scaled for half precision.
     seen : set of Layer
         Layers that have recorded a use in this pass.
+    counted : set of Layer
+        Those of them that have its loss terms in what they hold.
     whole : bool
         Whether it is a pass of the model, and not of submodules that were called alone.
     running : bool
         Whether the model has not returned yet.
     judged : bool
         Whether the loss module was called on its outputs.
+    trouble : Exception or None
+        Why it could not be recorded; the next step says it, if the pass counts there.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -38,8 +43,10 @@ class Pass:
         self.terms: float | None = None
         self.part = self.scale = 1.0
         self.seen: set[Layer] = set()
+        self.counted: set[Layer] = set()
         self.running = whole
         self.judged = False
+        self.trouble: Exception | None = None
 
     @property
     def own(self) -> float | None:
@@ -48,36 +55,94 @@ class Pass:
 
     def share(self, layer: Layer, default: float) -> float:
         """Loss terms that a use of a layer counts: none where it was used in the pass before."""
-        if layer in self.seen:
+        if layer in self.counted:
             return 0.0
         return default if self.own is None else self.own
 
-    def take_scale(self, gradient: torch.Tensor) -> None:
-        """The loss's hook in the backward pass."""
-        self.scale = float(gradient) or 1.0
+
+class Use(NamedTuple):
+    """One call of a module in a pass.
+
+    The graph holds it, so nothing of it leads back to the graph, which could not be freed then.
+
+    Attributes
+    ----------
+    layer : Layer
+        What records it.
+    module : torch.nn.Module
+        Which of the layer's modules was called.
+    prepared : tensor or Exception
+        What `Layer.prepare` kept of its input; or why there is nothing.
+    examples : int
+        Length of its output.
+    here : Pass
+        Where.
+    edge : int
+        Which output of its node in the graph it made.
+    """
+
+    layer: Layer
+    module: torch.nn.Module
+    prepared: torch.Tensor | Exception
+    examples: int
+    here: Pass
+    edge: int
+
+    @property
+    def given(self) -> torch.Tensor:
+        """What was prepared, or else the exception."""
+        if isinstance(self.prepared, Exception):
+            raise self.prepared
+        return self.prepared
 
 
-def mark(output: torch.Tensor, key: str, here: Pass) -> None:
-    """Note in the graph which pass a layer's output belongs to."""
+def mark(output: torch.Tensor, key: str, use: Use) -> None:
+    """Note in the graph what made a layer's output; the note lives as long as the graph does."""
     if output.grad_fn is not None:
-        _notes(output.grad_fn)[key] = here
+        _notes(output.grad_fn).setdefault(key, []).append(use)
 
 
-def marked(loss: torch.Tensor, key: str) -> set[Pass]:
+def passes_of(loss: torch.Tensor, key: str) -> set[Pass]:
     """The passes that made what a loss was computed from: of the layers nearest to it."""
-    found, known = set(), set()
-    waiting = [loss.grad_fn]
+    return {use.here for _, use in _marked(loss, key, beyond=False)}
+
+
+def uses_of(outputs: torch.Tensor, key: str) -> list[tuple[torch.autograd.graph.GradientEdge, Use]]:
+    """All uses of layers that outputs depend on, in an order that the graph alone decides.
+
+    Raises
+    ------
+    RuntimeError
+        If there is a region under reentrant checkpointing, into which no graph leads.
+    """
+    return [
+        (torch.autograd.graph.GradientEdge(node, use.edge, None), use)
+        for node, use in _marked(outputs, key, beyond=True)
+    ]
+
+
+def _marked(
+    start: torch.Tensor, key: str, *, beyond: bool
+) -> Iterator[tuple[torch.autograd.graph.Node, Use]]:
+    """Nodes with notes and what these say; `beyond` those nearest to the start, too."""
+    known: set[torch.autograd.graph.Node] = set()
+    waiting = [start.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in known:
             continue
         known.add(node)
-        here = _notes(node).get(key)
-        if here is None:
+        found = _notes(node).get(key)
+        if found is None and beyond and type(node).__name__ == "CheckpointFunctionBackward":
+            raise RuntimeError(
+                "fisher 'mc' and 'ggn' cannot look into a region under "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=True); "
+                "legal: use_reentrant=False, or fisher = 'empirical'"
+            )
+        for use in found or ():
+            yield node, use
+        if found is None or beyond:
             waiting += [function for function, _ in node.next_functions]
-        else:
-            found.add(here)
-    return found
 
 
 def _notes(node: torch.autograd.graph.Node) -> dict[str, Any]:

@@ -121,10 +121,11 @@ def prepare(
     else:
         made = [_inverted_by(inverse, job, cost) for job in jobs]
     for layer, (a, kappa), (g, worse) in zip(layers, made[::2], made[1::2], strict=True):
-        worst, dtype = max(kappa, worse), layer.weight.dtype
+        worst = max(kappa, worse)
         if method == "solve":
             blocks[layer] = Factorised(a, g, worst)
-        else:  # the products are made in the network's type
+        else:  # products are made in the type of the moments, the network's or single precision
+            dtype = layer.output_factor.dtype
             blocks[layer] = Inverses(in_type(a, dtype), in_type(g, dtype), worst)
     return blocks
 
@@ -254,7 +255,6 @@ def _eigen(
     damping: float,
 ) -> Eigen:
     (qa, la), (qg, lg) = a, g
-    assert qg is not None
     largest, least = la.amax(-1) * lg.amax(-1), la.amin(-1) * lg.amin(-1)
     kappa = ((largest + damping) / (least + damping)).max().item()
     return Eigen(qa, la, qg, lg, damping, kappa)

@@ -20,7 +20,16 @@ from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.linalg import Eliminated, Programmed, load
 from thermokron.host.products import product
 
-__all__ = ["EIGEN", "Eigen", "Factorised", "Inverses", "Prepared", "Programs", "restore"]
+__all__ = [
+    "EIGEN",
+    "Eigen",
+    "Factorised",
+    "Inverses",
+    "Prepared",
+    "Programs",
+    "restore",
+    "shapes_of",
+]
 
 EIGEN = "eigen"
 
@@ -73,6 +82,32 @@ def restore(state: dict[str, Any], inverse: Inverter) -> Prepared:
     return Eigen(state["qa"], state["la"], state["qg"], state["lg"], state["damping"], kappa)
 
 
+def shapes_of(state: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of A and G that a block was made of, from its `state_dict`.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        if state["method"] == EIGEN:
+            return [
+                tuple(values.shape if vectors is None else vectors.shape)
+                for vectors, values in ((state["qa"], state["la"]), (state["qg"], state["lg"]))
+            ]
+        return [_shape(state[side], bool(state.get("batched"))) for side in "ag"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"state holds a block that is none: {error!r}") from None
+
+
+def _shape(side: Any, batched: bool) -> tuple[int, ...]:
+    if isinstance(side, torch.Tensor):
+        return tuple(side.shape)
+    size = tuple(side[0]["matrix"].shape)
+    return (len(side), *size) if batched else size
+
+
 @dataclass(frozen=True)
 class Inverses:
     """Method "inverse": `a` and `g` are the inverses of the damped factors."""
@@ -82,8 +117,12 @@ class Inverses:
     kappa: float
 
     def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
-        left = product(self.g, gradient)
-        cost.flops(2 * left.numel() * self.g.shape[-1])
+        if _is_diagonal(self.g, gradient):
+            left = self.g[:, None] * gradient
+            cost.flops(left.numel())
+        else:
+            left = product(self.g, gradient)
+            cost.flops(2 * left.numel() * self.g.shape[-1])
         if _is_diagonal(self.a, gradient):
             cost.flops(left.numel())
             return left * self.a
@@ -106,8 +145,12 @@ class Factorised:
     kappa: float
 
     def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
-        left = solved(self.g, gradient.to(self.g.dtype))
-        cost.flops(2 * left.numel() * self.g.shape[-1])
+        if _is_diagonal(self.g, gradient):
+            left = gradient / self.g[:, None]
+            cost.flops(left.numel())
+        else:
+            left = solved(self.g, gradient.to(self.g.dtype))
+            cost.flops(2 * left.numel() * self.g.shape[-1])
         if _is_diagonal(self.a, gradient):
             cost.flops(left.numel())
             return (left / self.a).to(gradient.dtype)
@@ -129,7 +172,11 @@ class Programs:
 
     def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
         assert isinstance(inverse, Thermodynamic)
-        left = _read(inverse, self.g, gradient, cost)
+        if isinstance(self.g, torch.Tensor):
+            left = gradient / self.g[:, None]
+            cost.flops(left.numel())
+        else:
+            left = _read(inverse, self.g, gradient, cost)
         if isinstance(self.a, torch.Tensor):
             cost.flops(left.numel())
             return (left / self.a).to(gradient.dtype)
@@ -145,24 +192,26 @@ class Programs:
 
 @dataclass(frozen=True)
 class Eigen:
-    """Damping mode "exact": eigenvectors and eigenvalues; no `qa` where A is diagonal."""
+    """Damping mode "exact": eigenvectors and eigenvalues; no vectors where a factor is diagonal."""
 
     qa: torch.Tensor | None
     la: torch.Tensor
-    qg: torch.Tensor
+    qg: torch.Tensor | None
     lg: torch.Tensor
     damping: float
     kappa: float
 
     def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
-        # two products with each of Q_G and Q_A, and the scaling between
-        cost.flops(gradient.numel() * (4 * gradient.shape[-2] + 3))
+        cost.flops(3 * gradient.numel())
+        turned = gradient.to(self.lg.dtype)
+        if self.qg is not None:
+            cost.flops(4 * gradient.numel() * gradient.shape[-2])
+            turned = self.qg.mT @ turned
         if self.qa is not None:
             cost.flops(4 * gradient.numel() * gradient.shape[-1])
-        turned = self.qg.mT @ gradient.to(self.qg.dtype)
-        turned = turned if self.qa is None else turned @ self.qa
+            turned = turned @ self.qa
         turned = turned / (self.lg[..., :, None] * self.la[..., None, :] + self.damping)
-        back = self.qg @ turned
+        back = turned if self.qg is None else self.qg @ turned
         return (back if self.qa is None else back @ self.qa.mT).to(gradient.dtype)
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,5 +270,5 @@ def _factors(states: Any, batched: bool) -> torch.Tensor:
     return torch.stack(factors) if batched else factors[0]
 
 
-def _is_diagonal(a: torch.Tensor, gradient: torch.Tensor) -> bool:
-    return a.ndim < gradient.ndim
+def _is_diagonal(factor: torch.Tensor, gradient: torch.Tensor) -> bool:
+    return factor.ndim < gradient.ndim

@@ -29,6 +29,13 @@ class Blocks:
         self.made_of: dict[Layer, tuple[torch.Tensor, torch.Tensor]] = {}
         self.current: dict[Layer, float] = {}
 
+    def copy(self) -> Blocks:
+        """The same blocks, to be gone back to."""
+        other = Blocks()
+        other.prepared, other.made_of = dict(self.prepared), dict(self.made_of)
+        other.current = dict(self.current)
+        return other
+
     def __getitem__(self, layer: Layer) -> Prepared:
         return self.prepared[layer]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.layers.linear import LinearLayer
 
 __all__ = ["Attention", "LastMoments", "ProjectionLayer"]
@@ -73,6 +74,7 @@ class ProjectionLayer(LinearLayer):
         self._part = slice(index * size, (index + 1) * size)
         self._packed = module.in_proj_weight is not None
         self._key = "in_proj_weight" if self._packed else f"{part[0]}_proj_weight"
+        self.keys = self._key, "in_proj_bias"
         super().__init__(f"{name}.{part}_proj" if name else f"{part}_proj", [module])
         bias = module.in_proj_bias
         self.has_bias = bias is not None and bias.requires_grad
@@ -81,6 +83,10 @@ class ProjectionLayer(LinearLayer):
     @property
     def weight(self) -> torch.nn.Parameter:
         return getattr(self.module, self._key)  # type: ignore[no-any-return]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.weight.shape[1] + self.has_bias, self._part.stop - self._part.start
 
     @property
     def bias(self) -> torch.nn.Parameter | None:
@@ -92,9 +98,9 @@ class ProjectionLayer(LinearLayer):
         make = partial(super().input_moments, module, prepared, reduce)
         return self._last.of(prepared, reduce, make)
 
-    def discard(self) -> None:
-        super().discard()
+    def take(self) -> Sums:
         self._last.forget()
+        return super().take()
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.reshape(len(part), -1) for part in self._parts(tensors)], dim=1)
@@ -112,9 +118,6 @@ class ProjectionLayer(LinearLayer):
         """This projection's rows of weight and bias: the bias is always packed."""
         parts = [tensors[0][self._part] if self._packed else tensors[0]]
         return parts + [bias[self._part] for bias in tensors[1:]]
-
-    def describe(self) -> str:
-        return f"A {self.weight.shape[1] + self.has_bias}, G {self._part.stop - self._part.start}"
 
 
 class Attention:

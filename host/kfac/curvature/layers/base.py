@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.factors import Factor, finite
-from thermokron.host.products import product
+from thermokron.host.kfac.curvature.factors import Factor
 
-__all__ = ["KroneckerLayer", "Layer", "full_precision", "with_ones"]
+__all__ = ["KroneckerLayer", "Layer", "Sums", "full_precision", "with_ones"]
+
+#: What the factors of a layer hold since the last update: sums, and what they are divided by.
+Sums = list[tuple[torch.Tensor | None, float]]
 
 
 class Layer(ABC):
@@ -25,10 +28,18 @@ class Layer(ABC):
         Where its parameters are used; several where modules share them.
     """
 
+    #: the modules' names of the parameters that it may have
+    keys: tuple[str, ...] = ("weight", "bias")
+
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         self.name = name
         self.modules = tuple(modules)
-        self._passes = 0
+        self._shapes = {
+            key: parameter.shape
+            for key in self.keys
+            if (parameter := self.module._parameters.get(key)) is not None
+            and parameter.requires_grad
+        }
 
     def __deepcopy__(self, memo: Any) -> Layer:
         """A copy of the model is not watched, and needs no layers of its own."""
@@ -40,8 +51,8 @@ class Layer(ABC):
 
     @classmethod
     @abstractmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
-        """Whether this class knows the module, and it has something to train."""
+    def fits(cls, module: torch.nn.Module) -> bool:
+        """Whether a module of a class that this one is registered for has something to train."""
 
     @property
     def module(self) -> torch.nn.Module:
@@ -56,6 +67,25 @@ class Layer(ABC):
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
         """The parameters whose gradients this layer preconditions."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether the modules still have parameters of these shapes, and share them still.
+
+        They do not once a parameter was pruned or parametrized, or has grown.
+        """
+        for key, shape in self._shapes.items():
+            own = self.module._parameters.get(key)
+            if own is None or own.shape != shape:
+                return False
+            if any(module._parameters.get(key) is not own for module in self.modules[1:]):
+                return False
+        return True
+
+    @property
+    @abstractmethod
+    def factors(self) -> dict[str, Factor]:
+        """Its running averages by name."""
 
     # ---- gathering ----------------------------------------------------------------------
 
@@ -99,11 +129,25 @@ class Layer(ABC):
     def pass_over(self, terms: float) -> None:
         """Count the loss terms of a pass that made no use of the layer, while others did."""
 
-    @abstractmethod
+    def take(self) -> Sums:
+        """What was recorded since the last update, which the layer then has no longer."""
+        return [factor.take() for factor in self.factors.values()]
+
+    def put(self, sums: Sums) -> None:
+        """Add what `take` gave."""
+        for factor, (total, count) in zip(self.factors.values(), sums, strict=True):
+            factor.put(total, count)
+
     def discard(self) -> None:
         """Forget what was recorded since the last update."""
+        self.take()
 
-    @abstractmethod
+    def recorded(self) -> dict[str, torch.Tensor] | None:
+        """The means of what was recorded since the last update by factor, if anything was."""
+        if not all(factor.pending for factor in self.factors.values()):
+            return None
+        return {name: factor.mean() for name, factor in self.factors.items()}
+
     def update_factors(self, decay: float) -> bool:
         """Move the averages towards what was recorded; whether there was anything.
 
@@ -112,17 +156,33 @@ class Layer(ABC):
         FloatingPointError
             If an activation or a gradient was NaN or inf; the averages are left as they were.
         """
+        found = self.recorded()
+        if found is None:
+            return False
+        for name, mean in found.items():
+            if not self.factors[name].is_finite(mean):
+                what = "activations" if name == "input_factor" else "gradients"
+                raise FloatingPointError(
+                    f"{what} of layer {self.name or '(model)'!r} hold NaN or inf: training has "
+                    "diverged (lower lr, or raise damping), or the data held some"
+                )
+        for name, mean in found.items():
+            self.factors[name].update(mean, decay)
+        return True
 
     @property
-    @abstractmethod
     def has_factors(self) -> bool:
         """Whether any data has reached this layer."""
+        return all(factor.moment is not None for factor in self.factors.values())
 
     # ---- the gradient --------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> torch.Tensor | None:
-        """All of the layer's gradient in one tensor; None while any of it is missing."""
+        """All of the layer's gradient in one tensor, in single precision or better.
+
+        None while any of it is missing.
+        """
 
     @abstractmethod
     def set_gradient(self, value: torch.Tensor) -> None:
@@ -132,19 +192,37 @@ class Layer(ABC):
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Tensors of the shapes of `parameters`, in the layout of `gradient`."""
 
+    def precondition(self, gradient: torch.Tensor, damping: float) -> torch.Tensor:
+        """The damped inverse of the curvature times a gradient, where no block is prepared."""
+        raise NotImplementedError(f"{type(self).__name__} has no curvature of its own")
+
     # ---- state ---------------------------------------------------------------------------
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """The averages, to be saved."""
+        return {name: factor.state_dict() for name, factor in self.factors.items()}
 
-    @abstractmethod
+    def check_state(self, state: Any) -> None:
+        """`ValueError` if a state is not one of this layer's: of its shapes, types, and finite."""
+        dtype = full_precision(self.parameters[0]).dtype
+        if not isinstance(state, dict) or set(state) != set(self.factors):
+            raise ValueError(
+                f"the state of layer {self.name!r} does not hold {', '.join(self.factors)}"
+            )
+        for name, factor in self.factors.items():
+            factor.check_state(f"{name} of layer {self.name!r}", state[name], dtype)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+        for name, factor in self.factors.items():
+            factor.load_state_dict(state[name])
 
     @abstractmethod
     def describe(self) -> str:
         """Sizes of its curvature, for `repr`."""
+
+    def limit(self, dense_limit: int | None) -> None:  # noqa: B027 - not every layer has such
+        """Keep only the diagonal of factors of more rows than this, before any data is seen."""
 
 
 class KroneckerLayer(Layer):
@@ -170,14 +248,16 @@ class KroneckerLayer(Layer):
 
     Attributes
     ----------
-    input_factor, output_factor : Factor
-        Running averages of A and G.
     has_bias : bool
         Whether there is a bias, and it is trained.
     """
 
     #: independent blocks of equal size, or None where there is one; sets the layout of `gradient`
     blocks: int | None = None
+    #: rows from which on a factor is diagonal, or None
+    dense_limit: int | None = None
+    #: whether A is diagonal in any case
+    diagonal_inputs = False
     #: whether the weight's first dimension is that of the input, so that `gradient` turns it
     transposed = False
 
@@ -185,8 +265,11 @@ class KroneckerLayer(Layer):
         super().__init__(name, modules)
         bias = self.module._parameters.get("bias")  # a parametrized one is no parameter
         self.has_bias = bias is not None and bias.requires_grad
-        self.input_factor = Factor()
-        self.output_factor = Factor()
+
+    @classmethod
+    def fits(cls, module: torch.nn.Module) -> bool:
+        weight = module._parameters.get("weight")  # a parametrized weight is no parameter
+        return weight is not None and weight.requires_grad and not weight.is_complex()
 
     # ---- what a subclass says ------------------------------------------------------------
 
@@ -204,6 +287,11 @@ class KroneckerLayer(Layer):
         return self.module.weight  # type: ignore[return-value]
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows of A and of G, or of each of their blocks."""
+        return self.weight[0].numel() + self.has_bias, len(self.weight) // (self.blocks or 1)
+
+    @property
     def bias(self) -> torch.nn.Parameter | None:
         """The bias, of shape (out,), if it is trained."""
         return self.module.bias if self.has_bias else None  # type: ignore[return-value]
@@ -212,6 +300,33 @@ class KroneckerLayer(Layer):
     def parameters(self) -> list[torch.nn.Parameter]:
         bias = self.bias
         return [self.weight] if bias is None else [self.weight, bias]
+
+    @cached_property
+    def input_factor(self) -> Factor:
+        """The running average of A."""
+        size = self.sizes[0]
+        return self._factor(size, self.diagonal_inputs or self._too_large(size))
+
+    @cached_property
+    def output_factor(self) -> Factor:
+        """The running average of G."""
+        size = self.sizes[1]
+        return self._factor(size, self._too_large(size))
+
+    def limit(self, dense_limit: int | None) -> None:
+        self.dense_limit = dense_limit
+
+    def _too_large(self, size: int) -> bool:
+        return self.blocks is None and self.dense_limit is not None and size > self.dense_limit
+
+    def _factor(self, size: int, diagonal: bool) -> Factor:
+        if diagonal:
+            return Factor((size,), diagonal=True)
+        return Factor((size, size) if self.blocks is None else (self.blocks, size, size))
+
+    @property
+    def factors(self) -> dict[str, Factor]:
+        return {"input_factor": self.input_factor, "output_factor": self.output_factor}
 
     # ---- gathering ----------------------------------------------------------------------
 
@@ -231,7 +346,7 @@ class KroneckerLayer(Layer):
         if not again:
             self.input_factor.add(*self.input_moments(module, prepared, reduce))
         g = self.output_examples(module, full_precision(gradient), reduce)
-        self.output_factor.add(product(g.mT, g), terms)
+        self.output_factor.add(self.output_factor.moments(g), terms)
 
     def pass_over(self, terms: float) -> None:
         self.output_factor.add(torch.zeros(()), terms)
@@ -243,7 +358,7 @@ class KroneckerLayer(Layer):
         a = self.input_examples(module, full_precision(prepared), reduce)
         if self.has_bias:
             a = with_ones(a)
-        return product(a.mT, a), a.shape[-2]
+        return self.input_factor.moments(a), a.shape[-2]
 
     def input_examples(
         self, module: torch.nn.Module, inputs: torch.Tensor, reduce: bool
@@ -257,42 +372,12 @@ class KroneckerLayer(Layer):
         """The rows g, (..., rows, m)."""
         return _as_examples(self.output_rows(module, gradient), reduce, mean=False)
 
-    def discard(self) -> None:
-        self.input_factor.discard()
-        self.output_factor.discard()
-
-    def recorded(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A and G of what was recorded since the last update, if anything was."""
-        if not (self.input_factor.pending and self.output_factor.pending):
-            return None
-        return self.input_factor.mean(), self.output_factor.mean()
-
-    def update_factors(self, decay: float) -> bool:
-        found = self.recorded()
-        self.discard()
-        if found is None:
-            return False
-        a, g = found
-        for what, factor in (("activations", a), ("gradients", g)):
-            if not finite(factor):
-                raise FloatingPointError(
-                    f"{what} of layer {self.name or '(model)'!r} hold NaN or inf: training has "
-                    "diverged (lower lr, or raise damping), or the data held some"
-                )
-        self.input_factor.update(a, decay)
-        self.output_factor.update(g, decay)
-        return True
-
-    @property
-    def has_factors(self) -> bool:
-        return self.input_factor.moment is not None
-
     # ---- the gradient --------------------------------------------------------------------
 
     def gradient(self) -> torch.Tensor | None:
         """[∂W, ∂b], shape (out, in) or (out, in + 1), with blocks in front if there are any."""
         gradients = [p.grad for p in self.parameters]
-        present = [g for g in gradients if g is not None]
+        present = [full_precision(g) for g in gradients if g is not None]
         return self.stacked(present) if len(present) == len(gradients) else None
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -307,24 +392,12 @@ class KroneckerLayer(Layer):
             assert gradient is not None
             gradient.copy_(part if part.shape == gradient.shape else part.reshape(gradient.shape))
 
-    # ---- state ---------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "input_factor": self.input_factor.state_dict(),
-            "output_factor": self.output_factor.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.input_factor.load_state_dict(state["input_factor"])
-        self.output_factor.load_state_dict(state["output_factor"])
-        self.discard()
-
     def describe(self) -> str:
-        blocks = self.blocks or 1
-        inputs = self.weight[0].numel() + self.has_bias
-        kind = f"{blocks} x " if blocks > 1 else ""
-        return f"{kind}A {inputs}, {kind}G {len(self.weight) // blocks}"
+        blocks = f"{self.blocks} x " if self.blocks else ""
+        return ", ".join(
+            f"{blocks}{letter} {size}" + (" (diagonal)" if factor.diagonal else "")
+            for letter, size, factor in zip("AG", self.sizes, self.factors.values(), strict=True)
+        )
 
 
 def with_ones(rows: torch.Tensor) -> torch.Tensor:

@@ -26,16 +26,6 @@ class ConvLayer(KroneckerLayer):
         groups = self.module.groups
         self.blocks = groups if groups > 1 else None
 
-    @classmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
-        weight = module._parameters.get("weight")
-        return (
-            any(type(module).forward is kind.forward for kind in KINDS)
-            and weight is not None
-            and weight.requires_grad
-            and not weight.is_complex()
-        )
-
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         assert isinstance(module, KINDS)
         spatial = len(module.kernel_size)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.curvature.factors import Factor
 from thermokron.host.kfac.curvature.layers.base import KroneckerLayer, full_precision
 
 __all__ = ["OPTIONS", "EmbeddingLayer"]
@@ -24,22 +23,17 @@ class EmbeddingLayer(KroneckerLayer):
     """
 
     transposed = True
+    diagonal_inputs = True
 
-    def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
-        super().__init__(name, modules)
-        self.input_factor = Factor(diagonal=True)
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return len(self.weight), self.weight.shape[1]
 
     @classmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
+    def fits(cls, module: torch.nn.Module) -> bool:
         # sparse gradients cannot be preconditioned in place; the other two options make the
         # gradient another one than that of a product with a one-hot vector
-        return (
-            isinstance(module, torch.nn.Embedding)
-            and type(module).forward is torch.nn.Embedding.forward
-            and "weight" in module._parameters
-            and bool(module.weight.requires_grad)
-            and not any(getattr(module, option) for option in OPTIONS)
-        )
+        return super().fits(module) and not any(getattr(module, option) for option in OPTIONS)
 
     def record(
         self,
@@ -60,7 +54,7 @@ class EmbeddingLayer(KroneckerLayer):
                 counts[module.padding_idx] = 0.0
             self.input_factor.add(counts, len(indices))
         g = self.output_rows(module, full_precision(gradient)).flatten(0, 1)
-        self.output_factor.add(g.mT @ g, terms)
+        self.output_factor.add(self.output_factor.moments(g), terms)
 
     def input_rows(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("one-hot rows are never made")
@@ -75,6 +69,3 @@ class EmbeddingLayer(KroneckerLayer):
     def set_gradient(self, value: torch.Tensor) -> None:
         assert self.weight.grad is not None
         self.weight.grad.copy_(value.T)
-
-    def describe(self) -> str:
-        return f"A {len(self.weight)} (diagonal), G {self.weight.shape[1]}"

@@ -23,17 +23,6 @@ class LinearLayer(KroneckerLayer):
 
     sequence_first: frozenset[torch.nn.Module] = frozenset()
 
-    @classmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
-        # a subclass may bypass forward, and a parametrized weight is no parameter
-        weight = module._parameters.get("weight")
-        return (
-            type(module).forward is torch.nn.Linear.forward
-            and weight is not None
-            and weight.requires_grad
-            and not weight.is_complex()
-        )
-
     def input_examples(
         self, module: torch.nn.Module, inputs: torch.Tensor, reduce: bool
     ) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -14,7 +13,6 @@ __all__ = ["NormLayer"]
 
 F = torch.nn.functional
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-KINDS = (torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.GroupNorm, *BATCH_NORMS)
 
 
 class NormLayer(Layer):
@@ -38,36 +36,26 @@ class NormLayer(Layer):
 
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         super().__init__(name, modules)
-        self.curvature = Factor(diagonal=True)
-        self._trained = [
-            key
-            for key in ("weight", "bias")
-            if (p := self.module._parameters.get(key)) is not None and p.requires_grad
-        ]
+        self._trained = list(self._shapes)
+        shape = len(self._trained), self.parameters[0].numel()
+        self.curvature = Factor(shape, diagonal=True)
 
     @classmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
-        return any(type(module).forward is kind.forward for kind in KINDS) and any(
-            p is not None and p.requires_grad for p in module._parameters.values()
-        )
+    def fits(cls, module: torch.nn.Module) -> bool:
+        return any(p is not None and p.requires_grad for p in module._parameters.values())
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.module._parameters[key] for key in self._trained]  # type: ignore[misc]
 
+    @property
+    def factors(self) -> dict[str, Factor]:
+        return {"curvature": self.curvature}
+
     # ---- gathering ----------------------------------------------------------------------
 
     def prepare(self, module: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """x̂, worked out again: y does not give it back where w is 0."""
-        x = inputs.detach()
-        if isinstance(module, torch.nn.LayerNorm):
-            return F.layer_norm(x, module.normalized_shape, eps=module.eps)
-        if isinstance(module, torch.nn.RMSNorm):
-            return F.rms_norm(x, module.normalized_shape, eps=module.eps)
-        if isinstance(module, torch.nn.GroupNorm):
-            return F.group_norm(x, module.num_groups, eps=module.eps)
-        assert isinstance(module, BATCH_NORMS)
-        return F.batch_norm(x, None, None, training=True, eps=module.eps)
+        return inputs.detach()
 
     def record(
         self,
@@ -80,11 +68,24 @@ class NormLayer(Layer):
         again: bool = False,
     ) -> None:
         gradient = full_precision(gradient)
-        products = {"weight": gradient * full_precision(prepared), "bias": gradient}
+        products = {"bias": gradient}
+        if "weight" in self._trained:
+            products["weight"] = gradient * self.normalised(module, full_precision(prepared))
         each = torch.stack(
             [self._by_example(module, products[key]) for key in self._trained], dim=1
         )
         self.curvature.add((each**2).sum(dim=0), terms)
+
+    def normalised(self, module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """x̂, worked out again: y does not give it back where w is 0."""
+        if isinstance(module, torch.nn.LayerNorm):
+            return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+        if isinstance(module, torch.nn.RMSNorm):
+            return F.rms_norm(x, module.normalized_shape, eps=module.eps)
+        if isinstance(module, torch.nn.GroupNorm):
+            return F.group_norm(x, module.num_groups, eps=module.eps)
+        assert isinstance(module, BATCH_NORMS)
+        return F.batch_norm(x, None, None, training=True, eps=module.eps)
 
     def pass_over(self, terms: float) -> None:
         self.curvature.add(torch.zeros(()), terms)
@@ -99,33 +100,12 @@ class NormLayer(Layer):
             return examples[:, None].flatten(1, -2).sum(dim=1)
         return values[..., None].flatten(2).sum(dim=2)
 
-    def discard(self) -> None:
-        self.curvature.discard()
-
-    def update_factors(self, decay: float) -> bool:
-        if not self.curvature.pending:
-            self.discard()
-            return False
-        mean = self.curvature.mean()
-        self.discard()
-        if not torch.isfinite(mean).all():
-            raise FloatingPointError(
-                f"gradients of layer {self.name or '(model)'!r} hold NaN or inf: training has "
-                "diverged (lower lr, or raise damping), or the data held some"
-            )
-        self.curvature.update(mean, decay)
-        return True
-
-    @property
-    def has_factors(self) -> bool:
-        return self.curvature.moment is not None
-
     # ---- the gradient --------------------------------------------------------------------
 
     def gradient(self) -> torch.Tensor | None:
         """(2, parameters): of w and of b; fewer rows where one is missing."""
         gradients = [p.grad for p in self.parameters]
-        present = [g for g in gradients if g is not None]
+        present = [full_precision(g) for g in gradients if g is not None]
         return self.stacked(present) if len(present) == len(gradients) else None
 
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -139,15 +119,6 @@ class NormLayer(Layer):
     def precondition(self, gradient: torch.Tensor, damping: float) -> torch.Tensor:
         """v/(h + λ)."""
         return gradient / (self.curvature.value + damping)
-
-    # ---- state ---------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"curvature": self.curvature.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.curvature.load_state_dict(state["curvature"])
-        self.discard()
 
     def describe(self) -> str:
         return f"diagonal {sum(p.numel() for p in self.parameters)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class TiedLayer(KroneckerLayer):
     factors. As everywhere in K-FAC, products of gradients from different uses are left out.
 
     A bias of one of the parts is one more column of W, of which the others make no use: zeros in
-    their R_k. L is dense, where an embedding alone would have a diagonal.
+    their R_k. L is dense, where an embedding alone would have a diagonal, unless it is too large.
 
     Parameters
     ----------
@@ -47,13 +47,27 @@ class TiedLayer(KroneckerLayer):
         self.has_bias = bool(self._biases)
 
     @classmethod
-    def covers(cls, module: torch.nn.Module) -> bool:
+    def fits(cls, module: torch.nn.Module) -> bool:
         """Never: one module alone is not tied."""
         return False
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.weight, *self._biases]
+
+    @property
+    def intact(self) -> bool:
+        return all(part.intact and part.weight is self.weight for part in self._parts)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        inputs = self.weight[0].numel() + len(self._biases)
+        return inputs, len(self.weight) // (self.blocks or 1)
+
+    def limit(self, dense_limit: int | None) -> None:
+        super().limit(dense_limit)
+        for part in self._parts:
+            part.limit(dense_limit)
 
     # ---- gathering ----------------------------------------------------------------------
 
@@ -81,32 +95,43 @@ class TiedLayer(KroneckerLayer):
         for part in self._parts:
             part.discard()
 
-    def recorded(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def recorded(self) -> dict[str, torch.Tensor] | None:
         uses = [
-            self._sides(part, *found)
+            self._sides(part, found)
             for part in self._parts
             if (found := part.recorded()) is not None
         ]
         if not uses:
             return None
         left, right = balanced(uses)
-        return right, left
+        return {"input_factor": right, "output_factor": left}
 
     def _sides(
-        self, part: KroneckerLayer, a: torch.Tensor, g: torch.Tensor
+        self, part: KroneckerLayer, found: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A part's curvature on the rows, and on the columns, of [W, biases]."""
-        a = torch.diag(a) if part.input_factor.diagonal else a
+        sides = {
+            name: _as_wide_as(found[name], part.factors[name].diagonal, to)
+            for name, to in zip(found, self._diagonal(part), strict=True)
+        }
+        a, g = sides["input_factor"], sides["output_factor"]
         left, right = (a, g) if part.transposed else (g, a)
         inputs = self.weight[0].numel()
         places = list(range(inputs))
         if part.bias is not None:
             places.append(inputs + [id(b) for b in self._biases].index(id(part.bias)))
-        size = inputs + len(self._biases)
-        wide = right.new_zeros(*right.shape[:-2], size, size)
         index = torch.tensor(places, device=right.device)
-        wide[..., index[:, None], index] = right
+        wide = right.new_zeros(self.input_factor.shape)
+        if self.input_factor.diagonal:
+            wide[index] = right
+        else:
+            wide[..., index[:, None], index] = right
         return left, wide
+
+    def _diagonal(self, part: KroneckerLayer) -> tuple[bool, bool]:
+        """Which of a part's A and G belong to diagonal factors of this layer."""
+        rows, columns = self.output_factor.diagonal, self.input_factor.diagonal
+        return (rows, columns) if part.transposed else (columns, rows)
 
     # ---- the gradient --------------------------------------------------------------------
 
@@ -118,12 +143,15 @@ class TiedLayer(KroneckerLayer):
             parameter.grad.copy_(part.reshape(parameter.shape))
 
     def describe(self) -> str:
-        blocks = self.blocks or 1
-        kind = f"{blocks} x " if blocks > 1 else ""
-        inputs = self.weight[0].numel() + len(self._biases)
-        return f"{kind}A {inputs}, {kind}G {len(self.weight) // blocks}, tied in " + " and ".join(
-            part.name or "(model)" for part in self._parts
-        )
+        parts = " and ".join(part.name or "(model)" for part in self._parts)
+        return f"{super().describe()}, tied in {parts}"
+
+
+def _as_wide_as(factor: torch.Tensor, diagonal: bool, wanted: bool) -> torch.Tensor:
+    """A factor as a diagonal or as a matrix, whatever it is."""
+    if diagonal == wanted:
+        return factor
+    return factor.diagonal(dim1=-2, dim2=-1) if wanted else torch.diag(factor)
 
 
 def balanced(
@@ -134,13 +162,19 @@ def balanced(
     Parameters
     ----------
     products : sequence of (tensor, tensor)
-        Symmetric positive semidefinite L_k (..., m, m) and R_k (..., n, n).
+        Symmetric positive semidefinite L_k (..., m, m) and R_k (..., n, n), or the diagonals (m,)
+        of all L_k, or (n,) of all R_k.
     """
     left, right = (torch.stack(factors) for factors in zip(*products, strict=True))
     left_trace, right_trace = (
-        t.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] for t in (left, right)
+        t.sum(-1) if t.ndim == 2 else t.diagonal(dim1=-2, dim2=-1).sum(-1) for t in (left, right)
     )
     total = (left_trace * right_trace).sum(0)
     # without any gradient, as behind dead units, one side of each product is zero
     root = torch.where(total > 0.0, total, torch.ones_like(total)).sqrt()
-    return (left * right_trace).sum(0) / root, (right * left_trace).sum(0) / root
+    return _weighted(left, right_trace / root), _weighted(right, left_trace / root)
+
+
+def _weighted(factors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The sum of factors, each block times its weight."""
+    return (factors * weights[(...,) + (None,) * (factors.ndim - weights.ndim)]).sum(0)

@@ -1,0 +1,93 @@
+"""What backward passes brought, as long as the gradient that they made is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.passes import Pass
+
+__all__ = ["Gathered", "collect"]
+
+
+class Gathered:
+    """What a layer has recorded since the last step.
+
+    It counts for as long as the gradient of the layer's weight has the same passes in it. Where
+    that is None or all zeros again, as after `zero_grad`, whoever called it threw the passes away:
+    the first of SAM's two, a generator's through its discriminator, a batch whose loss was odd.
+
+    Parameters
+    ----------
+    layer : Layer
+        What records.
+
+    Attributes
+    ----------
+    passes : set of Pass
+        Those that the records are of.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.passes: set[Pass] = set()
+        self._left: tuple[int, int] | None = None
+
+    def enter(self, here: Pass) -> None:
+        """Note a pass that something was recorded of."""
+        self.passes.add(here)
+        here.seen.add(self.layer)
+        here.counted.add(self.layer)
+
+    def note_gradient(self, weight: torch.Tensor) -> None:
+        """Remember the gradient that a backward pass has just left."""
+        gradient = weight.grad
+        self._left = None if gradient is None else (gradient.data_ptr(), gradient._version)
+
+    def drop_if_thrown_away(self, weight: torch.Tensor) -> None:
+        """Forget everything if the gradient that it made is no longer there."""
+        if not self.passes:
+            return
+        gradient = weight.grad
+        if gradient is not None:
+            if (gradient.data_ptr(), gradient._version) == self._left:
+                return
+            # it was scaled or clipped perhaps, or set to zero
+            if gradient.is_sparse or bool(gradient.any()):
+                return
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget everything."""
+        for here in self.passes:
+            here.counted.discard(self.layer)
+        self.passes, self._left = set(), None
+        self.layer.discard()
+
+
+def collect(found: Iterable[Gathered]) -> None:
+    """Make what layers recorded ready for a step, once it is known which passes count.
+
+    A layer that some passes of the model made no use of, as an expert that was not asked, counts
+    their loss terms too: accumulated batches are one batch.
+
+    Raises
+    ------
+    Exception
+        What kept a pass that counts from being recorded.
+    """
+    live = []
+    for gathered in found:
+        gathered.drop_if_thrown_away(gathered.layer.parameters[0])
+        if gathered.passes:
+            live.append(gathered)
+    passes = set[Pass]().union(*(gathered.passes for gathered in live))
+    for here in passes:
+        if here.trouble is not None:
+            raise here.trouble
+    for gathered in live if len(passes) > 1 else ():
+        others = [here for here in passes if here.whole and gathered.layer not in here.seen]
+        if others:
+            gathered.layer.pass_over(sum(here.own or 0.0 for here in others))
