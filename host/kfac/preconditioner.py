@@ -306,16 +306,17 @@ class KFAC:
     def _step(self) -> StepMetrics:
         due, loss = self._due(), self._watcher.collect()
         decay, blocks = self._now("decay"), self.training.blocks
-        moved = [layer for layer in self.layers if layer.intact and layer.update_factors(decay)]
+        intact = [layer for layer in self.layers if layer.intact]
+        moved = [layer for layer in intact if layer.update_factors(decay)]
         for layer in moved:
             blocks.outdate(layer)
-        present = self._gradients()
+        ready = [layer for layer in intact if layer.has_factors]
+        present = _gradients(ready)
         self._others.check(self.layers, moved, present, due=due)
         if self._owns_inverter:
             assert self.unit is not None
             self.inverse = Thermodynamic(self.unit, self._now("samples"), self._now("settle"))
         damping, cost = self._now("damping"), Cost()
-        ready = [layer for layer in self.layers if layer.intact and layer.has_factors]
         self._renew([layer for layer in ready if isinstance(layer, KroneckerLayer)], damping, cost)
         updates = [self._update(layer, g, damping, cost) for layer, g in present.items()]
         nu = shortening(
@@ -331,7 +332,12 @@ class KFAC:
             cost.flops(sum(update.numel() for update in updates))
             for update in updates:
                 update.mul_(nu)
-        self._write(present, updates)
+        _check(present, updates)
+        lm = self.training.marquardt
+        if self._trial is not None and lm is not None:
+            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+        for layer, update in zip(present, updates, strict=True):
+            layer.set_gradient(update)
         metrics = StepMetrics.of(
             cost,
             step=self.steps,
@@ -344,21 +350,6 @@ class KFAC:
         self.training.steps += 1
         return metrics
 
-    def _gradients(self) -> dict[Layer, torch.Tensor]:
-        """Those of layers with averages; `FloatingPointError` if one holds NaN or inf."""
-        gradients = {}
-        for layer in self.layers:
-            gradient = layer.gradient() if layer.intact and layer.has_factors else None
-            if gradient is None:
-                continue
-            if not all_finite(gradient):
-                raise FloatingPointError(
-                    f"the gradient of layer {layer.name or '(model)'!r} holds NaN or inf: training "
-                    "has diverged (lower lr, or raise damping), or the data held some"
-                )
-            gradients[layer] = gradient
-        return gradients
-
     def _rates(self, layers: Iterable[Layer]) -> list[float]:
         """The rate of each layer."""
         rate = self._now("lr")
@@ -367,21 +358,6 @@ class KFAC:
             return [rate for _ in layers]
         by_parameter = read.by_parameter()
         return [max(by_parameter.get(id(p), 0.0) for p in layer.parameters) for layer in layers]
-
-    def _write(self, layers: Iterable[Layer], updates: Sequence[torch.Tensor]) -> None:
-        """Put updates in the place of gradients, once all are known to be numbers there."""
-        for layer, update in zip(layers, updates, strict=True):
-            dtype = layer.parameters[0].dtype
-            if not all_finite(in_type(update, dtype)):
-                raise FloatingPointError(
-                    f"the update of layer {layer.name or '(model)'!r} is too large for {dtype}: "
-                    "lower lr, or raise damping"
-                )
-        lm = self.training.marquardt
-        if self._trial is not None and lm is not None:
-            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
-        for layer, update in zip(layers, updates, strict=True):
-            layer.set_gradient(update)
 
     def _renew(self, layers: Sequence[KroneckerLayer], damping: float, cost: Cost) -> None:
         blocks, threshold = self.training.blocks, self._now("refresh_threshold")
@@ -501,3 +477,30 @@ class KFAC:
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _gradients(layers: Iterable[Layer]) -> dict[Layer, torch.Tensor]:
+    """Those that there are; `FloatingPointError` if one holds NaN or inf."""
+    gradients = {}
+    for layer in layers:
+        gradient = layer.gradient()
+        if gradient is None:
+            continue
+        if not all_finite(gradient):
+            raise FloatingPointError(
+                f"the gradient of layer {layer.name or '(model)'!r} holds NaN or inf: training "
+                "has diverged (lower lr, or raise damping), or the data held some"
+            )
+        gradients[layer] = gradient
+    return gradients
+
+
+def _check(layers: Iterable[Layer], updates: Iterable[torch.Tensor]) -> None:
+    """`FloatingPointError` if an update would not be finite where gradients are."""
+    for layer, update in zip(layers, updates, strict=True):
+        dtype = layer.parameters[0].dtype
+        if not all_finite(in_type(update, dtype)):
+            raise FloatingPointError(
+                f"the update of layer {layer.name or '(model)'!r} is too large for {dtype}: "
+                "lower lr, or raise damping"
+            )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,24 +13,32 @@ __all__ = ["leaving_no_trace", "undisturbed"]
 DEVICES = ("cpu", "cuda")
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """No autocasting, no graph, no default device, whatever the caller has set.
+class undisturbed:
+    """No graph, no autocasting, no default device, whatever the caller has set.
 
-    Moments, sums and products are then made in the types that they are given.
+    Moments, sums and products are then made in the types that they are given. A class, as hooks
+    enter it for every layer: a generator takes longer than what they do there.
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        for device in DEVICES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        yield
+
+    def __enter__(self) -> None:
+        self._outer: list[Any] = [torch.no_grad()]
+        self._outer += [
+            torch.autocast(device, enabled=False)
+            for device in DEVICES
+            if torch.is_autocast_enabled(device)
+        ]
+        if torch._C._len_torch_function_stack():  # what a default device is made of, for one
+            self._outer.append(torch.device("cpu"))
+        for each in self._outer:
+            each.__enter__()
+
+    def __exit__(self, *details: object) -> None:
+        for each in reversed(self._outer):
+            each.__exit__(*details)
 
 
 @contextmanager
-def leaving_no_trace(devices: set[torch.device]) -> Iterator[None]:
+def leaving_no_trace(devices: Iterable[torch.device]) -> Iterator[None]:
     """Have passes that run modules again, as checkpointed regions do, change nothing.
 
     torch's generators, those that modules hold, and buffers, such as the averages of batch
@@ -38,9 +46,11 @@ def leaving_no_trace(devices: set[torch.device]) -> Iterator[None]:
 
     Parameters
     ----------
-    devices : set of torch.device
+    devices : iterable of torch.device
         Where the network is.
     """
+    state = torch.get_rng_state()
+    on_cuda = [(d, torch.cuda.get_rng_state(d)) for d in devices if d.type == "cuda"]
     kept: list[tuple[torch.nn.Module, str, torch.Tensor | None]] = []
     generators: list[tuple[torch.Generator, torch.Tensor]] = []
     known: set[torch.nn.Module] = set()
@@ -59,11 +69,12 @@ def leaving_no_trace(devices: set[torch.device]) -> Iterator[None]:
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(keep)
     try:
-        cuda = [device for device in devices if device.type == "cuda"]
-        with torch.random.fork_rng(devices=cuda):
-            yield
+        yield
     finally:
         handle.remove()
+        torch.set_rng_state(state)
+        for device, its_state in on_cuda:
+            torch.cuda.set_rng_state(its_state, device)
         for module, key, buffer in kept:
             module._buffers[key] = buffer
         for generator, state in generators:

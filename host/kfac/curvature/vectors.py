@@ -70,52 +70,48 @@ class Vectors:
         FloatingPointError
             If outputs are NaN or inf.
         """
+        with undisturbed():
+            return self._sent(outputs, target, total, uses)
+
+    def _sent(
+        self, outputs: torch.Tensor, target: torch.Tensor, total: float, uses: Edges
+    ) -> dict[Layer, tuple[Sums, set[Pass]]]:
         fixed = full_precision(outputs.detach())
         if not all_finite(fixed):
             raise FloatingPointError(
                 "the outputs that the loss was given hold NaN or inf: training has diverged "
                 "(lower lr, or raise damping), or the data held some"
             )
-        layers = dict.fromkeys(use.layer for _, use in uses)
-        before = {layer: layer.take() for layer in layers}
+        before = {use.layer: use.layer.take() for _, use in uses}
         edges = [edge for edge, _ in uses]
         count = self._count(fixed)
         parts = [terms / count for terms in _shares(uses, total)]
-        weight = count**-0.5 if self.fisher == "mc" else 1.0
         reached: dict[Layer, set[Pass]] = {}
+        vectors = self._vectors(fixed, target, uses)
         try:
-            with leaving_no_trace({fixed.device}):
-                for column, vector in enumerate(self._vectors(fixed, target, uses)):
+            with leaving_no_trace([fixed.device]):
+                for column, vector in enumerate(vectors):
+                    own = vector.to(outputs.dtype)
                     gradients = torch.autograd.grad(
-                        outputs,
-                        edges,
-                        vector.to(outputs.dtype),
-                        retain_graph=True,
-                        allow_unused=True,
+                        outputs, edges, own, retain_graph=True, allow_unused=True
                     )
                     for (_, use), terms, gradient in zip(uses, parts, gradients, strict=True):
-                        if gradient is not None:
-                            self._record(use, gradient, weight, terms, again=column > 0)
-                            reached.setdefault(use.layer, set()).add(use.here)
+                        if gradient is None:
+                            continue
+                        reached.setdefault(use.layer, set()).add(use.here)
+                        use.layer.record(
+                            use.module,
+                            use.given,
+                            full_precision(gradient),
+                            terms,
+                            reduce=self.reduce,
+                            again=column > 0,
+                        )
             return {layer: (layer.take(), passes) for layer, passes in reached.items()}
         finally:
             for layer, sums in before.items():
                 layer.discard()
                 layer.put(sums)
-
-    def _record(
-        self, use: Use, gradient: torch.Tensor, weight: float, terms: float, *, again: bool
-    ) -> None:
-        with undisturbed():
-            own = full_precision(gradient.detach())
-            use.layer.record(
-                use.module,
-                use.given,
-                own if weight == 1.0 else own * weight,
-                terms,
-                reduce=self.reduce,
-                again=again,
-            )
 
     def _count(self, outputs: torch.Tensor) -> int:
         if self.fisher == "mc":
@@ -128,22 +124,16 @@ class Vectors:
         curvature, generator = self.curvature, self.generator
         if self.fisher == "mc":
             for _ in range(self.samples):
-                with undisturbed():
-                    drawn = curvature.sample(outputs, target, generator)
-                yield drawn
+                drawn = curvature.sample(outputs, target, generator)
+                yield drawn if self.samples == 1 else drawn * self.samples**-0.5
             return
         terms = curvature.term_shape(outputs).numel()
         alone = min((use.examples for _, use in uses), default=terms) >= terms
-        columns = curvature.columns(outputs, target)
-        while True:
-            with undisturbed():
-                column = next(columns, None)
-                if column is None:
-                    return
-                if not (alone or self.reduce):  # "reduce" takes all of an example together
-                    # an example has several loss terms, which the network may mix
-                    column *= curvature.signs(outputs, generator)
-            yield column
+        for column in curvature.columns(outputs, target):
+            if alone or self.reduce:  # "reduce" takes all of an example together
+                yield column
+            else:  # an example has several loss terms, which the network may mix
+                yield column * curvature.signs(outputs, generator)
 
 
 def _shares(uses: Edges, total: float) -> list[float]:

@@ -26,6 +26,8 @@ class Layer(ABC):
         The module's name in the model.
     modules : tuple of torch.nn.Module
         Where its parameters are used; several where modules share them.
+    module : torch.nn.Module
+        The first of them.
     """
 
     #: the modules' names of the parameters that it may have
@@ -34,6 +36,7 @@ class Layer(ABC):
     def __init__(self, name: str, modules: Sequence[torch.nn.Module]) -> None:
         self.name = name
         self.modules = tuple(modules)
+        self.module = self.modules[0]
         self._shapes = {
             key: parameter.shape
             for key in self.keys
@@ -53,11 +56,6 @@ class Layer(ABC):
     @abstractmethod
     def fits(cls, module: torch.nn.Module) -> bool:
         """Whether a module of a class that this one is registered for has something to train."""
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The first of `modules`."""
-        return self.modules[0]
 
     def part_at(self, module: torch.nn.Module) -> Layer:
         """What records the uses of one of `modules`: the layer itself, unless it has parts."""
@@ -284,7 +282,7 @@ class KroneckerLayer(Layer):
     @property
     def weight(self) -> torch.nn.Parameter:
         """The weight, of shape (out, ...)."""
-        return self.module.weight  # type: ignore[return-value]
+        return self.module._parameters["weight"]  # type: ignore[return-value]
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -294,7 +292,7 @@ class KroneckerLayer(Layer):
     @property
     def bias(self) -> torch.nn.Parameter | None:
         """The bias, of shape (out,), if it is trained."""
-        return self.module.bias if self.has_bias else None  # type: ignore[return-value]
+        return self.module._parameters["bias"] if self.has_bias else None
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
