@@ -8,8 +8,9 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
+from thermokron.host.kfac.curvature.layers import register_layer
+from thermokron.host.kfac.kfac import KFAC
 from thermokron.host.kfac.metrics import StepMetrics
-from thermokron.host.kfac.preconditioner import KFAC
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
 
@@ -22,4 +23,5 @@ __all__ = [
     "Thermodynamic",
     "diagonal",
     "exact",
+    "register_layer",
 ]

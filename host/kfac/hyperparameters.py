@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.linalg import Settle, check_settle
 
 __all__ = [
@@ -56,6 +57,17 @@ class Hyperparameters:
         if name not in self._constants:
             self._constants[name] = self._checked(name, given)
         return self._constants[name]
+
+    def rates(self, step: int, layers: Iterable[Layer]) -> list[float]:
+        """The learning rate of each layer: that of its parameters' group, where groups are known.
+
+        0 of parameters that the optimiser does not have.
+        """
+        rate, given = self.at("lr", step), self.given["lr"]
+        if not isinstance(given, RateOf):
+            return [rate for _ in layers]
+        by_parameter = given.by_parameter()
+        return [max(by_parameter.get(id(p), 0.0) for p in layer.parameters) for layer in layers]
 
     @staticmethod
     def _checked(name: str, value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.curvature.layers.base import KroneckerLayer
+from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 
 __all__ = ["ConvLayer", "patches"]
 

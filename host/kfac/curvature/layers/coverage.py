@@ -19,8 +19,9 @@ from thermokron.host.kfac.curvature.layers.attention import (
     LastMoments,
     ProjectionLayer,
 )
-from thermokron.host.kfac.curvature.layers.base import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.layers.base import Layer
 from thermokron.host.kfac.curvature.layers.embedding import OPTIONS
+from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 from thermokron.host.kfac.curvature.layers.linear import LinearLayer
 from thermokron.host.kfac.curvature.layers.norm import NormLayer
 from thermokron.host.kfac.curvature.layers.registry import known_class, layer_class_of

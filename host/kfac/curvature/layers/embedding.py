@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from thermokron.host.kfac.curvature.layers.base import KroneckerLayer, full_precision
+from thermokron.host.kfac.curvature.layers.base import full_precision
+from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 
 __all__ = ["OPTIONS", "EmbeddingLayer"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from thermokron.host.kfac.curvature.layers.base import KroneckerLayer
+from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 
 __all__ = ["LinearLayer"]
 

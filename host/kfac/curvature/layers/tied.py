@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.layers.base import KroneckerLayer
+from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 
 __all__ = ["TiedLayer", "balanced"]
 

@@ -1,0 +1,245 @@
+"""K-FAC as a preconditioner beside any torch optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from thermokron.host.kfac.choices import (
+    choose_inverter,
+    loss_curvature,
+    loss_reduction_of,
+)
+from thermokron.host.kfac.curvature.hooks import Watcher
+from thermokron.host.kfac.curvature.layers import Choice, find_layers
+from thermokron.host.kfac.curvature.uncovered import Uncovered
+from thermokron.host.kfac.curvature.vectors import Vectors
+from thermokron.host.kfac.hyperparameters import (
+    Hyperparameters,
+    Interval,
+    OptionalSchedule,
+    Samples,
+    Schedule,
+    SettleSchedule,
+    check_count,
+    learning_rate,
+)
+from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.preconditioner import Preconditioner
+from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
+from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.solver import Solver
+from thermokron.host.kfac.state import TrainingState
+from thermokron.model import Unit
+
+__all__ = ["KFAC"]
+
+
+class KFAC(Preconditioner):
+    """Preconditions gradients by Kronecker-factored curvature.
+
+    Call it between the backward pass and the optimiser, which may be any:
+
+        criterion = torch.nn.CrossEntropyLoss()
+        kfac = KFAC(model, unit, lr=0.05, damping=0.03, criterion=criterion)
+
+        loss = criterion(model(inputs), targets)
+        loss.backward()
+        kfac.step()
+        optimizer.step()
+
+    The gradient V of every covered layer becomes ν G⁻¹ V A⁻¹. A = E[a aᵀ] is the second moment of
+    its inputs, with the bias as a homogeneous coordinate, and G = E[g gᵀ] that of the gradients of
+    loss terms with respect to its outputs, so that A ⊗ G approximates its block of the curvature
+    of the *mean* loss, whatever the batch size, the number of positions at which the layer is
+    used, and of loss terms per example (Martens & Grosse 2015, arXiv 1503.05671; Eschenhagen et
+    al. 2023, arXiv 2311.00636). Averages are exponential and bias-corrected. Momentum, weight
+    decay and learning-rate schedules stay with the optimiser.
+
+    Covered are `torch.nn.Linear`, `Conv1d` to `Conv3d`, `Embedding`, `MultiheadAttention` with its
+    projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `RMSNorm`,
+    `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`, transformers' `Conv1D`, and what
+    `register_layer` was told of. Other parameters keep their plain gradient, and a warning names
+    each once, with the reason: here, or in the first step that finds it with a gradient. Those
+    without a gradient stay without. What counts are the passes that made the gradient which
+    `step` finds: others, as under `torch.no_grad`, of modules in eval mode, without a backward
+    pass, or whose gradient was set to zero, leave no trace.
+
+    Moments, products and sums are made in single precision at least, whatever the type of the
+    network and of autocasting around the calls.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network; hooks are placed in it, and removed by `close`.
+    unit : Unit or None
+        Thermodynamic unit that holds the factors; None works exactly on the host.
+    lr : float or torch.optim.Optimizer
+        The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
+        the optimiser itself, each layer's rate is that of its parameters' group, the largest if
+        there are several, read at every step, whatever scheduler changes it and whatever groups
+        are added. 0 is legal, as at the end of a schedule.
+    damping : float or LevenbergMarquardt
+        Tikhonov damping λ of the curvature, in units of the loss. With small rates a small λ is
+        faster, such as 0.001 with 0.005 and a `kl_clip` of 1e-2, and in deep networks, whose
+        factors are small, both smaller again. A `LevenbergMarquardt` adapts
+        itself; it needs `criterion`, and `adapt` to be called after the optimiser's step.
+    criterion : torch.nn.Module, optional
+        The loss module that the training loop calls, as `criterion(outputs, targets)`: a hook on
+        it tells K-FAC outputs, targets and reduction. Needed for `fisher` "mc" and "ggn". Without
+        it, the empirical Fisher takes the model's output to have one loss term per row (all
+        dimensions but the last), and the loss to be backpropagated undivided.
+    fisher : "empirical", "mc" or "ggn"
+        Which gradients g are: those at the training labels; those at labels drawn from the
+        model's own predictions, one more backward pass per sample; or the exact square root of
+        the loss's Hessian, one more backward pass per output, for `CrossEntropyLoss`, `MSELoss`
+        and `BCEWithLogitsLoss`. The further passes begin at the outputs, when the backward pass
+        enters the loss, and leave parameter gradients alone.
+    mc_samples, seed : int
+        Samples per loss term for "mc", and the seed of their generator.
+    sharing : "expand" or "reduce"
+        How positions that share a weight are combined, see `KroneckerLayer`.
+    damping_mode : "factored" or "exact"
+        Damping of both factors, see `shares`, or of their product, from their
+        eigendecompositions, O(n³) on the host.
+    method : "inverse" or "solve", optional
+        How blocks are applied, see `thermokron.host.kfac.solve.methods`: "solve" on a unit, which
+        then makes the apply too, and "inverse" on the host, if not given.
+    inverse : Inverter, optional
+        Another way to invert, such as `diagonal`; excludes `unit`.
+    samples : int, optional
+        Samples per run of the unit: of an inverse 1,000, of a solution one reading, if not given.
+    settle : float or str
+        Of solutions on a unit: the part of a factor's slowest mode that may be left undone before
+        they are read, which acts like a little more damping; or a time such as "5tau".
+    decay : float
+        β of the factors' moving average, in [0, 1).
+    factor_interval, inverse_interval : int
+        Steps between updates of the factors, and of their inverses.
+    refresh_threshold : float or None
+        Renews a layer's inverses between intervals too, when either of its factors has moved by
+        more than this part of its Frobenius norm since they were made.
+    kl_clip, norm_constraint : float or None
+        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off. The
+        default κ suits an optimiser with momentum 0.9 whose rate nobody has tuned: from 0.01 up
+        the rate hardly matters then. A larger κ is faster where the rate suits, such as the
+        1e-2 of `thermokron train`, with momentum, beside rates and dampings that were chosen with
+        it; without momentum 1e-2 is as safe.
+    loss_reduction : "mean" or "sum"
+        How the loss combines its terms, where there is no `criterion` to ask. For a sum the
+        curvature is still that of the mean loss, so that damping means the same.
+    include, exclude : str, module class, module, or a list of these; optional
+        Which modules to cover, with all that is in them, and which not. Names may have wildcards,
+        as in `exclude="encoder.*.norm?"`. What is left out keeps its plain gradient.
+    dense_limit : int or None
+        Rows up to which a factor is a matrix; beyond only its diagonal is kept, and a warning
+        says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
+        8,192 rows is 0.27 GB, three times while it is inverted, which takes about 10 s on two
+        cores.
+
+    Numbers from `lr` to `norm_constraint`, but for `mc_samples` and `seed`, may be functions of
+    the step index.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        What is covered.
+    uncovered : list of str
+        What is not, and trained all the same, with the reason.
+    steps : int
+        Steps taken.
+    metrics : StepMetrics or None
+        Of the last step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a hyperparameter is illegal (named, with the legal range), or the model holds nothing
+        that K-FAC covers.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        unit: Unit | None = None,
+        *,
+        lr: Schedule | torch.optim.Optimizer,
+        damping: Schedule | LevenbergMarquardt = 0.01,
+        criterion: torch.nn.Module | None = None,
+        fisher: str = "empirical",
+        mc_samples: int = 1,
+        seed: int = 0,
+        sharing: str = "expand",
+        damping_mode: str = "factored",
+        method: str | None = None,
+        inverse: Inverter | None = None,
+        samples: Samples = None,
+        settle: SettleSchedule = 0.1,
+        decay: Schedule = 0.95,
+        factor_interval: Interval = 1,
+        inverse_interval: Interval = 1,
+        refresh_threshold: OptionalSchedule = None,
+        kl_clip: OptionalSchedule = 1e-4,
+        norm_constraint: OptionalSchedule = None,
+        loss_reduction: str | None = None,
+        include: Choice = None,
+        exclude: Choice = None,
+        dense_limit: int | None = 8192,
+    ) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model = {model!r} is not a torch.nn.Module")
+        self.choices: dict[str, Any] = {
+            "fisher": fisher,
+            "sharing": sharing,
+            "damping_mode": damping_mode,
+            "method": method,
+            "loss_reduction": loss_reduction_of(criterion, loss_reduction),
+        }
+        inverse = choose_inverter(unit, inverse, self.choices, samples)
+        self.method_given = method is not None
+        self.unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
+        curvature = loss_curvature(criterion, fisher)
+        lm = damping if isinstance(damping, LevenbergMarquardt) else None
+        self.hyperparameters = Hyperparameters(
+            lr=learning_rate(lr),
+            samples=samples,
+            settle=settle,
+            damping=damping if lm is None else lambda step: lm.value,
+            decay=decay,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+            refresh_threshold=refresh_threshold,
+            kl_clip=kl_clip,
+            norm_constraint=norm_constraint,
+        )
+        self.metrics: StepMetrics | None = None
+        self._solver = Solver(inverse, self.choices, self.hyperparameters, own=unit)
+        for name in self.hyperparameters:
+            self.hyperparameters.at(name, 0)
+        if dense_limit is not None:
+            check_count("dense_limit", dense_limit)
+        coverage = find_layers(model, include=include, exclude=exclude, dense_limit=dense_limit)
+        coverage.tell()
+        self.layers, self.uncovered = coverage.layers, coverage.uncovered
+        self._others = Uncovered(model, coverage, fisher)
+        generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
+        self.training = TrainingState(self.layers, generator, lm, self.unit)
+        self._trial = None if lm is None else Trial(model, criterion)
+        mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
+        vectors = None
+        if fisher != "empirical":
+            assert curvature is not None
+            vectors = Vectors(
+                curvature, fisher, samples=mc_samples, reduce=reduce, generator=generator
+            )
+        self._watcher = Watcher(
+            model,
+            coverage,
+            criterion=criterion,
+            curvature=curvature,
+            vectors=vectors,
+            reduce=reduce,
+            mean=self.choices["loss_reduction"] == "mean",
+            due=self._due,
+        )
