@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "Use", "mark", "passes_of", "rows_of", "uses_of"]
+__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "rows_of", "uses_of"]
 
 
 class Pass:
@@ -58,6 +58,15 @@ class Pass:
         if layer in self.counted:
             return 0.0
         return default if self.own is None else self.own
+
+
+def blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
+    """Note in passes why they could not be recorded."""
+    if not isinstance(error, FloatingPointError):
+        cause, error = error, RuntimeError(f"K-FAC cannot take {what} into account: {error}")
+        error.__cause__ = cause
+    for here in passes:
+        here.trouble = here.trouble or error
 
 
 class Use(NamedTuple):
