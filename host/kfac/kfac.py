@@ -230,6 +230,7 @@ class KFAC(Preconditioner):
         )
         coverage.tell()
         self.layers, self.uncovered = coverage.layers, coverage.uncovered
+        self._left_out = coverage.left_out
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.training = TrainingState(self.layers, generator, lm, self.unit)

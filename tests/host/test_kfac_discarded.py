@@ -1,4 +1,4 @@
-"""What counts are the passes that made the gradient which a step finds; and step() says the rest."""
+"""What counts are the passes that made the gradient which a step finds; step() says the rest."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_faults_of_a_hook_and_of_a_schedule_are_said_by_the_step(monkeypatch) ->
 
         monkeypatch.setattr(kfac.layers[0], "record", odd)
         criterion(model(X), Y).backward()
-        with pytest.raises(RuntimeError, match="K-FAC cannot take .* into account: out of bounds"):
+        with pytest.raises(RuntimeError, match=r"K-FAC cannot take .* into account: out of bounds"):
             kfac.step()
         kfac.close()
         monkeypatch.undo()
