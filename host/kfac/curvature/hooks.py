@@ -28,6 +28,7 @@ from thermokron.host.kfac.curvature.passes import (
     mark,
     passes_of,
     rows_of,
+    said_later,
     uses_of,
 )
 from thermokron.host.kfac.curvature.vectors import Vectors
@@ -87,7 +88,7 @@ class Watcher:
         self.reduce, self.mean = reduce, mean
         self.loss: torch.Tensor | None = None
         self._asleep = self._several = self._told = False
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
         self._gathered: dict[Layer, Gathered] = {}
         #: what the backward pass brought to layers whose weight it has not reached yet
@@ -171,7 +172,7 @@ class Watcher:
     def discard(self) -> None:
         """Forget all passes since the last step."""
         self.release()
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
 
     def __deepcopy__(self, memo: Any) -> Watcher:
         return _blind()  # what a copy of the model has of it: hooks that do nothing
@@ -181,8 +182,9 @@ class Watcher:
 
     # ---- the model's forward pass ----------------------------------------------------------
 
+    @said_later
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
-        self._pass = Pass(whole=True)
+        self.current = Pass(whole=True)
         if self._free and self._records():
             for layer in self._free:
                 if layer.intact and layer.module.training and layer.parameters[0].requires_grad:
@@ -192,12 +194,14 @@ class Watcher:
         """Whether passes leave a trace now."""
         return not self._asleep and torch.is_grad_enabled() and self._due()
 
+    @said_later
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self._pass.running = False
+        self.current.running = False
         # the loss module knows better, and may have been called inside the model
-        if self._pass.terms is None:
-            self._pass.terms = rows_of(output)
+        if self.current.terms is None:
+            self.current.terms = rows_of(output)
 
+    @said_later
     def _used(
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
     ) -> None:
@@ -205,6 +209,7 @@ class Watcher:
             inputs = args[0] if args else next(iter(kwargs.values()))
             self._enter(layer, module, inputs, output)
 
+    @said_later
     def _projected(
         self, parts: Mapping[str, Layer], part: str, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
@@ -222,13 +227,9 @@ class Watcher:
         if not layer.intact or not layer.parameters[0].requires_grad:  # changed or frozen since
             return
         if self._is_over(layer):
-            self._pass = Pass(whole=False)
-        prepared: torch.Tensor | Exception
-        try:
-            prepared = layer.prepare(module, inputs)
-        except Exception as error:
-            prepared = error
-        use = Use(layer, module, prepared, len(output), self._pass, output.output_nr)
+            self.current = Pass(whole=False)
+        prepared = layer.prepare(module, inputs)
+        use = Use(layer, module, prepared, len(output), self.current, output.output_nr)
         mark(output, self._mark, use)
         self._open_gate(layer, layer.parameters[0])
         if self.vectors is None:
@@ -242,7 +243,7 @@ class Watcher:
 
     def _is_over(self, layer: Layer) -> bool:
         """Whether a layer that is used now is called alone, after the pass known last."""
-        here = self._pass
+        here = self.current
         if layer in here.seen:  # its backward pass has been
             return True
         recomputed = torch._C._current_graph_task_id() != -1  # inside a backward pass
@@ -250,15 +251,16 @@ class Watcher:
 
     # ---- the loss --------------------------------------------------------------------------
 
+    @said_later
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
         passes = passes_of(loss, self._mark)
         if not passes:
-            if self._pass.judged:  # the loss of another model
+            if self.current.judged:  # the loss of another model
                 return
-            passes = {self._pass}  # nothing is recorded now, or all of it is checkpointed
+            passes = {self.current}  # nothing is recorded now, or all of it is checkpointed
         self._several |= any(here.judged for here in passes)
         self.loss = loss.detach()
         for here in passes:
@@ -381,7 +383,7 @@ class Watcher:
         terms = here.share(layer, terms)
         self._gathered[layer].enter(here)
         try:
-            layer.record(use.module, use.given, gradient, terms, reduce=self.reduce, again=False)
+            layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=False)
         except Exception as error:
             blame([here], f"layer {layer.name or '(model)'!r}", error)
 
@@ -394,6 +396,6 @@ class Watcher:
 def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
-    watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
+    watcher._handles, watcher._asleep, watcher.current = [], True, Pass(whole=False)
     watcher._waiting, watcher._gathered, watcher._free = {}, {}, []
     return watcher
