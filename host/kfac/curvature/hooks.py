@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo as uncompiled
 
-from thermokron.host.kfac.curvature.context import undisturbed
+from thermokron.host.kfac.curvature.context import keeping_buffers, undisturbed
 from thermokron.host.kfac.curvature.gathered import Gathered, collect
 from thermokron.host.kfac.curvature.layers import Attention, Coverage, Layer, full_precision
 from thermokron.host.kfac.curvature.layers.base import Sums
@@ -37,6 +38,9 @@ class Watcher:
 
     Nothing that happens in a hook is raised there, in the user's forward or backward pass: the
     next step says it.
+
+    `torch.compile` runs hooks as they are, and compiles what is between them; with vectors to be
+    sent back, so that a graph can be gone through more than once.
 
     Copies of the model, by `copy.deepcopy` or pickled, are not watched. Nor are passes inside
     `torch.func` transforms, and those of nested tensors.
@@ -78,6 +82,7 @@ class Watcher:
         self.loss: torch.Tensor | None = None
         self._asleep = self._several = self._told = False
         self._failed: set[Pass] = set()  # of the loss whose backward pass is running
+        self._keeping: AbstractContextManager[None] | None = None  # while the model runs
         self._pass = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
         self._gathered: dict[Layer, Gathered] = {}
@@ -87,7 +92,7 @@ class Watcher:
         self._gates: dict[Layer, tuple[torch.Tensor, list[Any]]] = {}
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._finish),
+            model.register_forward_hook(self._finish, always_call=True),
         ]
         watched = {layer for _, parts in coverage.attentions for layer in parts.values()}
         for layer in coverage.layers:
@@ -171,15 +176,24 @@ class Watcher:
 
     # ---- the model's forward pass ----------------------------------------------------------
 
+    @uncompiled
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
         self._pass = Pass(whole=True)
+        if self.vectors is not None and self._keeping is None:
+            self._keeping = keeping_buffers()
+            self._keeping.__enter__()
 
+    @uncompiled
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if self._keeping is not None:
+            self._keeping.__exit__(None, None, None)
+            self._keeping = None
         self._pass.running = False
         # the loss module knows better, and may have been called inside the model
         if self._pass.terms is None:
             self._pass.terms = rows_of(output)
 
+    @uncompiled
     def _used(
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
     ) -> None:
@@ -187,6 +201,7 @@ class Watcher:
             inputs = args[0] if args else next(iter(kwargs.values()))
             self._enter(layer, module, inputs, output)
 
+    @uncompiled
     def _projected(
         self, parts: Mapping[str, Layer], part: str, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
@@ -232,6 +247,7 @@ class Watcher:
 
     # ---- the loss --------------------------------------------------------------------------
 
+    @uncompiled
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
@@ -376,4 +392,5 @@ def _blind() -> Watcher:
     watcher = object.__new__(Watcher)
     watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
     watcher._waiting, watcher._failed, watcher._gathered = {}, set(), {}
+    watcher.vectors = watcher._keeping = None
     return watcher

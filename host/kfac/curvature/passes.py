@@ -113,7 +113,8 @@ def uses_of(outputs: torch.Tensor, key: str) -> list[tuple[torch.autograd.graph.
     Raises
     ------
     RuntimeError
-        If there is a region under reentrant checkpointing, into which no graph leads.
+        If there is a region under reentrant checkpointing, into which no graph leads, or one that
+        was compiled to be run backward once.
     """
     return [
         (torch.autograd.graph.GradientEdge(node, use.edge, None), use)
@@ -133,16 +134,32 @@ def _marked(
             continue
         known.add(node)
         found = _notes(node).get(key)
-        if found is None and beyond and type(node).__name__ == "CheckpointFunctionBackward":
-            raise RuntimeError(
-                "fisher 'mc' and 'ggn' cannot look into a region under "
-                "torch.utils.checkpoint.checkpoint(..., use_reentrant=True); "
-                "legal: use_reentrant=False, or fisher = 'empirical'"
-            )
+        if found is None and beyond:
+            _check_passable(node)
         for use in found or ():
             yield node, use
         if found is None or beyond:
             waiting += [function for function, _ in node.next_functions]
+
+
+def _check_passable(node: torch.autograd.graph.Node) -> None:
+    """`RuntimeError` if vectors cannot be sent through a node, or not more than once."""
+    kind = type(node).__name__
+    if kind == "CheckpointFunctionBackward":
+        raise RuntimeError(
+            "fisher 'mc' and 'ggn' cannot look into a region under "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=True); "
+            "legal: use_reentrant=False, or fisher = 'empirical'"
+        )
+    if kind == "CompiledFunctionBackward":
+        compiled: Any = node
+        metadata = getattr(compiled._forward_cls, "metadata", None)
+        if getattr(metadata, "bw_donated_idxs", None):
+            raise RuntimeError(
+                "fisher 'mc' and 'ggn' cannot go more than once through what torch.compile "
+                "compiled before KFAC was made; legal: make KFAC before the compiled model is "
+                "called, call torch.compiler.reset() once it is made, or fisher = 'empirical'"
+            )
 
 
 def _notes(node: torch.autograd.graph.Node) -> dict[str, Any]:

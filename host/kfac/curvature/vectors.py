@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from thermokron.host.kfac.curvature.context import leaving_no_trace, undisturbed
+from thermokron.host.kfac.curvature.context import keeping_buffers, leaving_no_trace, undisturbed
 from thermokron.host.kfac.curvature.factors import all_finite
 from thermokron.host.kfac.curvature.layers import Layer, full_precision
 from thermokron.host.kfac.curvature.layers.base import Sums
@@ -70,7 +70,7 @@ class Vectors:
         FloatingPointError
             If outputs are NaN or inf.
         """
-        with undisturbed():
+        with undisturbed(), keeping_buffers():
             return self._sent(outputs, target, total, uses)
 
     def _sent(
