@@ -132,6 +132,10 @@ class KFAC(Preconditioner):
     include, exclude : str, module class, module, or a list of these; optional
         Which modules to cover, with all that is in them, and which not. Names may have wildcards,
         as in `exclude="encoder.*.norm?"`. What is left out keeps its plain gradient.
+    others : "diagonal" or "plain"
+        What parameters get that no layer class knows the use of, such as class tokens and
+        positions: diagonal curvature from the gradients of whole batches, see `FreeLayer`, or
+        their plain gradient.
     dense_limit : int or None
         Rows up to which a factor is a matrix; beyond only its diagonal is kept, and a warning
         says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
@@ -185,6 +189,7 @@ class KFAC(Preconditioner):
         loss_reduction: str | None = None,
         include: Choice = None,
         exclude: Choice = None,
+        others: str = "diagonal",
         dense_limit: int | None = 8192,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
@@ -194,6 +199,7 @@ class KFAC(Preconditioner):
             "sharing": sharing,
             "damping_mode": damping_mode,
             "method": method,
+            "others": others,
             "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
         inverse = choose_inverter(unit, inverse, self.choices, samples)
@@ -219,7 +225,9 @@ class KFAC(Preconditioner):
             self.hyperparameters.at(name, 0)
         if dense_limit is not None:
             check_count("dense_limit", dense_limit)
-        coverage = find_layers(model, include=include, exclude=exclude, dense_limit=dense_limit)
+        coverage = find_layers(
+            model, include=include, exclude=exclude, dense_limit=dense_limit, others=others
+        )
         coverage.tell()
         self.layers, self.uncovered = coverage.layers, coverage.uncovered
         self._others = Uncovered(model, coverage, fisher)

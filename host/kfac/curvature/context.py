@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch._functorch.config as compiler_config
 
-__all__ = ["keeping_buffers", "leaving_no_trace", "undisturbed"]
+__all__ = ["leaving_no_trace", "undisturbed"]
 
 DEVICES = ("cpu", "cuda")
 
@@ -36,20 +35,6 @@ class undisturbed:
     def __exit__(self, *details: object) -> None:
         for each in reversed(self._outer):
             each.__exit__(*details)
-
-
-@contextmanager
-def keeping_buffers() -> Iterator[None]:
-    """Have backward passes leave what they need to the next one on the same graph.
-
-    `torch.compile` looks at this when it compiles, and again in the backward pass: both must be
-    in here. Otherwise compiled backward passes may write over what the forward pass left them.
-    """
-    before, compiler_config.donated_buffer = compiler_config.donated_buffer, False
-    try:
-        yield
-    finally:
-        compiler_config.donated_buffer = before
 
 
 @contextmanager

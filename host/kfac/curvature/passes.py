@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+from thermokron.host.kfac.curvature.compiled import check_kept
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "Use", "mark", "passes_of", "rows_of", "uses_of"]
+__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "uses_of"]
 
 
 class Pass:
@@ -53,11 +54,26 @@ class Pass:
         """Its own loss terms."""
         return None if self.terms is None else self.terms * self.part
 
+    def finish(self, output: Any) -> None:
+        """The model has returned this."""
+        self.running = False
+        if self.terms is None:  # else the loss module knew better, called inside the model
+            self.terms = rows_of(output)
+
     def share(self, layer: Layer, default: float) -> float:
         """Loss terms that a use of a layer counts: none where it was used in the pass before."""
         if layer in self.counted:
             return 0.0
         return default if self.own is None else self.own
+
+
+def blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
+    """Note in passes why they could not be recorded."""
+    if not isinstance(error, FloatingPointError):
+        cause, error = error, RuntimeError(f"K-FAC cannot take {what} into account: {error}")
+        error.__cause__ = cause
+    for here in passes:
+        here.trouble = here.trouble or error
 
 
 class Use(NamedTuple):
@@ -134,32 +150,18 @@ def _marked(
             continue
         known.add(node)
         found = _notes(node).get(key)
-        if found is None and beyond:
-            _check_passable(node)
+        if beyond:
+            check_kept(node)
+        if found is None and beyond and type(node).__name__ == "CheckpointFunctionBackward":
+            raise RuntimeError(
+                "fisher 'mc' and 'ggn' cannot look into a region under "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=True); "
+                "legal: use_reentrant=False, or fisher = 'empirical'"
+            )
         for use in found or ():
             yield node, use
         if found is None or beyond:
             waiting += [function for function, _ in node.next_functions]
-
-
-def _check_passable(node: torch.autograd.graph.Node) -> None:
-    """`RuntimeError` if vectors cannot be sent through a node, or not more than once."""
-    kind = type(node).__name__
-    if kind == "CheckpointFunctionBackward":
-        raise RuntimeError(
-            "fisher 'mc' and 'ggn' cannot look into a region under "
-            "torch.utils.checkpoint.checkpoint(..., use_reentrant=True); "
-            "legal: use_reentrant=False, or fisher = 'empirical'"
-        )
-    if kind == "CompiledFunctionBackward":
-        compiled: Any = node
-        metadata = getattr(compiled._forward_cls, "metadata", None)
-        if getattr(metadata, "bw_donated_idxs", None):
-            raise RuntimeError(
-                "fisher 'mc' and 'ggn' cannot go more than once through what torch.compile "
-                "compiled before KFAC was made; legal: make KFAC before the compiled model is "
-                "called, call torch.compiler.reset() once it is made, or fisher = 'empirical'"
-            )
 
 
 def _notes(node: torch.autograd.graph.Node) -> dict[str, Any]:
