@@ -90,6 +90,8 @@ class Vectors:
         uses: Edges,
         free: Sequence[FreeLayer],
     ) -> dict[Layer, tuple[Sums, set[Pass]]]:
+        if outputs.numel() == 0:  # a batch without rows
+            return {}
         fixed = full_precision(outputs.detach())
         if not all_finite(fixed):
             raise FloatingPointError(
