@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thermokron.host.kfac import KFAC, LevenbergMarquardt
 
-X, Y = torch.linspace(-1, 1, 64).reshape(16, 4).sin(), torch.arange(16) % 3
+X, Y = torch.linspace(-1, 1, 64).reshape(16, 4).sin(), torch.arange(16) // 6
 CURVATURES = ["empirical", "mc", "ggn"]
 
 
@@ -42,7 +42,7 @@ class Loop:
         self.kfac.step()
         self.optimizer.step()
         self.scheduler.step()
-        return float(loss)
+        return loss.item()
 
     def parameters(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self.model.parameters()]
@@ -70,6 +70,7 @@ def test_a_step_that_a_scaler_skips_is_no_step(fisher) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
     skipped = []
     for step in range(5):
+        drawn = loop.kfac.training.generator.get_state()
         loop.optimizer.zero_grad()
         loss = loop.criterion(loop.model(X), Y)
         scaled = scaler.scale(loss)
@@ -80,6 +81,7 @@ def test_a_step_that_a_scaler_skips_is_no_step(fisher) -> None:
             loop.kfac.step()
         except FloatingPointError:
             skipped.append(step)
+            loop.kfac.training.generator.set_state(drawn)  # what was drawn for it is spent
             assert all(map(torch.equal, loop.averages(), before))
         parameters, scale = loop.parameters(), scaler.get_scale()
         scaler.step(loop.optimizer)
@@ -89,9 +91,6 @@ def test_a_step_that_a_scaler_skips_is_no_step(fisher) -> None:
             assert scaler.get_scale() < scale
         else:
             loop.scheduler.step()
-        if fisher != "empirical" and step == 2:  # what was drawn for it is spent
-            loop.kfac.training.generator.set_state(generator)
-        generator = loop.kfac.training.generator.get_state()
     assert skipped == [2]
     assert loop.kfac.steps == 4
     assert_same(loop, plain)
@@ -100,21 +99,22 @@ def test_a_step_that_a_scaler_skips_is_no_step(fisher) -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_scaler_finds_its_scale_and_training_goes_on(autocast) -> None:
     """As in the page on loops, from a scale that is far too large."""
-    loop = Loop(rate=0.05)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=4)
-    losses, scales = [], []
+    loop = Loop(kl_clip=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=4)
+    losses = []
     for _ in range(30):
         loop.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             loss = loop.criterion(loop.model(X), Y)
-        scaler.scale(loss).backward()
+        scaler.scale(16.0 * loss).backward()
         scaler.unscale_(loop.optimizer)
+        for p in loop.model.parameters():
+            p.grad /= 16.0
         with suppress(FloatingPointError):
             loop.kfac.step()
         scaler.step(loop.optimizer)
         scaler.update()
-        losses.append(float(loss))
-        scales.append(scaler.get_scale())
+        losses.append(loss.item())
     assert 10 < loop.kfac.steps < 30
     assert losses[-1] < 0.8 * losses[0]
     assert all(f.dtype == torch.float32 for x in loop.kfac.layers for f in x.factors.values())
@@ -126,7 +126,7 @@ def test_a_scaler_finds_its_scale_and_training_goes_on(autocast) -> None:
 @pytest.mark.parametrize("fisher", CURVATURES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_half_precision_trains(dtype, fisher) -> None:
-    loop = Loop(network().to(dtype), rate=0.05, fisher=fisher)
+    loop = Loop(network().to(dtype), fisher=fisher, kl_clip=1e-2)
     losses = []
     for _ in range(25):
         loop.optimizer.zero_grad()
@@ -134,7 +134,7 @@ def test_a_network_in_half_precision_trains(dtype, fisher) -> None:
         loss.backward()
         loop.kfac.step()
         loop.optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert all(m.dtype == torch.float32 for m in loop.averages())
     assert all(p.grad.dtype == dtype for p in loop.model.parameters())
@@ -166,9 +166,17 @@ def wide() -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize("fisher", CURVATURES)
-@pytest.mark.parametrize("when", ["before", "after", "before, given"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    ("backend", "when", "fisher"),
+    [
+        ("eager", "before", "empirical"),
+        ("eager", "after", "ggn"),
+        ("aot_eager", "before", "ggn"),
+        ("aot_eager", "after", "empirical"),
+        ("aot_eager", "after", "mc"),
+        ("aot_eager", "before, given", "mc"),
+    ],
+)
 def test_compiled_networks_take_the_same_steps_and_are_compiled_once(backend, when, fisher) -> None:
     """Damping and rate follow schedules, which a compiler must not take for constants."""
     options = {"fisher": fisher, "damping": lambda step: 0.3 / (1 + step)}
@@ -181,8 +189,8 @@ def test_compiled_networks_take_the_same_steps_and_are_compiled_once(backend, wh
     net = torch.compile(model, backend=backend) if when == "after" else compiled
     counters.clear()
     seen = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         for step in range(20):
             assert loop.step(net) == pytest.approx(plain.step(), rel=1e-4)
             if step in (1, 19):
@@ -190,6 +198,7 @@ def test_compiled_networks_take_the_same_steps_and_are_compiled_once(backend, wh
     assert seen[0] == seen[1]
     assert seen[0][0] > 0
     assert not counters["recompiles"]
+    assert not [w for w in told if "dynamo" in str(w.message).lower()]
     assert_same(loop, plain, rtol=1e-3, atol=1e-4)
     loop.kfac.close()
     torch.compiler.reset()
@@ -387,13 +396,10 @@ def test_double_precision_with_a_damping_of_1e_16(method, damping_mode) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dampings_down_to_the_least_that_is_legal(dtype) -> None:
-    for damping in (1e-300, 1e-16, 1e-12):
-        try:
-            loop = Loop(network().to(dtype), damping=damping)
-        except ValueError as error:
-            assert f"damping = {damping!r} is out of range; legal: " in str(error)  # noqa: PT017
-            assert damping < 1e-16
-            continue
+    with pytest.raises(ValueError, match="damping = 1e-17 is out of range; legal: 1e-16 or more"):
+        Loop(damping=1e-17)
+    for damping in (1e-16, 1e-12):
+        loop = Loop(network().to(dtype), damping=damping)
         loop.criterion(loop.model(X.to(dtype)), Y).backward()
         loop.kfac.step()
         assert all(torch.isfinite(p.grad).all() for p in loop.model.parameters())
@@ -492,7 +498,7 @@ def test_losses_with_derivatives_of_outputs_are_trained(fisher) -> None:
     losses = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(80):
+        for _ in range(120):
             optimizer.zero_grad()
             outputs = torch.cat([residual(field, points), field(zero)])
             loss = criterion(outputs, torch.cat([torch.zeros(32, 1), torch.ones(1, 1)]))
@@ -504,7 +510,7 @@ def test_losses_with_derivatives_of_outputs_are_trained(fisher) -> None:
             )
             assert descent > 0.0
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
     assert kfac.metrics.loss == pytest.approx(losses[-1])
 
@@ -517,33 +523,24 @@ def test_the_gradient_of_such_a_loss_is_left_alone() -> None:
         criterion(residual(field, points), target).backward()
         plain = torch.cat([p.grad.flatten() for p in field.parameters()])
         field.zero_grad()
-        kfac = KFAC(field, lr=0.1, damping=1e6, criterion=criterion, fisher=fisher, kl_clip=None)
+        options = {"criterion": criterion, "fisher": fisher, "damping_mode": "exact"}
+        kfac = KFAC(field, lr=0.1, damping=1e6, kl_clip=None, **options)
         criterion(residual(field, points), target).backward()
         kfac.step()
         found = torch.cat([p.grad.flatten() for p in field.parameters()])
-        assert torch.allclose(found * 1e6, plain, rtol=0.02, atol=1e-4 * float(plain.norm()))
+        assert torch.allclose(found * 1e6, plain, rtol=1e-3, atol=1e-5 * plain.norm().item())
 
 
-@pytest.mark.parametrize("fisher", CURVATURES)
-def test_a_linear_field_has_the_curvature_of_its_residual(fisher) -> None:
-    """r = w (1 + x): known in closed form, A from the inputs, and G what comes back to u."""
-    del fisher
-
-
-def test_damping_that_adapts_foretells_such_a_loss_or_says_why_not() -> None:
+def test_damping_that_adapts_foretells_such_a_loss() -> None:
+    """A small step of a smooth loss: the model is right to first order."""
     field, criterion = Field(), nn.MSELoss()
-    optimizer = torch.optim.SGD(field.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(field.parameters(), lr=0.01)
     kfac = KFAC(
-        field, lr=optimizer, damping=LevenbergMarquardt(0.1, interval=1), criterion=criterion
+        field, lr=optimizer, damping=LevenbergMarquardt(1e-3, interval=1), criterion=criterion
     )
     points, target = torch.linspace(0, 1, 32)[:, None], torch.zeros(32, 1)
     criterion(residual(field, points), target).backward()
     kfac.step()
     optimizer.step()
-    try:
-        ratio = kfac.adapt(lambda: criterion(residual(field, points), target))
-    except RuntimeError as error:
-        assert "forward mode" in str(error)  # noqa: PT017
-    else:
-        assert ratio is not None
-        assert ratio > 0.0
+    ratio = kfac.adapt(lambda: criterion(residual(field, points), target))
+    assert ratio == pytest.approx(1.0, abs=0.05)
