@@ -137,8 +137,8 @@ class Trial:
         parameters = dict(self.model.named_parameters())
         after = {name: parameters[name].detach() for name in before}
         steps = {name: after[name] - old for name, old in before.items()}
-        with torch.no_grad():
-            reached = float(self._loss(closure, after))
+        with torch.enable_grad():  # the loss may hold derivatives of outputs
+            reached = self._loss(closure, after).item()
         loss, slope, bend = self._expand(closure, before, steps)
         length = math.fsum((step * step).sum().item() for step in steps.values())
         return reached - loss, slope + 0.5 * (bend + damping * length)
