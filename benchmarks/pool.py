@@ -78,11 +78,9 @@ def main() -> None:
             each.close() if isinstance(each, Pool) else each.shutdown()
         assert len(set(found)) == 2, "results depend on the number of units"
         faster, hashing = ratios(taken[: len(pools)]), ratios(taken[len(pools) :])
-        for k, times, *both in zip(args.units, taken, faster, hashing, strict=False):
-            ratio, yardstick = both
-            print(
-                f"| {engine} | {k} | {statistics.median(times):.2f} | {ratio:.2f} | {yardstick:.2f} |"
-            )
+        for k, times, ratio, yardstick in zip(args.units, taken, faster, hashing, strict=False):
+            seconds = statistics.median(times)
+            print(f"| {engine} | {k} | {seconds:.2f} | {ratio:.2f} | {yardstick:.2f} |")
 
 
 if __name__ == "__main__":
