@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -146,8 +146,8 @@ class Pool(BaseUnit):
         lane = self._lane
         return super().run(job, stream=stream) if lane is None else lane.run(job, stream)
 
-    def _execute(self, job: Job, stream: int) -> Readout:
-        return self._on_a_unit(lambda unit: unit.run(job, stream=stream))
+    def _execute(self, job: Job, stream: int, over: threading.Event | None = None) -> Readout:
+        return self._on_a_unit(lambda unit: unit.run(job, stream=stream), over)
 
     def run_many(self, jobs: Iterable[Job]) -> Iterator[Readout]:
         """Execute jobs in order, as many at a time as there are units (see `Unit.run_many`).
@@ -161,12 +161,13 @@ class Pool(BaseUnit):
             return
         iterator = iter(jobs)
         begun: deque[tuple[Job, int, Future[Readout]]] = deque()
+        over = threading.Event()
         try:
             ahead = self._next(iterator)
             while begun or ahead is not None:
                 stream = self.stream + sum(len(job.biases) for job, *_ in begun)
                 while isinstance(ahead, Job) and len(begun) < len(self.units):
-                    begun.append((ahead, stream, self._submit(self._execute, ahead, stream)))
+                    begun.append((ahead, stream, self._submit(self._execute, ahead, stream, over)))
                     stream += len(ahead.biases)
                     ahead = self._next(iterator)
                 if not begun:
@@ -181,7 +182,7 @@ class Pool(BaseUnit):
                 begun.popleft()
                 yield self.run(job) if readout is None else readout
         finally:
-            self._end([future for *_, future in begun])
+            self._end([future for *_, future in begun], over)
 
     def _next(self, jobs: Iterator[Job]) -> Job | Exception | None:
         """The next job, what is wrong with it, or None at the end."""
@@ -221,17 +222,18 @@ class Pool(BaseUnit):
             end = first + len(tasks)
             lanes = range(first * TASK_STREAMS, end * TASK_STREAMS, TASK_STREAMS)
             futures: list[Future[T]] = []
+            over = threading.Event()
             try:
                 for task, stream in zip(tasks, lanes, strict=True):
-                    futures.append(self._submit(self._in_lane, task, stream))
+                    futures.append(self._submit(self._in_lane, task, stream, over))
                 results = [future.result() for future in futures]
             finally:
-                self._end(futures)
+                self._end(futures, over)
             if tasks:
                 self.stream = end * TASK_STREAMS
         return results
 
-    def _in_lane(self, task: Callable[[], T], stream: int) -> T:
+    def _in_lane(self, task: Callable[[], T], stream: int, over: threading.Event) -> T:
         def call(unit: BaseUnit) -> T:
             self._task.lane = _Lane(unit, stream)
             try:
@@ -239,7 +241,7 @@ class Pool(BaseUnit):
             finally:
                 self._task.lane = None
 
-        return self._on_a_unit(call)
+        return self._on_a_unit(call, over)
 
     # ---- threads ------------------------------------------------------------------------------
 
@@ -249,11 +251,11 @@ class Pool(BaseUnit):
         except RuntimeError:
             raise RuntimeError("the pool is closed; open another one") from None
 
-    def _on_a_unit(self, call: Callable[[BaseUnit], T]) -> T:
-        """Call with a unit that nobody else has meanwhile."""
+    def _on_a_unit(self, call: Callable[[BaseUnit], T], over: threading.Event | None) -> T:
+        """Call with a unit that nobody else has meanwhile, unless it is all over."""
         number = self._free.get()
         try:
-            with self._heard():
+            with self._heard(over):
                 return call(self.units[number])
         except UnitFault as error:
             raise UnitFault(f"unit {number + 1} of {len(self.units)}: {error}") from error
@@ -261,10 +263,12 @@ class Pool(BaseUnit):
             self._free.put(number)
 
     @contextmanager
-    def _heard(self) -> Iterator[None]:
-        """Let `_end` reach this thread."""
+    def _heard(self, over: threading.Event | None) -> Iterator[None]:
+        """Let `_end` reach this thread; `CancelledError` if it has been called."""
         thread = threading.get_ident()
         with self._guard:
+            if over is not None and over.is_set():
+                raise CancelledError
             self._working.add(thread)
         try:
             yield
@@ -272,11 +276,13 @@ class Pool(BaseUnit):
             with self._guard:
                 self._working.discard(thread)
 
-    def _end(self, futures: Sequence[Future[Any]]) -> None:
+    def _end(self, futures: Sequence[Future[Any]], over: threading.Event) -> None:
         """Begin none of these any more, and wait until none is at work.
 
-        Ctrl-C, which the main thread alone hears, is passed on to all threads that are.
+        Ctrl-C, which the main thread alone hears, is passed on to all threads that are. It may come
+        between the submission of work and its being noted as a future: `over` holds for that, too.
         """
+        over.set()
         for future in futures:
             future.cancel()
         if isinstance(sys.exception(), KeyboardInterrupt):
