@@ -248,6 +248,17 @@ def test_training_resumes_on_another_number_of_units() -> None:
     assert np.array_equal(resumed.weights(), whole.weights())
 
 
+def test_statistical_units_return_the_same() -> None:
+    found = []
+    for units in SIZES:
+        with open_pool("statistical", SPEC, units=units, seed=3) as pool:
+            inverses = pool.map([partial(linalg.inv, pool, M, samples=50) for M in MATRICES])
+            found.append([linalg.solve(pool, MATRICES[0], RIGHT, refine=1), *inverses])
+    for others in found[1:]:
+        for mine, theirs in zip(found[0], others, strict=True):
+            assert np.array_equal(mine.value, theirs.value)
+
+
 def test_compiled_units_return_the_same() -> None:
     with numeric(1) as one, open_pool("compiled", SPEC, units=2, seed=3) as pool:
         assert list(pool.run_many(JOBS)) == list(one.run_many(JOBS))
