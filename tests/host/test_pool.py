@@ -411,7 +411,7 @@ def test_ctrl_c_ends_all() -> None:
 
     def for_long(job: Job) -> None:
         begun.release()
-        for _ in range(2000):
+        for _ in range(6000):
             time.sleep(0.01)
 
     def press() -> None:
@@ -428,7 +428,7 @@ def test_ctrl_c_ends_all() -> None:
             start = time.monotonic()
             with pytest.raises(KeyboardInterrupt):
                 call()
-            assert time.monotonic() - start < 8.0
+            assert time.monotonic() - start < 30.0
             assert pool.stream == 0
         for unit in pool.units:
             unit.before = lambda job: None  # type: ignore[attr-defined]
