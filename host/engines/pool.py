@@ -22,6 +22,8 @@ __all__ = ["Pool", "makespan", "open_pool"]
 #: Streams that every task of `Pool.map` has to itself: more than discharges in any, and 2^35 tasks.
 TASK_STREAMS = 2**28
 MOST_UNITS = 1024
+#: Seconds after which Ctrl-C is heard at the latest, by who waits for units.
+HEARING_S = 0.5
 
 T = TypeVar("T")
 
@@ -177,7 +179,7 @@ class Pool(BaseUnit):
                 readout = None
                 with self._turn():
                     if stream == self.stream:
-                        readout = future.result()
+                        readout = _result(future)
                         self.stream += len(job.biases)
                 begun.popleft()
                 yield self.run(job) if readout is None else readout
@@ -226,7 +228,7 @@ class Pool(BaseUnit):
             try:
                 for task, stream in zip(tasks, lanes, strict=True):
                     futures.append(self._submit(self._in_lane, task, stream, over))
-                results = [future.result() for future in futures]
+                results = [_result(future) for future in futures]
             finally:
                 self._end(futures, over)
             if tasks:
@@ -321,6 +323,16 @@ class _Lane:
         readout = self._unit.run(job, stream=self.stream)
         self.stream += len(job.biases)
         return readout
+
+
+def _result(future: Future[T]) -> T:
+    """What `future.result()` returns, and Ctrl-C that comes when a lock is about to be waited for.
+
+    Such a lock does not hear of it.
+    """
+    while not future.done():
+        wait([future], timeout=HEARING_S)
+    return future.result()
 
 
 def makespan(pool: Pool, seconds: Iterable[float]) -> float:
