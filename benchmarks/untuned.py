@@ -152,6 +152,7 @@ TASKS = {
     "cnn": Task(_images, _cnn, ENTROPY, 128),
     "transformer": Task(_images, _Rows, ENTROPY, 128),
     "cancer": Task(_table("breast_cancer"), _mlp(30, 16, 2), ENTROPY, 32),
+    "wine": Task(_table("wine"), _mlp(13, 16, 3), ENTROPY, 32),
     "autoencoder": Task(_copies, _mlp(64, 32, 8, 32, 64), SQUARES, 128),
     "teacher": Task(_teacher, _mlp(20, 32, 32, 4), SQUARES, 32),
     "diabetes": Task(_table("diabetes"), _mlp(10, 32, 32, 1, activation=nn.ReLU), SQUARES, 32),
@@ -227,7 +228,9 @@ def train(
         model.eval()
         with torch.no_grad():
             for found, part in zip(losses, (rest, test), strict=True):
-                loss = nn.functional.mse_loss if task.loss is SQUARES else nn.functional.cross_entropy
+                loss = (
+                    nn.functional.mse_loss if task.loss is SQUARES else nn.functional.cross_entropy
+                )
                 found.append(float(loss(model(x[part]), y[part])))
         model.train()
         return math.isfinite(losses[0][-1])

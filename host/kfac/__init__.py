@@ -13,14 +13,18 @@ from thermokron.host.kfac.kfac import KFAC
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.inverses import Inverse, Inverter, Thermodynamic, diagonal, exact
+from thermokron.host.kfac.solve.relative import Relative
+from thermokron.host.kfac.solve.trust import TrustRegion
 
 __all__ = [
     "KFAC",
     "Inverse",
     "Inverter",
     "LevenbergMarquardt",
+    "Relative",
     "StepMetrics",
     "Thermodynamic",
+    "TrustRegion",
     "diagonal",
     "exact",
     "register_layer",

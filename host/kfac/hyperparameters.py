@@ -31,6 +31,7 @@ OptionalSchedule = float | Callable[[int], float | None] | None
 Samples = int | Callable[[int], int | None] | None
 SettleSchedule = Settle | Callable[[int], Settle]
 
+MOMENTUM = 0.9  # what a rate that comes as a number is taken to go with
 TINY = 1e-16  # the least damping and clip; there for the message, nobody wants less
 #: May be None, which switches them off, or leaves them to the method.
 OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold", "samples")
@@ -58,15 +59,17 @@ class Hyperparameters:
             self._constants[name] = self._checked(name, given)
         return self._constants[name]
 
-    def rates(self, step: int, layers: Iterable[Layer]) -> list[float]:
+    def rates(self, step: int, layers: Iterable[Layer], *, in_the_end: bool = False) -> list[float]:
         """The learning rate of each layer: that of its parameters' group, where groups are known.
 
-        0 of parameters that the optimiser does not have.
+        0 of parameters that the optimiser does not have. `in_the_end` multiplies them by what
+        momentum makes of a step in the end, that of the group, or 0.9 where groups are not known.
         """
         rate, given = self.at("lr", step), self.given["lr"]
         if not isinstance(given, RateOf):
+            rate *= 1.0 / (1.0 - MOMENTUM) if in_the_end else 1.0
             return [rate for _ in layers]
-        by_parameter = given.by_parameter()
+        by_parameter = given.by_parameter(in_the_end=in_the_end)
         return [max(by_parameter.get(id(p), 0.0) for p in layer.parameters) for layer in layers]
 
     @staticmethod
@@ -107,16 +110,23 @@ class RateOf:
     def __call__(self, step: int) -> float:
         return max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
 
-    def by_parameter(self) -> dict[int, float]:
+    def by_parameter(self, *, in_the_end: bool = False) -> dict[int, float]:
         """The rate of every parameter that the optimiser has, by its id."""
         return {
-            id(p): float(group["lr"])
+            id(p): float(group["lr"]) * (_gain(group) if in_the_end else 1.0)
             for group in self.optimizer.param_groups
             for p in group["params"]
         }
 
     def __repr__(self) -> str:
         return f"that of {type(self.optimizer).__name__}"
+
+
+def _gain(group: dict[str, Any]) -> float:
+    """What becomes of a step by the momentum of a group: 1 + m + m² + ..., of SGD's kind."""
+    momentum = float(group.get("momentum", 0.0))
+    kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
+    return kept / (1.0 - min(momentum, 0.999))
 
 
 def check_count(name: str, value: Any, low: int = 1) -> int:

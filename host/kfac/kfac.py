@@ -29,11 +29,16 @@ from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.relative import Relative
 from thermokron.host.kfac.solve.solver import Solver
+from thermokron.host.kfac.solve.trust import TrustRegion
 from thermokron.host.kfac.state import TrainingState
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
+
+#: Of the layers' own curvature; docs/untuned.md has what it was chosen by.
+DAMPING = Relative(1.0)
 
 
 class KFAC(Preconditioner):
@@ -169,7 +174,7 @@ class KFAC(Preconditioner):
         unit: Unit | None = None,
         *,
         lr: Schedule | torch.optim.Optimizer,
-        damping: Schedule | LevenbergMarquardt = 0.01,
+        damping: Schedule | Relative | LevenbergMarquardt = DAMPING,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
@@ -184,7 +189,7 @@ class KFAC(Preconditioner):
         factor_interval: Interval = 1,
         inverse_interval: Interval = 1,
         refresh_threshold: OptionalSchedule = None,
-        kl_clip: OptionalSchedule = 1e-4,
+        kl_clip: OptionalSchedule | TrustRegion | str = "adaptive",
         norm_constraint: OptionalSchedule = None,
         loss_reduction: str | None = None,
         include: Choice = None,
@@ -207,20 +212,24 @@ class KFAC(Preconditioner):
         self.unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
         lm = damping if isinstance(damping, LevenbergMarquardt) else None
+        trust = TrustRegion() if kl_clip == "adaptive" else kl_clip
+        relative = isinstance(damping, Relative)
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
             samples=samples,
             settle=settle,
-            damping=damping if lm is None else lambda step: lm.value,
+            damping=_value_of(damping),
             decay=decay,
             factor_interval=factor_interval,
             inverse_interval=inverse_interval,
             refresh_threshold=refresh_threshold,
-            kl_clip=kl_clip,
+            kl_clip=_value_of(trust),
             norm_constraint=norm_constraint,
         )
         self.metrics: StepMetrics | None = None
-        self._solver = Solver(inverse, self.choices, self.hyperparameters, own=unit)
+        self._solver = Solver(
+            inverse, self.choices, self.hyperparameters, own=unit, relative=relative
+        )
         for name in self.hyperparameters:
             self.hyperparameters.at(name, 0)
         if dense_limit is not None:
@@ -233,7 +242,13 @@ class KFAC(Preconditioner):
         self._left_out = coverage.left_out
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
-        self.training = TrainingState(self.layers, generator, lm, self.unit)
+        self.training = TrainingState(
+            self.layers,
+            generator,
+            lm,
+            self.unit,
+            trust if isinstance(trust, TrustRegion) else None,
+        )
         self._trial = None if lm is None else Trial(model, criterion)
         mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
         vectors = None
@@ -252,3 +267,12 @@ class KFAC(Preconditioner):
             mean=self.choices["loss_reduction"] == "mean",
             due=self._due,
         )
+
+
+def _value_of(given: Any) -> Any:
+    """A number, or what tells it at every step."""
+    if isinstance(given, Relative):
+        return given.part
+    if isinstance(given, LevenbergMarquardt | TrustRegion):
+        return lambda step: given.value
+    return given

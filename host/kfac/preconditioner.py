@@ -20,6 +20,7 @@ from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.damping import Trial
 from thermokron.host.kfac.solve.inverses import Inverter
+from thermokron.host.kfac.solve.relative import Relative
 from thermokron.host.kfac.solve.solver import Solver, check_updates, gradients_of
 from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.kfac.state import TrainingState
@@ -122,14 +123,21 @@ class Preconditioner:
         present = gradients_of(ready)
         self._others.check(self.layers, moved, present, due=due)
         damping, cost = self._now("damping"), Cost()
+        trust = self.training.trust
+        if trust is not None:
+            trust.look_back(present)
         updates = self._solver.updates(blocks, ready, present, self.steps, damping, cost)
         nu = shortening(
             list(present.values()),
             updates,
             rates=self.hyperparameters.rates(self.steps, present),
+            kl_rates=self.hyperparameters.rates(self.steps, present, in_the_end=trust is not None),
             kl_clip=self._now("kl_clip"),
             norm_constraint=self._now("norm_constraint"),
-            damping=damping,
+            damping=[
+                max(self._solver.damping_of(layer, damping), 0.0 if trust is None else trust.least)
+                for layer in present
+            ],
             cost=cost,
         )
         if nu != 1.0:
@@ -140,6 +148,8 @@ class Preconditioner:
         lm = self.training.marquardt
         if self._trial is not None and lm is not None:
             self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+        if trust is not None:
+            trust.set_out(present, held_back=nu < 1.0)
         for layer, update in zip(present, updates, strict=True):
             layer.set_gradient(update)
         metrics = StepMetrics.of(
@@ -240,6 +250,10 @@ class Preconditioner:
         given = dict(self.hyperparameters.given)
         if self.training.marquardt is not None:
             given["damping"] = self.training.marquardt
+        elif self._solver.relative:
+            given["damping"] = Relative(given["damping"])
+        if self.training.trust is not None:
+            given["kl_clip"] = self.training.trust
         lines += [f"{name}={value!r}" for name, value in (given | self.choices).items()]
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered + self._left_out]

@@ -14,6 +14,7 @@ from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.inverses import Inverter
 from thermokron.host.kfac.solve.prepared import restore, shapes_of
 from thermokron.host.kfac.solve.refresh import Blocks
+from thermokron.host.kfac.solve.trust import TrustRegion
 from thermokron.model import Unit
 
 __all__ = ["TrainingState"]
@@ -35,6 +36,8 @@ class TrainingState:
         The damping, if it adapts.
     unit : Unit or None
         What is solved on.
+    trust : TrustRegion or None
+        The KL clip, if it adapts.
 
     Attributes
     ----------
@@ -50,9 +53,10 @@ class TrainingState:
         generator: torch.Generator,
         marquardt: LevenbergMarquardt | None,
         unit: Unit | None,
+        trust: TrustRegion | None = None,
     ) -> None:
         self.layers, self.generator = layers, generator
-        self.marquardt, self.unit = marquardt, unit
+        self.marquardt, self.unit, self.trust = marquardt, unit, trust
         self.steps = 0
         self.blocks = Blocks()
 
@@ -60,6 +64,7 @@ class TrainingState:
     def unless_it_fails(self) -> Iterator[None]:
         """What is done meanwhile counts only if it ends without an exception."""
         steps, blocks = self.steps, self.blocks.copy()
+        trust = None if self.trust is None else self.trust.state_dict()
         averages = [layer.state_dict() for layer in self.layers]
         try:
             yield
@@ -67,6 +72,8 @@ class TrainingState:
             self.steps, self.blocks = steps, blocks
             for layer, before in zip(self.layers, averages, strict=True):
                 layer.load_state_dict(before)
+            if self.trust is not None:
+                self.trust.load_state_dict(trust)
             raise
 
     def save(self, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,6 +93,8 @@ class TrainingState:
         }
         if self.marquardt is not None:
             state["damping"] = self.marquardt.value
+        if self.trust is not None:
+            state["trust"] = self.trust.state_dict()
         if self.unit is not None:
             state["unit"] = {"seed": self.unit.seed, "stream": self.unit.stream}
         return state
@@ -113,6 +122,8 @@ class TrainingState:
             self.unit.stream = stream
         if self.marquardt is not None and "damping" in state:
             self.marquardt.value = float(state["damping"])
+        if self.trust is not None and "trust" in state:
+            self.trust.load_state_dict(state["trust"])
 
     def _checked(
         self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter
@@ -152,5 +163,7 @@ class TrainingState:
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
         float(state.get("damping", 0.0))
+        if self.trust is not None and "trust" in state:
+            self.trust.check_state(state["trust"], layers)
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
         return check_count("steps", state["steps"], low=0), blocks, stream

@@ -36,6 +36,7 @@ from thermokron.host.kfac.solve.prepared import (
     Prepared,
     Programs,
 )
+from thermokron.host.kfac.solve.relative import damping_of
 
 __all__ = ["METHODS", "alike", "prepare"]
 
@@ -73,6 +74,7 @@ def prepare(
     inverse: Inverter,
     cost: Cost,
     before: Mapping[Layer, Prepared] = NONE_BEFORE,
+    relative: bool = False,
 ) -> dict[KroneckerLayer, Prepared]:
     """Ready the blocks of layers, with their averages as they are now.
 
@@ -93,19 +95,23 @@ def prepare(
         Gets what it cost.
     before : mapping of Layer to Prepared
         The blocks that these follow.
+    relative : bool
+        Whether λ is a part of each layer's curvature, see `Relative`.
     """
     blocks: dict[KroneckerLayer, Prepared] = {}
     if method == EIGEN:
         for group in alike(layers):
             left = _decomposed(group[0].input_factor, cost)
             for layer in group:
-                blocks[layer] = _eigen(left, _decomposed(layer.output_factor, cost), damping)
+                own = damping_of(layer, damping, relative=relative)
+                blocks[layer] = _eigen(left, _decomposed(layer.output_factor, cost), own)
         return blocks
     jobs: list[Job] = []
     for layer in layers:
         factors = layer.input_factor, layer.output_factor
         mean_a, mean_g = (factor.mean_diagonal() for factor in factors)
-        jobs += zip(factors, shares(mean_a, mean_g, damping), strict=True)
+        own = damping_of(layer, damping, relative=relative)
+        jobs += zip(factors, shares(mean_a, mean_g, own), strict=True)
         cost.flops(sum(factor.blocks * factor.size for factor in factors))
     if method == "solve" and isinstance(inverse, Thermodynamic):
         olds: list[OnUnit] = []

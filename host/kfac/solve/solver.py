@@ -16,6 +16,7 @@ from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.host.kfac.solve.prepared import EIGEN
 from thermokron.host.kfac.solve.refresh import Blocks
+from thermokron.host.kfac.solve.relative import damping_of
 from thermokron.model import Unit
 
 __all__ = ["Solver", "check_updates", "gradients_of"]
@@ -32,6 +33,8 @@ class Solver:
         Options by name: "method" and "damping_mode" count.
     hyperparameters : Hyperparameters
         When, and how exactly.
+    relative : bool
+        Whether dampings are parts of the layers' own curvature, see `Relative`.
     own : Unit or None
         A unit that `KFAC` was given, on which samples and settling follow the hyperparameters.
     """
@@ -43,8 +46,10 @@ class Solver:
         hyperparameters: Hyperparameters,
         *,
         own: Unit | None,
+        relative: bool = False,
     ) -> None:
         self.inverse, self.hyperparameters, self.own = inverse, hyperparameters, own
+        self.relative = relative
         exactly = choices["damping_mode"] == "exact"
         self.method = EIGEN if exactly else choices["method"]
 
@@ -109,6 +114,7 @@ class Solver:
             inverse=self.inverse,
             cost=cost,
             before=blocks.prepared,
+            relative=self.relative,
         )
         for layer, block in made.items():
             blocks.renew(layer, block, damping, keep=threshold is not None)
@@ -119,7 +125,11 @@ class Solver:
         if isinstance(layer, KroneckerLayer):
             return blocks[layer].apply(gradient, self.inverse, cost)
         cost.flops(2 * gradient.numel())
-        return layer.precondition(gradient, damping)
+        return layer.precondition(gradient, self.damping_of(layer, damping))
+
+    def damping_of(self, layer: Layer, damping: float) -> float:
+        """λ of a layer."""
+        return damping_of(layer, damping, relative=self.relative)
 
 
 def gradients_of(layers: Iterable[Layer]) -> dict[Layer, torch.Tensor]:

@@ -17,21 +17,23 @@ def shortening(
     updates: Sequence[torch.Tensor],
     *,
     rates: Sequence[float],
+    kl_rates: Sequence[float] | None = None,
     kl_clip: float | None,
     norm_constraint: float | None,
-    damping: float = 0.0,
+    damping: float | Sequence[float] = 0.0,
     cost: Cost | None = None,
 ) -> float:
     """ν by which all updates are multiplied.
 
     The KL clip ν = min(1, √(κ / |Σ η² vᵀg|)) bounds the change of the predictions in one step
-    (Ba, Grosse & Martens 2017, section 5), η being each layer's own rate. The norm constraint
-    bounds the length of the step as such: ν √(Σ η² ‖v‖²) ≤ c. The shorter of the two counts.
+    (Ba, Grosse & Martens 2017, section 5), η being each layer's own rate, or that of `kl_rates`.
+    The norm constraint bounds the length of the step as such: ν √(Σ η² ‖v‖²) ≤ c. The shorter of
+    the two counts.
 
-    With v = (C + λI)⁻¹ g, vᵀg is λ ‖v‖² at least, and that much is counted, for a `damping` λ. It
-    changes nothing where inverses are good. A sampled one that is wrong, as few bits or many blocks
-    may make it, can give a long v at right angles to g, which vᵀg does not see. The operations are
-    entered into `cost`.
+    With v = (C + λI)⁻¹ g, vᵀg is λ ‖v‖² at least, and that much is counted, for a `damping` λ, of
+    all or of each. It changes nothing where inverses are good. A sampled one that is wrong, as few
+    bits or many blocks may make it, can give a long v at right angles to g, which vᵀg does not see.
+    The operations are entered into `cost`.
 
     Raises
     ------
@@ -42,8 +44,11 @@ def shortening(
     if cost is not None:
         cost.flops(2 * entries * (2 * (kl_clip is not None) + (norm_constraint is not None)))
     if kl_clip is not None:
-        change = abs(_total(rates, gradients, updates))
-        change = max(change, damping * _total(rates, updates, updates))
+        kl_rates = rates if kl_rates is None else kl_rates
+        change = abs(_total(kl_rates, gradients, updates))
+        each = [damping] * len(updates) if isinstance(damping, float) else damping
+        roots = [rate * math.sqrt(part) for rate, part in zip(kl_rates, each, strict=True)]
+        change = max(change, _total(roots, updates, updates))
         if change > kl_clip:
             nu = math.sqrt(kl_clip / change)
     if norm_constraint is not None:

@@ -189,6 +189,10 @@ class Layer(ABC):
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Tensors of the shapes of `parameters`, in the layout of `gradient`."""
 
+    @abstractmethod
+    def mean_curvature(self) -> float:
+        """Mean of the curvature's diagonal; there must be averages."""
+
     def precondition(self, gradient: torch.Tensor, damping: float) -> torch.Tensor:
         """The damped inverse of the curvature times a gradient, where no block is prepared."""
         raise NotImplementedError(f"{type(self).__name__} has no curvature of its own")

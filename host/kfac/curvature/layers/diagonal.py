@@ -58,6 +58,9 @@ class DiagonalLayer(Layer):
             assert parameter.grad is not None
             parameter.grad.copy_(row.reshape(parameter.shape))
 
+    def mean_curvature(self) -> float:
+        return self.curvature.value.double().mean().item()
+
     def precondition(self, gradient: torch.Tensor, damping: float) -> torch.Tensor:
         return gradient / (self.curvature.value + damping)
 

@@ -161,6 +161,11 @@ class KroneckerLayer(Layer):
         """The rows g, (..., rows, m)."""
         return _as_examples(self.output_rows(module, gradient), reduce, mean=False)
 
+    def mean_curvature(self) -> float:
+        a, g = (factor.mean_diagonal() for factor in (self.input_factor, self.output_factor))
+        product = a * g
+        return product if isinstance(product, float) else product.mean().item()
+
     # ---- the gradient --------------------------------------------------------------------
 
     def gradient(self) -> torch.Tensor | None:
