@@ -53,6 +53,7 @@ class Preconditioner:
     training: TrainingState
     metrics: StepMetrics | None
     _solver: Solver
+    _left_out: list[str]
     _others: Uncovered
     _watcher: Watcher
     _trial: Trial | None
@@ -241,5 +242,5 @@ class Preconditioner:
             given["damping"] = self.training.marquardt
         lines += [f"{name}={value!r}" for name, value in (given | self.choices).items()]
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
-        lines += [f"plain gradient: {label}" for label in self.uncovered]
+        lines += [f"plain gradient: {label}" for label in self.uncovered + self._left_out]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.inverses import Inverter
@@ -98,9 +98,26 @@ class TrainingState:
         ValueError
             If layers, their shapes or types, choices or the unit are others.
         """
-        missing = [key for key in KEYS if key not in state]
-        if missing:
-            raise ValueError(f"state is not one of KFAC.state_dict: it has no {missing[0]!r}")
+        if not isinstance(state, dict) or not state.keys() >= set(KEYS):
+            raise ValueError(f"state is not one of KFAC.state_dict, which has {', '.join(KEYS)}")
+        try:
+            steps, blocks, stream = self._checked(state, choices, inverse)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"state is damaged: {error!r}") from error
+        self.generator.set_state(state["generator"].cpu())
+        for layer in self.layers:
+            layer.discard()
+            layer.load_state_dict(state["layers"][layer.name])
+        self.steps, self.blocks = steps, blocks
+        if self.unit is not None and stream is not None:
+            self.unit.stream = stream
+        if self.marquardt is not None and "damping" in state:
+            self.marquardt.value = float(state["damping"])
+
+    def _checked(
+        self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter
+    ) -> tuple[int, Blocks, int | None]:
+        """Steps, blocks and the unit's stream of a state, all of which is looked at."""
         layers = {layer.name: layer for layer in self.layers}
         if set(state["layers"]) != set(layers):
             raise ValueError(
@@ -114,17 +131,17 @@ class TrainingState:
                 )
         for name, layer in layers.items():
             layer.check_state(state["layers"][name])
-        stream = state["unit"]["stream"] if self.unit is not None and "unit" in state else None
-        if self.unit is not None and stream is not None and state["unit"]["seed"] != self.unit.seed:
-            raise ValueError(
-                f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
-                f"{self.unit.seed}; open it with the saved one"
-            )
-        steps = check_count("steps", state["steps"], low=0)
+        stream = None
+        if self.unit is not None and "unit" in state:
+            stream = check_count("stream", state["unit"]["stream"], low=0)
+            if state["unit"]["seed"] != self.unit.seed:
+                raise ValueError(
+                    f"state was saved with a unit of seed {state['unit']['seed']}, this unit has "
+                    f"seed {self.unit.seed}; open it with the saved one"
+                )
         blocks = Blocks()
         for name, saved in state["blocks"].items():
             layer = layers[name]
-            assert isinstance(layer, KroneckerLayer)
             wanted = [factor.shape for factor in layer.factors.values()]
             if shapes_of(saved) != wanted:
                 raise ValueError(
@@ -134,14 +151,6 @@ class TrainingState:
             blocks.prepared[layer] = restore(saved, inverse)
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
-        damping = float(state["damping"]) if "damping" in state else None
+        float(state.get("damping", 0.0))
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
-        self.generator.set_state(state["generator"].cpu())
-        for name, layer in layers.items():
-            layer.discard()
-            layer.load_state_dict(state["layers"][name])
-        self.steps, self.blocks = steps, blocks
-        if self.unit is not None and stream is not None:
-            self.unit.stream = stream
-        if self.marquardt is not None and damping is not None:
-            self.marquardt.value = damping
+        return check_count("steps", state["steps"], low=0), blocks, stream

@@ -1,4 +1,4 @@
-"""What counts are the passes that made the gradient which a step finds; and step() says the rest."""
+"""What counts are the passes that made the gradient which a step finds; step() says the rest."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_nothing_is_held_between_steps(fisher) -> None:
         torch.autograd.grad(criterion(model(x), Y), x)
     gc.collect()
     assert not any(ref() is not None for ref in seen)
-    assert not any(kfac._watcher._waiting.values())
+    assert not any(kfac._watcher._gathering._waiting.values())
 
 
 @pytest.mark.parametrize("fisher", FISHERS)
@@ -206,7 +206,7 @@ def test_faults_of_a_hook_and_of_a_schedule_are_said_by_the_step(monkeypatch) ->
 
         monkeypatch.setattr(kfac.layers[0], "record", odd)
         criterion(model(X), Y).backward()
-        with pytest.raises(RuntimeError, match="K-FAC cannot take .* into account: out of bounds"):
+        with pytest.raises(RuntimeError, match=r"K-FAC cannot take .* into account: out of bounds"):
             kfac.step()
         kfac.close()
         monkeypatch.undo()

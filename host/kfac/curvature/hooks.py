@@ -12,7 +12,7 @@ import torch
 
 from thermokron.host.kfac.curvature.compiled import KeptBuffers, uncompiled
 from thermokron.host.kfac.curvature.context import undisturbed
-from thermokron.host.kfac.curvature.gathered import Backward, Gathered, collect
+from thermokron.host.kfac.curvature.gathering import Gathering
 from thermokron.host.kfac.curvature.layers import (
     Attention,
     Coverage,
@@ -22,7 +22,15 @@ from thermokron.host.kfac.curvature.layers import (
 )
 from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.losses import LossCurvature
-from thermokron.host.kfac.curvature.passes import Pass, Use, blame, mark, passes_of, uses_of
+from thermokron.host.kfac.curvature.passes import (
+    Pass,
+    Use,
+    blame,
+    mark,
+    passes_of,
+    said_later,
+    uses_of,
+)
 from thermokron.host.kfac.curvature.vectors import Vectors
 
 __all__ = ["Watcher"]
@@ -80,15 +88,10 @@ class Watcher:
         self.reduce, self.mean = reduce, mean
         self.loss: torch.Tensor | None = None
         self._asleep = self._several = self._told = False
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
-        self._gathered: dict[Layer, Gathered] = {}
-        #: what the backward pass brought to layers whose weight it has not reached yet
-        self._waiting: dict[Layer, list[tuple[int, Callable[[], None]]]] = {}
-        self._task = -1
-        self._gates: dict[Layer, tuple[torch.Tensor, list[Any]]] = {}
+        self._gathering = Gathering(hold_free=vectors is None, mean=mean)
         self._free = [layer for layer in coverage.layers if isinstance(layer, FreeLayer)]
-        self._backward = Backward()
         self._handles: list[Any] = [
             model.register_forward_pre_hook(uncompiled(self._begin)),
             model.register_forward_hook(uncompiled(self._finish)),
@@ -122,11 +125,9 @@ class Watcher:
             handle.remove()
         for attention in self._attentions:
             attention.close()
-        for _, gates in self._gates.values():
-            for gate in gates:
-                gate.remove()
-        self._handles, self._attentions, self._gates = [], [], {}
+        self._handles, self._attentions = [], []
         self.discard()
+        self._gathering.close()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -154,19 +155,18 @@ class Watcher:
                 "torch.no_grad() what is only logged",
                 stacklevel=4,  # of who called step
             )
-        collect(self._gathered.values())
+        self._gathering.collect()
         return self.loss
 
     def release(self) -> None:
         """Begin anew, after a step that took over what layers have recorded."""
-        for gathered in self._gathered.values():
-            gathered.discard()
-        self._waiting, self.loss = {}, None
+        self._gathering.discard()
+        self.loss = None
 
     def discard(self) -> None:
         """Forget all passes since the last step."""
         self.release()
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
 
     def __deepcopy__(self, memo: Any) -> Watcher:
         return _blind()  # what a copy of the model has of it: hooks that do nothing
@@ -176,20 +176,23 @@ class Watcher:
 
     # ---- the model's forward pass ----------------------------------------------------------
 
+    @said_later
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
-        self._pass = Pass(whole=True)
+        self.current = Pass(whole=True)
         if self._free and self._records():
             for layer in self._free:
                 if layer.intact and layer.module.training and layer.parameters[0].requires_grad:
-                    self._open_gate(layer, layer.parameters[0])
+                    self._gathering.expect(layer)
 
     def _records(self) -> bool:
         """Whether passes leave a trace now."""
         return not self._asleep and torch.is_grad_enabled() and self._due()
 
+    @said_later
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self._pass.finish(output)
+        self.current.finish(output)
 
+    @said_later
     def _used(
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
     ) -> None:
@@ -197,6 +200,7 @@ class Watcher:
             inputs = args[0] if args else next(iter(kwargs.values()))
             self._enter(layer, module, inputs, output)
 
+    @said_later
     def _projected(
         self, parts: Mapping[str, Layer], part: str, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
@@ -214,15 +218,11 @@ class Watcher:
         if not layer.intact or not layer.parameters[0].requires_grad:  # changed or frozen since
             return
         if self._is_over(layer):
-            self._pass = Pass(whole=False)
-        prepared: torch.Tensor | Exception
-        try:
-            prepared = layer.prepare(module, inputs)
-        except Exception as error:
-            prepared = error
-        use = Use(layer, module, prepared, len(output), self._pass, output.output_nr)
+            self.current = Pass(whole=False)
+        prepared = layer.prepare(module, inputs)
+        use = Use(layer, module, prepared, len(output), self.current, output.output_nr)
         mark(output, self._mark, use)
-        self._open_gate(layer, layer.parameters[0])
+        self._gathering.expect(layer)
         if self.vectors is None:
             output.register_hook(partial(self._came_back, use))  # type: ignore[no-untyped-call]
 
@@ -234,7 +234,7 @@ class Watcher:
 
     def _is_over(self, layer: Layer) -> bool:
         """Whether a layer that is used now is called alone, after the pass known last."""
-        here = self._pass
+        here = self.current
         if layer in here.seen:  # its backward pass has been
             return True
         recomputed = torch._C._current_graph_task_id() != -1  # inside a backward pass
@@ -242,15 +242,16 @@ class Watcher:
 
     # ---- the loss --------------------------------------------------------------------------
 
+    @said_later
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
         passes = passes_of(loss, self._mark)
         if not passes:
-            if self._pass.judged:  # the loss of another model
+            if self.current.judged:  # the loss of another model
                 return
-            passes = {self._pass}  # nothing is recorded now, or all of it is checkpointed
+            passes = {self.current}  # nothing is recorded now, or all of it is checkpointed
         self._several |= any(here.judged for here in passes)
         self.loss = loss.detach()
         for here in passes:
@@ -285,22 +286,23 @@ class Watcher:
         """The same for "mc" and "ggn": layers get what there is to record."""
         if self._asleep or self.closed:
             return
-        task = self._note_task()
+        gathering = self._gathering
+        gathering.begin()
         if call is not None:
             assert self.vectors is not None
             outputs, target, total = call
             try:
                 uses = uses_of(outputs, self._mark)
                 with self.asleep():  # checkpointed parts run forward again
-                    free = [layer for layer in self._free if layer in self._gates and layer.intact]
+                    free = [layer for layer in self._free if layer in gathering.of and layer.intact]
                     brought = self.vectors.send(outputs, target, total, uses, free)
             except Exception as error:
                 blame(passes, "the loss's curvature", error)
             else:
                 for layer, (sums, own) in brought.items():
-                    self._wait(layer, task, partial(self._take_over, layer, sums, own))
+                    gathering.wait(layer, partial(self._take_over, layer, sums, own))
         if any(here.trouble is not None for here in passes):
-            self._backward.failed |= passes
+            gathering.backward.failed |= passes
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -313,79 +315,28 @@ class Watcher:
         scale = (terms if self.mean else 1.0) / here.scale
         # half precision would not hold the gradient of the sum
         own = full_precision(gradient.detach()) * scale
-        task = self._note_task()
-        self._backward.terms[here] = terms
-        self._wait(use.layer, task, partial(self._record, use, own, terms))
-
-    def _wait(self, layer: Layer, task: int, record: Callable[[], None]) -> None:
-        """Have something recorded once this backward pass gets to a layer's weight."""
-        self._waiting.setdefault(layer, []).append((task, record))
-
-    def _note_task(self) -> int:
-        """The backward pass that runs now; what it brought in vain is let go at its end."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task = task
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(partial(self._ends, task))
-        return task
-
-    def _ends(self, task: int) -> None:
-        """The end of a backward pass."""
-        with undisturbed():
-            self._backward.finish(mean=self.mean)
-        self._backward = Backward()
-        for layer, entries in list(self._waiting.items()):
-            self._waiting[layer] = [entry for entry in entries if entry[0] != task]
-        self._task = -1
-
-    def _open_gate(self, layer: Layer, weight: torch.Tensor) -> None:
-        """Have `_reached` called when a backward pass gets to a layer's weight."""
-        known, gates = self._gates.get(layer, (None, ()))
-        if known is not weight:  # at its first use, or the parameter was replaced
-            for gate in gates:
-                gate.remove()
-            gathered = self._gathered.setdefault(layer, Gathered(layer))
-            gathered.weight = weight
-            before = weight.register_hook(partial(self._reached, gathered))  # type: ignore[no-untyped-call]
-            after = weight.register_post_accumulate_grad_hook(gathered.note_gradient)  # type: ignore[no-untyped-call]
-            self._gates[layer] = weight, [before, after]
-
-    def _reached(self, gathered: Gathered, gradient: torch.Tensor) -> None:
-        layer, task = gathered.layer, torch._C._current_graph_task_id()
-        free = isinstance(layer, FreeLayer) and self.vectors is None
-        entries = self._waiting.pop(layer, [])
-        if self._asleep or self.closed or not (entries or free or self._backward.failed):
-            return
-        gathered.drop_if_thrown_away()
-        for here in self._backward.failed:
-            gathered.enter(here)
-        if free:  # which may come first of all: the pass is known at its end
-            self._note_task()
-            self._backward.held.append((gathered, gradient.detach()))
-        with undisturbed():
-            for of, record in entries:
-                if of == task:  # else of a pass that did not get here
-                    record()
+        self._gathering.begin()
+        self._gathering.backward.terms[here] = terms
+        self._gathering.wait(use.layer, partial(self._record, use, own, terms))
 
     def _record(self, use: Use, gradient: torch.Tensor, terms: float) -> None:
         here, layer = use.here, use.layer
         terms = here.share(layer, terms)
-        self._gathered[layer].enter(here)
+        self._gathering.of[layer].enter(here)
         try:
-            layer.record(use.module, use.given, gradient, terms, reduce=self.reduce, again=False)
+            layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=False)
         except Exception as error:
             blame([here], f"layer {layer.name or '(model)'!r}", error)
 
     def _take_over(self, layer: Layer, sums: Sums, passes: set[Pass]) -> None:
         for here in passes:
-            self._gathered[layer].enter(here)
+            self._gathering.of[layer].enter(here)
         layer.put(sums)
 
 
 def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
-    watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
-    watcher._waiting, watcher._gathered, watcher._free = {}, {}, []
+    watcher._handles, watcher._asleep, watcher.current = [], True, Pass(whole=False)
+    watcher._free = []
     return watcher

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from thermokron.host.kfac.curvature.compiled import check_kept
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "uses_of"]
+__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "said_later", "uses_of"]
 
 
 class Pass:
@@ -76,6 +77,19 @@ def blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
         here.trouble = here.trouble or error
 
 
+def said_later(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook in the user's forward pass that raises nothing there, but blames the pass."""
+
+    @wraps(hook)
+    def quiet(watcher: Any, *args: Any) -> None:
+        try:
+            hook(watcher, *args)
+        except Exception as error:
+            blame([watcher.current], "this pass", error)
+
+    return quiet
+
+
 class Use(NamedTuple):
     """One call of a module in a pass.
 
@@ -87,8 +101,8 @@ class Use(NamedTuple):
         What records it.
     module : torch.nn.Module
         Which of the layer's modules was called.
-    prepared : tensor or Exception
-        What `Layer.prepare` kept of its input; or why there is nothing.
+    prepared : tensor
+        What `Layer.prepare` kept of its input.
     examples : int
         Length of its output.
     here : Pass
@@ -99,17 +113,10 @@ class Use(NamedTuple):
 
     layer: Layer
     module: torch.nn.Module
-    prepared: torch.Tensor | Exception
+    prepared: torch.Tensor
     examples: int
     here: Pass
     edge: int
-
-    @property
-    def given(self) -> torch.Tensor:
-        """What was prepared, or else the exception."""
-        if isinstance(self.prepared, Exception):
-            raise self.prepared
-        return self.prepared
 
 
 def mark(output: torch.Tensor, key: str, use: Use) -> None:

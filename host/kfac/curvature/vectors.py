@@ -123,7 +123,7 @@ class Vectors:
                         reached.setdefault(use.layer, set()).add(use.here)
                         use.layer.record(
                             use.module,
-                            use.given,
+                            use.prepared,
                             full_precision(gradient),
                             terms,
                             reduce=self.reduce,

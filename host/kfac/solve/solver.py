@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from thermokron.host.kfac.curvature.factors import all_finite, in_type
 from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.hyperparameters import Hyperparameters
-from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.cost import Cost, work_out
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.host.kfac.solve.prepared import EIGEN
@@ -78,7 +79,13 @@ class Solver:
             self.inverse = Thermodynamic(self.own, samples, settle)
         kronecker = [layer for layer in ready if isinstance(layer, KroneckerLayer)]
         self._renew(blocks, kronecker, step, damping, cost)
-        return [self._update(blocks, layer, g, damping, cost) for layer, g in gradients.items()]
+        unit = None  # the host's products are made one after the other
+        if self.method == "solve" and isinstance(self.inverse, Thermodynamic):
+            unit = self.inverse.unit
+        pieces = [
+            partial(self._update, blocks, layer, g, damping) for layer, g in gradients.items()
+        ]
+        return work_out(unit, pieces, cost)
 
     def _renew(
         self,

@@ -72,6 +72,11 @@ class Coverage:
         """Parameters of one module that are not covered for one reason, in words."""
         return in_words({name: reason for name, reason in self.plain.items() if reason})
 
+    @property
+    def left_out(self) -> list[str]:
+        """Parameters that the user did not want."""
+        return in_words({name: "left out" for name, reason in self.plain.items() if not reason})
+
     def tell(self) -> None:
         """Warn the caller of `KFAC` of what is not covered, or not as one would expect.
 
@@ -233,7 +238,7 @@ def _matching(
     TypeError, ValueError
         If part of it is no choice, or fits no module.
     """
-    one = isinstance(choice, str | type | torch.nn.Module)
+    one = isinstance(choice, str | type | torch.nn.Module) or not isinstance(choice, Iterable)
     parts: Iterable[Any] = () if choice is None else [choice] if one else choice  # type: ignore
     found: set[torch.nn.Module] = set()
     for part in parts:
