@@ -38,6 +38,8 @@ class Pass:
         Whether the loss module was called on its outputs.
     trouble : Exception or None
         Why it could not be recorded; the next step says it, if the pass counts there.
+    replay : callable or None
+        What makes it again, where that is wanted.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -49,6 +51,7 @@ class Pass:
         self.running = whole
         self.judged = False
         self.trouble: Exception | None = None
+        self.replay: Any = None
 
     @property
     def own(self) -> float | None:
