@@ -76,6 +76,7 @@ class KFACCallback(Callback):
                 f"= {pl_module.automatic_optimization}; legal: one, in automatic optimisation. In "
                 "manual optimisation call KFAC.step between manual_backward and optimizer.step"
             )
+        self._close()
         model = _part(pl_module, "model", self.model)
         criterion = None
         if self.criterion is not None:
@@ -97,6 +98,15 @@ class KFACCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch no more; `kfac` stays, so that checkpoints can still be saved."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Watch no more."""
+        self._close()
+
+    def _close(self) -> None:
         if self.kfac is not None:
             self.kfac.close()
 

@@ -11,7 +11,7 @@ import pytest
 if not (find_spec("transformers") and find_spec("timm")):
     pytest.skip("needs the extra loops", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from public_networks import PUBLIC, ten_steps
 
 from thermokron.host import open_unit
