@@ -8,6 +8,7 @@ import torch
 
 from thermokron.host.kfac.choices import (
     choose_inverter,
+    judge,
     loss_curvature,
     loss_reduction_of,
 )
@@ -27,13 +28,19 @@ from thermokron.host.kfac.hyperparameters import (
 )
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.quadratic import LocalModel
 from thermokron.host.kfac.solve.solver import Solver
 from thermokron.host.kfac.state import TrainingState
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
+
+
+#: λ where none is given, and that which "auto" begins with.
+DAMPING, AUTO_DAMPING = 0.01, 0.01
 
 
 class KFAC(Preconditioner):
@@ -168,8 +175,8 @@ class KFAC(Preconditioner):
         model: torch.nn.Module,
         unit: Unit | None = None,
         *,
-        lr: Schedule | torch.optim.Optimizer,
-        damping: Schedule | LevenbergMarquardt = 0.01,
+        lr: Schedule | torch.optim.Optimizer | str,
+        damping: Schedule | LevenbergMarquardt | None = None,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
@@ -206,6 +213,9 @@ class KFAC(Preconditioner):
         self.method_given = method is not None
         self.unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
+        automatic = isinstance(lr, str)
+        if damping is None:
+            damping = LevenbergMarquardt(AUTO_DAMPING) if automatic else DAMPING
         lm = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
@@ -234,7 +244,9 @@ class KFAC(Preconditioner):
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         self.training = TrainingState(self.layers, generator, lm, self.unit)
-        self._trial = None if lm is None else Trial(model, criterion)
+        self._trial = None if lm is None or automatic else Trial(model, criterion)
+        if automatic:
+            self.training.automatic = AutomaticStep(LocalModel(model, judge(criterion)), lm)
         mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
         vectors = None
         if fisher != "empirical":
@@ -250,5 +262,6 @@ class KFAC(Preconditioner):
             vectors=vectors,
             reduce=reduce,
             mean=self.choices["loss_reduction"] == "mean",
-            due=self._due,
+            due=lambda: automatic or self._due(),
+            replays=automatic,
         )
