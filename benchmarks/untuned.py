@@ -206,7 +206,18 @@ def _kfac(model: nn.Module, criterion: nn.Module, **options: Any) -> Step:
     return step
 
 
-CONTENDERS: dict[str, Callable[..., Step]] = {"adam": _adam, "kfac": _kfac}
+def _auto(model: nn.Module, criterion: nn.Module, **options: Any) -> Step:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    kfac = KFAC(model, lr="auto", criterion=criterion, **options)
+
+    def step() -> None:
+        kfac.step()
+        optimizer.step()
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[..., Step]] = {"adam": _adam, "kfac": _kfac, "auto": _auto}
 
 
 def train(

@@ -8,6 +8,7 @@ import torch
 
 from thermokron.host.kfac.choices import (
     choose_inverter,
+    judge,
     loss_curvature,
     loss_reduction_of,
 )
@@ -27,8 +28,10 @@ from thermokron.host.kfac.hyperparameters import (
 )
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.quadratic import LocalModel
 from thermokron.host.kfac.solve.relative import Relative
 from thermokron.host.kfac.solve.solver import Solver
 from thermokron.host.kfac.solve.trust import TrustRegion
@@ -37,8 +40,8 @@ from thermokron.model import Unit
 
 __all__ = ["KFAC"]
 
-#: Of the layers' own curvature; docs/untuned.md has what it was chosen by.
-DAMPING = Relative(1.0)
+#: Damping where none is given, see docs/untuned.md, and the λ that "auto" begins with.
+DAMPING, AUTO_DAMPING = Relative(1.0), 0.01
 
 
 class KFAC(Preconditioner):
@@ -173,8 +176,8 @@ class KFAC(Preconditioner):
         model: torch.nn.Module,
         unit: Unit | None = None,
         *,
-        lr: Schedule | torch.optim.Optimizer,
-        damping: Schedule | Relative | LevenbergMarquardt = DAMPING,
+        lr: Schedule | torch.optim.Optimizer | str,
+        damping: Schedule | Relative | LevenbergMarquardt | None = None,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
@@ -211,8 +214,16 @@ class KFAC(Preconditioner):
         self.method_given = method is not None
         self.unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
+        automatic = isinstance(lr, str)
+        if damping is None:
+            damping = LevenbergMarquardt(AUTO_DAMPING) if automatic else DAMPING
+        if automatic and isinstance(damping, Relative):
+            raise ValueError(
+                f"damping = {damping!r} has no λ of a quadratic model; legal with lr = 'auto': a "
+                "number, a function of the step, or LevenbergMarquardt(...)"
+            )
         lm = damping if isinstance(damping, LevenbergMarquardt) else None
-        trust = TrustRegion() if kl_clip == "adaptive" else kl_clip
+        trust = None if automatic else TrustRegion() if kl_clip == "adaptive" else kl_clip
         relative = isinstance(damping, Relative)
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
@@ -249,7 +260,9 @@ class KFAC(Preconditioner):
             self.unit,
             trust if isinstance(trust, TrustRegion) else None,
         )
-        self._trial = None if lm is None else Trial(model, criterion)
+        self._trial = None if lm is None or automatic else Trial(model, criterion)
+        if automatic:
+            self.training.automatic = AutomaticStep(LocalModel(model, judge(criterion)), lm)
         mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
         vectors = None
         if fisher != "empirical":
@@ -265,7 +278,8 @@ class KFAC(Preconditioner):
             vectors=vectors,
             reduce=reduce,
             mean=self.choices["loss_reduction"] == "mean",
-            due=self._due,
+            due=lambda: automatic or self._due(),
+            replays=automatic,
         )
 
 

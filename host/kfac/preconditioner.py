@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,14 +12,17 @@ import torch
 from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.replay import closure_of
 from thermokron.host.kfac.curvature.uncovered import Uncovered
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
 )
 from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.damping import Trial
 from thermokron.host.kfac.solve.inverses import Inverter
+from thermokron.host.kfac.solve.quadratic import Closure
 from thermokron.host.kfac.solve.relative import Relative
 from thermokron.host.kfac.solve.solver import Solver, check_updates, gradients_of
 from thermokron.host.kfac.solve.step_control import shortening
@@ -77,11 +80,17 @@ class Preconditioner:
 
     # ---- stepping -------------------------------------------------------------------------
 
-    def step(self) -> StepMetrics:
+    def step(self, closure: Closure | None = None) -> StepMetrics:
         """Update factors and inverses as they are due, and precondition the gradients in place.
 
         A step that ends with an exception has changed no gradient and no average. What was
         gathered is still there, so that it may be tried again, but for a `FloatingPointError`.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            The loss of this step's batch, for `lr = "auto"`; where criterion was called on the
+            model's output it is known.
 
         Raises
         ------
@@ -97,7 +106,7 @@ class Preconditioner:
             raise RuntimeError("this KFAC is closed")
         with undisturbed(), self.training.unless_it_fails():
             try:
-                self.metrics = self._step()
+                self.metrics = self._step(closure)
             except FloatingPointError:
                 self.discard()
                 raise
@@ -112,11 +121,11 @@ class Preconditioner:
         """
         self._watcher.discard()
 
-    def _step(self) -> StepMetrics:
-        due, loss = self._due(), self._watcher.collect()
+    def _step(self, closure: Closure | None) -> StepMetrics:
+        due, passes, loss = self._due(), self._watcher.collect(), self._watcher.loss
         decay, blocks = self._now("decay"), self.training.blocks
         intact = [layer for layer in self.layers if layer.intact]
-        moved = [layer for layer in intact if layer.update_factors(decay)]
+        moved = [layer for layer in intact if layer.update_factors(decay)] if due else []
         for layer in moved:
             blocks.outdate(layer)
         ready = [layer for layer in intact if layer.has_factors]
@@ -127,31 +136,23 @@ class Preconditioner:
         if trust is not None:
             trust.look_back(present)
         updates = self._solver.updates(blocks, ready, present, self.steps, damping, cost)
-        nu = shortening(
-            list(present.values()),
-            updates,
-            rates=self.hyperparameters.rates(self.steps, present),
-            kl_rates=self.hyperparameters.rates(self.steps, present, in_the_end=trust is not None),
-            kl_clip=self._now("kl_clip"),
-            norm_constraint=self._now("norm_constraint"),
-            damping=[
-                max(self._solver.damping_of(layer, damping), 0.0 if trust is None else trust.least)
-                for layer in present
-            ],
-            cost=cost,
-        )
-        if nu != 1.0:
-            cost.flops(sum(update.numel() for update in updates))
-            for update in updates:
-                update.mul_(nu)
+        automatic, nu, more = self.training.automatic, 1.0, {}
+        if automatic is None:
+            nu = self._shorten(present, updates, damping, cost)
         check_updates(present, updates)
-        lm = self.training.marquardt
-        if self._trial is not None and lm is not None:
-            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+        self._begin_trial()
         if trust is not None:
             trust.set_out(present, held_back=nu < 1.0)
+        before = {layer: g.clone() for layer, g in present.items()} if automatic else {}
         for layer, update in zip(present, updates, strict=True):
             layer.set_gradient(update)
+        if automatic is not None:
+            try:
+                more = self._lengthen(automatic, closure or closure_of(passes), present, damping)
+            except BaseException:
+                for layer, gradient in before.items():
+                    layer.set_gradient(gradient)
+                raise
         metrics = StepMetrics.of(
             cost,
             step=self.steps,
@@ -160,9 +161,66 @@ class Preconditioner:
             damping=damping,
             kappa=blocks.kappa,
             loss=None if loss is None or loss.numel() > 1 else loss.item(),
+            **more,
         )
         self.training.steps += 1
         return metrics
+
+    def _shorten(
+        self,
+        gradients: Mapping[Layer, torch.Tensor],
+        updates: Sequence[torch.Tensor],
+        damping: float,
+        cost: Cost,
+    ) -> float:
+        """Multiply updates by ν, which is returned."""
+        trust = self.training.trust
+        nu = shortening(
+            list(gradients.values()),
+            updates,
+            rates=self.hyperparameters.rates(self.steps, gradients),
+            kl_rates=self.hyperparameters.rates(
+                self.steps, gradients, in_the_end=trust is not None
+            ),
+            kl_clip=self._now("kl_clip"),
+            norm_constraint=self._now("norm_constraint"),
+            damping=[
+                max(self._solver.damping_of(layer, damping), 0.0 if trust is None else trust.least)
+                for layer in gradients
+            ],
+            cost=cost,
+        )
+        if nu != 1.0:
+            cost.flops(sum(update.numel() for update in updates))
+            for update in updates:
+                update.mul_(nu)
+        return nu
+
+    def _lengthen(
+        self, automatic: AutomaticStep, closure: Closure, layers: Iterable[Layer], damping: float
+    ) -> dict[str, Any]:
+        """Put -δ in the place of the gradients, which are -Δ; what the metrics say of it."""
+        names = {id(p): name for name, p in automatic.local.model.named_parameters()}
+        parameters = {names[id(p)]: p for layer in layers for p in layer.parameters}
+        proposal = {n: -p.grad for n, p in parameters.items() if p.grad is not None}
+        with self._watcher.asleep():
+            chosen = automatic.choose(closure, proposal, damping, self.steps)
+        for name, step in chosen.step.items():
+            gradient = parameters[name].grad
+            assert gradient is not None
+            gradient.copy_(-step)
+        return {
+            "rate": chosen.rate,
+            "momentum": chosen.momentum,
+            "loss_reduction": chosen.reduction,
+            "reduction_ratio": chosen.ratio,
+        }
+
+    def _begin_trial(self) -> None:
+        """Have `adapt` see what this step does, if it is its turn."""
+        lm = self.training.marquardt
+        if self._trial is not None and lm is not None:
+            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
 
     def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
         """Adapt a `LevenbergMarquardt` damping; call it between the optimiser's step and the next.
@@ -191,6 +249,8 @@ class Preconditioner:
             differentiate the model in forward mode.
         """
         lm = self.training.marquardt
+        if self.training.automatic is not None:
+            raise RuntimeError("lr = 'auto' adapts the damping in step(): leave adapt() out")
         if lm is None or self._trial is None:
             raise RuntimeError("adapt() needs damping=LevenbergMarquardt(...)")
         if not self._trial.begun:

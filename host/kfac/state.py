@@ -10,6 +10,7 @@ import torch
 
 from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.kfac.hyperparameters import check_count
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.inverses import Inverter
 from thermokron.host.kfac.solve.prepared import restore, shapes_of
@@ -41,6 +42,8 @@ class TrainingState:
 
     Attributes
     ----------
+    automatic : AutomaticStep or None
+        What chooses rate and momentum, with the last step.
     steps : int
         Steps taken.
     blocks : Blocks
@@ -57,6 +60,7 @@ class TrainingState:
     ) -> None:
         self.layers, self.generator = layers, generator
         self.marquardt, self.unit, self.trust = marquardt, unit, trust
+        self.automatic: AutomaticStep | None = None
         self.steps = 0
         self.blocks = Blocks()
 
@@ -65,11 +69,17 @@ class TrainingState:
         """What is done meanwhile counts only if it ends without an exception."""
         steps, blocks = self.steps, self.blocks.copy()
         trust = None if self.trust is None else self.trust.state_dict()
+        damping = None if self.marquardt is None else self.marquardt.value
+        last = None if self.automatic is None else self.automatic.last
         averages = [layer.state_dict() for layer in self.layers]
         try:
             yield
         except BaseException:
             self.steps, self.blocks = steps, blocks
+            if self.marquardt is not None and damping is not None:
+                self.marquardt.value = damping
+            if self.automatic is not None and last is not None:
+                self.automatic.last = last
             for layer, before in zip(self.layers, averages, strict=True):
                 layer.load_state_dict(before)
             if self.trust is not None:
@@ -95,6 +105,8 @@ class TrainingState:
             state["damping"] = self.marquardt.value
         if self.trust is not None:
             state["trust"] = self.trust.state_dict()
+        if self.automatic is not None:
+            state["last"] = dict(self.automatic.last)
         if self.unit is not None:
             state["unit"] = {"seed": self.unit.seed, "stream": self.unit.stream}
         return state
@@ -120,6 +132,8 @@ class TrainingState:
         self.steps, self.blocks = steps, blocks
         if self.unit is not None and stream is not None:
             self.unit.stream = stream
+        if self.automatic is not None:
+            self.automatic.last = dict(state.get("last", {}))
         if self.marquardt is not None and "damping" in state:
             self.marquardt.value = float(state["damping"])
         if self.trust is not None and "trust" in state:
@@ -165,5 +179,7 @@ class TrainingState:
         float(state.get("damping", 0.0))
         if self.trust is not None and "trust" in state:
             self.trust.check_state(state["trust"], layers)
+        if self.automatic is not None:
+            self.automatic.check_last(state.get("last", {}))
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
         return check_count("steps", state["steps"], low=0), blocks, stream

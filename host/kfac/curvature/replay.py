@@ -173,9 +173,11 @@ def _tensors(output: Any) -> list[tuple[Any, torch.Tensor]]:
     """The tensors that a model returned, by their place."""
     if isinstance(output, torch.Tensor):
         return [(None, output)]
-    items = output.items() if isinstance(output, Mapping) else None
-    if items is None:
-        items = enumerate(output) if isinstance(output, list | tuple) else ()
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(output, Mapping):
+        items = output.items()
+    elif isinstance(output, list | tuple):
+        items = enumerate(output)
     return [(key, value) for key, value in items if isinstance(value, torch.Tensor)]
 
 

@@ -76,6 +76,7 @@ class LocalModel:
         with torch.enable_grad():  # it may hold derivatives of outputs
             return self._loss(closure, values).item()
 
+    @torch.enable_grad()
     def expand(self, closure: Closure, values: Values, directions: Sequence[Values]) -> Expansion:
         """The batch along directions, from the parameters `values`.
 
