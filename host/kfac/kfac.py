@@ -83,16 +83,19 @@ class KFAC(Preconditioner):
         The network; hooks are placed in it, and removed by `close`.
     unit : Unit or None
         Thermodynamic unit that holds the factors, or a pool; None works exactly on the host.
-    lr : float or torch.optim.Optimizer
+    lr : float, torch.optim.Optimizer or "auto"
         The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
         the optimiser itself, each layer's rate is that of its parameters' group, the largest if
         there are several, read at every step, whatever scheduler changes it and whatever groups
-        are added. 0 is legal, as at the end of a schedule.
-    damping : float or LevenbergMarquardt
-        Tikhonov damping λ of the curvature, in units of the loss. With small rates a small λ is
-        faster, such as 0.001 with 0.005 and a `kl_clip` of 1e-2, and in deep networks, whose
-        factors are small, both smaller again. A `LevenbergMarquardt` adapts
-        itself; it needs `criterion`, and `adapt` to be called after the optimiser's step.
+        are added. 0 is legal, as at the end of a schedule. With "auto" K-FAC chooses rate and
+        momentum itself, see `thermokron.host.kfac.solve.auto.AutomaticStep`: the gradient becomes
+        minus the whole step, for SGD with a rate of 1 and no momentum. It needs `criterion`.
+    damping : float, Relative or LevenbergMarquardt, optional
+        Tikhonov damping of the curvature: a number is λ in units of the loss, `Relative(ρ)` is ρ in
+        units of each layer's own mean curvature, so that the scales of inputs do not matter. A
+        `LevenbergMarquardt` adapts λ itself; it needs `criterion`, and `adapt` to be called after
+        the optimiser's step, but for "auto", which calls it. If not given, `Relative(1.0)`, and
+        `LevenbergMarquardt(0.01)` with "auto".
     criterion : torch.nn.Module, optional
         The loss module that the training loop calls, as `criterion(outputs, targets)`: a hook on
         it tells K-FAC outputs, targets and reduction. Needed for `fisher` "mc" and "ggn". Without
@@ -128,12 +131,13 @@ class KFAC(Preconditioner):
     refresh_threshold : float or None
         Renews a layer's inverses between intervals too, when either of its factors has moved by
         more than this part of its Frobenius norm since they were made.
-    kl_clip, norm_constraint : float or None
-        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))), and c in η ν ‖v‖ ≤ c; None switches them off. The
-        default κ suits an optimiser with momentum 0.9 whose rate nobody has tuned: from 0.01 up
-        the rate hardly matters then. A larger κ is faster where the rate suits, such as the
-        1e-2 of `thermokron train`, with momentum, beside rates and dampings that were chosen with
-        it; without momentum 1e-2 is as safe.
+    kl_clip : float, TrustRegion, "adaptive" or None
+        κ in ν = min(1, √(κ / (η² |Σ vᵀg|))). A `TrustRegion` adapts κ by where steps lead, for any
+        rate that is not too small; "adaptive" is one as it comes. None switches the clip off. A
+        number suits rates and dampings that were chosen with it, such as the 1e-2 of
+        `thermokron train`.
+    norm_constraint : float or None
+        c in η ν ‖v‖ ≤ c; None switches it off.
     loss_reduction : "mean" or "sum"
         How the loss combines its terms, where there is no `criterion` to ask. For a sum the
         curvature is still that of the mean loss, so that damping means the same.

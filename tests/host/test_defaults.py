@@ -113,7 +113,10 @@ def test_defaults_of_the_library_hold(name: str, lr: float) -> None:
 
 def test_a_wrong_inverse_makes_no_long_step() -> None:
     """Turned by a right angle, so that vᵀg is 0 and says nothing of v."""
-    g, options = torch.tensor([3.0, 4.0]), {"lr": 0.1, "kl_clip": 1e-4, "norm_constraint": None}
+    g, options = (
+        torch.tensor([3.0, 4.0]),
+        {"rates": [0.1], "kl_clip": 1e-4, "norm_constraint": None},
+    )
     turned = 1e3 * torch.tensor([-4.0, 3.0])
     nu = shortening([g], [turned], damping=0.01, **options)
     assert 0.01 * (0.1 * nu * turned.norm()) ** 2 == pytest.approx(1e-4)
