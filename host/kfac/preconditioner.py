@@ -185,7 +185,7 @@ class Preconditioner:
             kl_clip=self._now("kl_clip"),
             norm_constraint=self._now("norm_constraint"),
             damping=[
-                max(self._solver.damping_of(layer, damping), 0.0 if trust is None else trust.least)
+                max(self._solver.each[layer], 0.0 if trust is None else trust.least)
                 for layer in gradients
             ],
             cost=cost,

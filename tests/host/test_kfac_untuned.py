@@ -223,3 +223,27 @@ def test_defaults_are_what_the_documents_say() -> None:
     assert isinstance(automatic.training.marquardt, LevenbergMarquardt)
     assert automatic.training.trust is None
     assert math.isclose(automatic.training.marquardt.value, 0.01)
+
+
+def test_a_layer_of_hardly_any_curvature_is_damped_as_the_network_is() -> None:
+    """Behind a scale of 1e-6 a gradient over its own curvature would be a million times too long."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outer(x + 1e-6 * self.inner(x))
+
+    torch.manual_seed(0)
+    model = Scaled().to(DTYPE)
+    kfac = KFAC(model, lr=0.1)
+    x, y = data()
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert kfac.step().nu > 0.01
+    means = [layer.mean_curvature() for layer in kfac.layers]
+    network = sum(m * n for m, n in zip(means, (20, 15), strict=True)) / 35
+    assert means[0] < 1e-6 * network
+    expected = {"inner": 0.01 * network, "outer": means[1]}
+    assert {layer.name: v for layer, v in kfac._solver.each.items()} == pytest.approx(expected)

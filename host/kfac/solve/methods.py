@@ -36,13 +36,13 @@ from thermokron.host.kfac.solve.prepared import (
     Prepared,
     Programs,
 )
-from thermokron.host.kfac.solve.relative import damping_of
 
 __all__ = ["METHODS", "alike", "prepare"]
 
 METHODS = ("inverse", "solve")
 
 NONE_BEFORE: Mapping[Layer, Prepared] = {}
+NO_OTHERS: Mapping[Layer, float] = {}
 #: A factor, and the damping's share in it.
 Job = tuple[Factor, Share]
 #: What was made of it, and a bound on the condition number of the damped factor.
@@ -74,7 +74,7 @@ def prepare(
     inverse: Inverter,
     cost: Cost,
     before: Mapping[Layer, Prepared] = NONE_BEFORE,
-    relative: bool = False,
+    each: Mapping[Layer, float] = NO_OTHERS,
 ) -> dict[KroneckerLayer, Prepared]:
     """Ready the blocks of layers, with their averages as they are now.
 
@@ -95,22 +95,22 @@ def prepare(
         Gets what it cost.
     before : mapping of Layer to Prepared
         The blocks that these follow.
-    relative : bool
-        Whether λ is a part of each layer's curvature, see `Relative`.
+    each : mapping of Layer to float
+        λ of layers that have their own.
     """
     blocks: dict[KroneckerLayer, Prepared] = {}
     if method == EIGEN:
         for group in alike(layers):
             left = _decomposed(group[0].input_factor, cost)
             for layer in group:
-                own = damping_of(layer, damping, relative=relative)
+                own = each.get(layer, damping)
                 blocks[layer] = _eigen(left, _decomposed(layer.output_factor, cost), own)
         return blocks
     jobs: list[Job] = []
     for layer in layers:
         factors = layer.input_factor, layer.output_factor
         mean_a, mean_g = (factor.mean_diagonal() for factor in factors)
-        own = damping_of(layer, damping, relative=relative)
+        own = each.get(layer, damping)
         jobs += zip(factors, shares(mean_a, mean_g, own), strict=True)
         cost.flops(sum(factor.blocks * factor.size for factor in factors))
     if method == "solve" and isinstance(inverse, Thermodynamic):

@@ -16,7 +16,7 @@ from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
 from thermokron.host.kfac.solve.prepared import EIGEN
 from thermokron.host.kfac.solve.refresh import Blocks
-from thermokron.host.kfac.solve.relative import damping_of
+from thermokron.host.kfac.solve.relative import dampings
 from thermokron.model import Unit
 
 __all__ = ["Solver", "check_updates", "gradients_of"]
@@ -50,6 +50,7 @@ class Solver:
     ) -> None:
         self.inverse, self.hyperparameters, self.own = inverse, hyperparameters, own
         self.relative = relative
+        self.each: dict[Layer, float] = {}
         exactly = choices["damping_mode"] == "exact"
         self.method = EIGEN if exactly else choices["method"]
 
@@ -82,14 +83,13 @@ class Solver:
         if self.own is not None:
             samples, settle = (self.hyperparameters.at(n, step) for n in ("samples", "settle"))
             self.inverse = Thermodynamic(self.own, samples, settle)
+        self.each = dampings(ready, damping, relative=self.relative)
         kronecker = [layer for layer in ready if isinstance(layer, KroneckerLayer)]
         self._renew(blocks, kronecker, step, damping, cost)
         unit = None  # the host's products are made one after the other
         if self.method == "solve" and isinstance(self.inverse, Thermodynamic):
             unit = self.inverse.unit
-        pieces = [
-            partial(self._update, blocks, layer, g, damping) for layer, g in gradients.items()
-        ]
+        pieces = [partial(self._update, blocks, layer, g) for layer, g in gradients.items()]
         return work_out(unit, pieces, cost)
 
     def _renew(
@@ -114,22 +114,18 @@ class Solver:
             inverse=self.inverse,
             cost=cost,
             before=blocks.prepared,
-            relative=self.relative,
+            each=self.each,
         )
         for layer, block in made.items():
             blocks.renew(layer, block, damping, keep=threshold is not None)
 
     def _update(
-        self, blocks: Blocks, layer: Layer, gradient: torch.Tensor, damping: float, cost: Cost
+        self, blocks: Blocks, layer: Layer, gradient: torch.Tensor, cost: Cost
     ) -> torch.Tensor:
         if isinstance(layer, KroneckerLayer):
             return blocks[layer].apply(gradient, self.inverse, cost)
         cost.flops(2 * gradient.numel())
-        return layer.precondition(gradient, self.damping_of(layer, damping))
-
-    def damping_of(self, layer: Layer, damping: float) -> float:
-        """λ of a layer."""
-        return damping_of(layer, damping, relative=self.relative)
+        return layer.precondition(gradient, self.each[layer])
 
 
 def gradients_of(layers: Iterable[Layer]) -> dict[Layer, torch.Tensor]:
