@@ -1,8 +1,8 @@
 """Every snippet of README.md and docs/ works when copied out alone, and prints what is shown.
 
-Python runs in a fresh interpreter, commands run in bash, both in an empty folder, C is compiled. Of commands
-that begin with `make` it is checked that the target exists (`make -n`): the tests do not run
-themselves, and the demo takes minutes.
+Python runs in a fresh interpreter, commands run in bash, both in an empty folder; C is compiled. Of
+commands that begin with `make` it is checked that the target exists (`make -n`): the tests do not
+run themselves, and the demo takes minutes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("snippet", _of("c"))
 def test_c(snippet: re.Match[str], tmp_path: Path) -> None:
     """Against the headers that the commands before it make."""
-    commands = [m for m in SNIPPET.finditer(snippet.string, 0, snippet.start())][-1]
+    commands = list(SNIPPET.finditer(snippet.string, 0, snippet.start()))[-1]
     assert commands["language"] == "sh"
     _run(["bash", "-euc", commands["code"]], tmp_path)
     (tmp_path / "snippet.c").write_text(snippet["code"])
