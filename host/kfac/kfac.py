@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
 
+from thermokron.host.kfac.agreement import agree
 from thermokron.host.kfac.choices import (
     choose_inverter,
     loss_curvature,
@@ -13,8 +16,10 @@ from thermokron.host.kfac.choices import (
 )
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Choice, find_layers
+from thermokron.host.kfac.curvature.pooled import Pool
 from thermokron.host.kfac.curvature.uncovered import Uncovered
 from thermokron.host.kfac.curvature.vectors import Vectors
+from thermokron.host.kfac.distributed import ranks_of
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
@@ -28,6 +33,7 @@ from thermokron.host.kfac.hyperparameters import (
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
+from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.solver import Solver
 from thermokron.host.kfac.state import TrainingState
@@ -186,9 +192,13 @@ class KFAC(Preconditioner):
         include: Choice = None,
         exclude: Choice = None,
         dense_limit: int | None = 8192,
+        process_group: ProcessGroup | Literal[False] | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
+        self._ranks = ranks_of(model, process_group)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
         self.choices: dict[str, Any] = {
             "fisher": fisher,
             "sharing": sharing,
@@ -214,7 +224,6 @@ class KFAC(Preconditioner):
             norm_constraint=norm_constraint,
         )
         self.metrics: StepMetrics | None = None
-        self._solver = Solver(inverse, self.choices, self.hyperparameters, own=unit)
         for name in self.hyperparameters:
             self.hyperparameters.at(name, 0)
         if dense_limit is not None:
@@ -224,14 +233,35 @@ class KFAC(Preconditioner):
         self.layers, self.uncovered = coverage.layers, coverage.uncovered
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
-        self.training = TrainingState(self.layers, generator, lm, self.unit)
-        self._trial = None if lm is None else Trial(model, criterion)
         mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
+        agreement = agree(
+            self._ranks,
+            layers=self.layers,
+            unit=self.unit,
+            choices=self.choices,
+            method_given=self.method_given,
+            hyperparameters=self.hyperparameters,
+            others={"seed": seed, "mc_samples": mc_samples},
+        )
+        self.choices["method"] = agreement.method
+        division = Division(self.layers, self._ranks.rank, agreement.owners)
+        self._solver = Solver(
+            inverse, self.choices, self.hyperparameters, own=unit, division=division
+        )
+        self._pool = Pool(self.layers, self._ranks)
+        self.training = TrainingState(
+            self.layers, generator, lm, self.unit, ranks=self._ranks, seeds=agreement.seeds
+        )
+        self._trial = None if lm is None else Trial(model, criterion)
         vectors = None
         if fisher != "empirical":
             assert curvature is not None
             vectors = Vectors(
-                curvature, fisher, samples=mc_samples, reduce=reduce, generator=generator
+                curvature,
+                fisher,
+                samples=mc_samples,
+                reduce=reduce,
+                generator=self.training.drawing,
             )
         self._watcher = Watcher(
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,10 +12,10 @@ import torch
 from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.pooled import Pool
 from thermokron.host.kfac.curvature.uncovered import Uncovered
-from thermokron.host.kfac.hyperparameters import (
-    Hyperparameters,
-)
+from thermokron.host.kfac.distributed import Ranks, check_alike
+from thermokron.host.kfac.hyperparameters import Hyperparameters
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.damping import Trial
@@ -52,6 +52,8 @@ class Preconditioner:
     uncovered: list[str]
     training: TrainingState
     metrics: StepMetrics | None
+    _ranks: Ranks
+    _pool: Pool
     _solver: Solver
     _others: Uncovered
     _watcher: Watcher
@@ -90,9 +92,10 @@ class Preconditioner:
             If outputs, activations or gradients are NaN or inf, or the update would be.
         UnitFault
             If the unit failed.
+
+        What one of several processes fails with ends the step of all, see
+        `thermokron.host.kfac.distributed.Exchange`.
         """
-        if self._watcher.closed:
-            raise RuntimeError("this KFAC is closed")
         with undisturbed(), self.training.unless_it_fails():
             try:
                 self.metrics = self._step()
@@ -111,26 +114,39 @@ class Preconditioner:
         self._watcher.discard()
 
     def _step(self) -> StepMetrics:
-        due, loss = self._due(), self._watcher.collect()
-        decay, blocks = self._now("decay"), self.training.blocks
-        intact = [layer for layer in self.layers if layer.intact]
-        moved = [layer for layer in intact if layer.update_factors(decay)]
-        for layer in moved:
-            blocks.outdate(layer)
-        ready = [layer for layer in intact if layer.has_factors]
-        present = gradients_of(ready)
-        self._others.check(self.layers, moved, present, due=due)
-        damping, cost = self._now("damping"), Cost()
-        updates = self._solver.updates(blocks, ready, present, self.steps, damping, cost)
-        nu = shortening(
-            list(present.values()),
-            updates,
-            rates=self.hyperparameters.rates(self.steps, present),
-            kl_clip=self._now("kl_clip"),
-            norm_constraint=self._now("norm_constraint"),
-            damping=damping,
-            cost=cost,
-        )
+        ranks, blocks, step = self._ranks, self.training.blocks, self.steps
+        with ranks.exchange("what was recorded") as recorded:
+            if self._watcher.closed:
+                raise RuntimeError("this KFAC is closed")
+            due, loss = self._due(), self._watcher.collect()
+            recorded.own = step, _number(loss), self._pool.report(self._watcher.terms)
+        steps, losses, reports = zip(*recorded.all, strict=True)
+        check_alike([{"steps": its} for its in steps])
+        with self._pool.added_up(reports), ranks.exchange("updates") as solved:
+            decay, damping, cost = self._now("decay"), self._now("damping"), Cost()
+            intact = [layer for layer in self.layers if layer.intact]
+            moved = [layer for layer in intact if layer.update_factors(decay)]
+            for layer in moved:
+                blocks.outdate(layer)
+            ready = [layer for layer in intact if layer.has_factors]
+            present = gradients_of(ready)
+            self._others.check(self.layers, moved, present, due=due)
+            part = self._solver.updates(blocks, ready, present, step, damping, cost)
+            stream = None if self.unit is None else self.unit.stream
+            solved.own = stream, part.told(present) if ranks.size > 1 else {}
+        streams, told = zip(*solved.all, strict=True)
+        updates = self._solver.joined(blocks, present, part, told, step, damping)
+        with ranks.exchange("the length of the step") as length:
+            length.own = shortening(
+                list(present.values()),
+                updates,
+                rates=self.hyperparameters.rates(step, present),
+                kl_clip=self._now("kl_clip"),
+                norm_constraint=self._now("norm_constraint"),
+                damping=damping,
+                cost=cost,
+            )
+        nu = length.all[0]
         if nu != 1.0:
             cost.flops(sum(update.numel() for update in updates))
             for update in updates:
@@ -138,19 +154,19 @@ class Preconditioner:
         check_updates(present, updates)
         lm = self.training.marquardt
         if self._trial is not None and lm is not None:
-            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
+            self._trial.begin() if step % lm.interval == 0 else self._trial.expire()
         for layer, update in zip(present, updates, strict=True):
             layer.set_gradient(update)
         metrics = StepMetrics.of(
             cost,
-            step=self.steps,
+            step=step,
             nu=nu,
             clipped=nu < 1.0,
             damping=damping,
             kappa=blocks.kappa,
-            loss=None if loss is None or loss.numel() > 1 else loss.item(),
+            loss=_mean([its for its in losses if its is not None]),
         )
-        self.training.steps += 1
+        self.training.advance(streams)
         return metrics
 
     def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
@@ -185,8 +201,9 @@ class Preconditioner:
         if not self._trial.begun:
             return None
         assert self.metrics is not None
-        with self._watcher.asleep():
-            change, predicted = self._trial.end(closure, self.metrics.damping)
+        with self._ranks.exchange("the trial of the damping") as trial, self._watcher.asleep():
+            trial.own = self._trial.end(closure, self.metrics.damping)
+        change, predicted = (sum(each) / len(each) for each in zip(*trial.all, strict=True))
         ratio = change / predicted if predicted < 0.0 else None
         if ratio is not None:
             lm.adapt(ratio)
@@ -220,7 +237,7 @@ class Preconditioner:
         fixed = {
             name: self.choices[name] for name in FIXED if name != "method" or self.method_given
         }
-        self.training.load(state, fixed, self.inverse)
+        self.training.load(state, fixed, self.inverse, self._solver.division)
         self.discard()
 
     def close(self) -> None:
@@ -243,3 +260,11 @@ class Preconditioner:
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _number(loss: torch.Tensor | None) -> float | None:
+    return None if loss is None or loss.numel() > 1 else loss.item()
+
+
+def _mean(losses: Sequence[float]) -> float | None:
+    return sum(losses) / len(losses) if losses else None

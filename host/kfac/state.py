@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
+from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter
-from thermokron.host.kfac.solve.prepared import restore, shapes_of
+from thermokron.host.kfac.solve.prepared import held, restore, shapes_of
 from thermokron.host.kfac.solve.refresh import Blocks
 from thermokron.model import Unit
 
@@ -35,6 +37,10 @@ class TrainingState:
         The damping, if it adapts.
     unit : Unit or None
         What is solved on.
+    ranks : Ranks
+        The processes that train together.
+    seeds : sequence of int or None
+        The seeds of their units, by rank.
 
     Attributes
     ----------
@@ -42,6 +48,10 @@ class TrainingState:
         Steps taken.
     blocks : Blocks
         Prepared blocks of layers.
+    drawing : torch.Generator
+        What "mc" and "ggn" draw from here: `generator` itself in a single process. Of several,
+        each has its own, seeded anew at every step by the rank and by `generator`, which is the
+        same on all.
     """
 
     def __init__(
@@ -50,11 +60,35 @@ class TrainingState:
         generator: torch.Generator,
         marquardt: LevenbergMarquardt | None,
         unit: Unit | None,
+        *,
+        ranks: Ranks,
+        seeds: Sequence[int | None],
     ) -> None:
         self.layers, self.generator = layers, generator
         self.marquardt, self.unit = marquardt, unit
+        self.ranks, self.seeds = ranks, seeds
+        self.drawing = generator if ranks.size == 1 else torch.Generator()
+        self._part_ways()
         self.steps = 0
         self.blocks = Blocks()
+
+    def advance(self, streams: Sequence[int | None]) -> None:
+        """Note that a step was taken, on processes whose units have got to these streams.
+
+        All units go on at the same, so that one number says where.
+        """
+        self.steps += 1
+        known = [stream for stream in streams if stream is not None]
+        if self.unit is not None and known:
+            self.unit.stream = max(known)
+        if self.drawing is not self.generator:
+            torch.rand((), generator=self.generator)
+            self._part_ways()
+
+    def _part_ways(self) -> None:
+        if self.drawing is not self.generator:
+            common = torch.randint(2**31, (), generator=self.generator.clone_state())
+            self.drawing.manual_seed(int(common) + self.ranks.rank)
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
@@ -87,10 +121,16 @@ class TrainingState:
         if self.marquardt is not None:
             state["damping"] = self.marquardt.value
         if self.unit is not None:
-            state["unit"] = {"seed": self.unit.seed, "stream": self.unit.stream}
+            state["unit"] = {"seeds": list(self.seeds), "stream": self.unit.stream}
         return state
 
-    def load(self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter) -> None:
+    def load(
+        self,
+        state: dict[str, Any],
+        choices: Mapping[str, Any],
+        inverse: Inverter,
+        division: Division,
+    ) -> None:
         """Take over what `save` returned; all of it is checked first.
 
         Raises
@@ -115,9 +155,10 @@ class TrainingState:
         for name, layer in layers.items():
             layer.check_state(state["layers"][name])
         stream = state["unit"]["stream"] if self.unit is not None and "unit" in state else None
-        if self.unit is not None and stream is not None and state["unit"]["seed"] != self.unit.seed:
+        seeds = state["unit"]["seeds"][self.ranks.rank :] if stream is not None else []
+        if self.unit is not None and seeds and seeds[0] not in (None, self.unit.seed):
             raise ValueError(
-                f"state was saved with a unit of seed {state['unit']['seed']}, this unit has seed "
+                f"state was saved with a unit of seed {seeds[0]}, this unit has seed "
                 f"{self.unit.seed}; open it with the saved one"
             )
         steps = check_count("steps", state["steps"], low=0)
@@ -131,12 +172,14 @@ class TrainingState:
                     f"the block of layer {name!r} is made of {shapes_of(saved)} in the state; "
                     f"here it is {wanted}"
                 )
-            blocks.prepared[layer] = restore(saved, inverse)
+            own = division.is_own(layer) or not any(seed is not None for seed in self.seeds)
+            blocks.prepared[layer] = restore(saved, inverse) if own else held(saved, inverse)
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
         damping = float(state["damping"]) if "damping" in state else None
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
         self.generator.set_state(state["generator"].cpu())
+        self._part_ways()
         for name, layer in layers.items():
             layer.discard()
             layer.load_state_dict(state["layers"][name])

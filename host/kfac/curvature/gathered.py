@@ -67,11 +67,16 @@ class Gathered:
         self.layer.discard()
 
 
-def collect(found: Iterable[Gathered]) -> None:
+def collect(found: Iterable[Gathered]) -> float:
     """Make what layers recorded ready for a step, once it is known which passes count.
 
     A layer that some passes of the model made no use of, as an expert that was not asked, counts
     their loss terms too: accumulated batches are one batch.
+
+    Returns
+    -------
+    float
+        The loss terms of all passes of the model that count.
 
     Raises
     ------
@@ -91,3 +96,4 @@ def collect(found: Iterable[Gathered]) -> None:
         others = [here for here in passes if here.whole and gathered.layer not in here.seen]
         if others:
             gathered.layer.pass_over(sum(here.own or 0.0 for here in others))
+    return sum(here.own or 0.0 for here in passes if here.whole)

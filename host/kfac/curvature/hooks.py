@@ -76,6 +76,7 @@ class Watcher:
         self.curvature, self.vectors, self.due = curvature, vectors, due
         self.reduce, self.mean = reduce, mean
         self.loss: torch.Tensor | None = None
+        self.terms = 0.0  # of the passes that `collect` found
         self._asleep = self._several = self._told = False
         self._failed: set[Pass] = set()  # of the loss whose backward pass is running
         self._pass = Pass(whole=False)
@@ -148,7 +149,7 @@ class Watcher:
                 "torch.no_grad() what is only logged",
                 stacklevel=4,  # of who called step
             )
-        collect(self._gathered.values())
+        self.terms = collect(self._gathered.values())
         return self.loss
 
     def release(self) -> None:

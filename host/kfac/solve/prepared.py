@@ -25,8 +25,10 @@ __all__ = [
     "Eigen",
     "Factorised",
     "Inverses",
+    "Kept",
     "Prepared",
     "Programs",
+    "held",
     "restore",
     "shapes_of",
 ]
@@ -80,6 +82,11 @@ def restore(state: dict[str, Any], inverse: Inverter) -> Prepared:
         )
         return Programs(on_a, on_g, batched, kappa)
     return Eigen(state["qa"], state["la"], state["qg"], state["lg"], state["damping"], kappa)
+
+
+def held(state: dict[str, Any], inverse: Inverter) -> Prepared:
+    """A block that another process applies, or that no unit is needed for."""
+    return Kept(state) if state["method"] == "solve" else restore(state, inverse)
 
 
 def shapes_of(state: dict[str, Any]) -> list[tuple[int, ...]]:
@@ -188,6 +195,23 @@ class Programs:
             for each in (self.a, self.g)
         )
         return {"method": "solve", "a": a, "g": g, "batched": self.batched, "kappa": self.kappa}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state of `Programs` on the unit of another process, to be saved with all others."""
+
+    state: dict[str, Any]
+
+    @property
+    def kappa(self) -> float:
+        return float(self.state["kappa"])
+
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
+        raise AssertionError("a block is applied where its unit is")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
 
 
 @dataclass(frozen=True)
