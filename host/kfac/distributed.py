@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Exchange", "Ranks", "check_alike", "ranks_of"]
 
-#: Where a tensor begins in a message, in bytes: where torch would have put it.
-ALIGNMENT = 64
+#: Where parts of a message begin, in bytes.
+ALIGNMENT = 8
+#: Bytes of a message that go with its length, which many are no longer than; and where they begin.
+SMALL, HEAD = 4096, 8
 
 
 class Ranks:
@@ -59,37 +62,28 @@ class Group(Ranks):
         self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
 
     def gather(self, what: str, value: Any) -> list[Any]:
-        tensors: list[torch.Tensor] = []
-        own = _without_tensors(value, tensors), [Form.of(tensor) for tensor in tensors]
-        said: list[Any] = [None] * self.size
-        self._try(what, lambda: distributed.all_gather_object(said, own, group=self.group))
-        buffers = [self._buffer(forms) for _, forms in said]
-        for tensor, (form, place) in zip(tensors, _places(own[1]), strict=True):
-            buffers[self.rank][place].view(form.dtype).copy_(tensor.reshape(-1))
-        self._try(what, lambda: self._spread(buffers))
-        return [
-            _with_tensors(tree, _parts(buffer, forms))
-            for (tree, forms), buffer in zip(said, buffers, strict=True)
-        ]
+        message = _packed(value)
+        begin = torch.zeros(HEAD + SMALL, dtype=torch.uint8)
+        begin[:8] = torch.tensor([len(message)]).view(torch.uint8)
+        begin[HEAD : HEAD + len(message)] = message[:SMALL]
+        begins = self._all(what, begin)
+        lengths = [int(each[:8].view(torch.int64)) for each in begins]
+        if max(lengths) <= SMALL:
+            found = [each[HEAD:] for each in begins]
+        else:
+            found = self._all(what, _padded(message, max(lengths)))
+        return [_unpacked(each[:n]) for each, n in zip(found, lengths, strict=True)]
 
     def add_up(self, what: str, tensor: torch.Tensor) -> None:
         self._try(what, lambda: distributed.all_reduce(tensor, group=self.group))
 
-    def _buffer(self, forms: Sequence[Form]) -> torch.Tensor:
-        over_cuda = distributed.get_backend(self.group) == "nccl"
-        size = sum(form.padded for form in forms)
-        return torch.empty(size, dtype=torch.uint8, device="cuda" if over_cuda else "cpu")
-
-    def _spread(self, buffers: Sequence[torch.Tensor]) -> None:
-        """Each process's buffer to all others, at once."""
-        works = [
-            distributed.broadcast(buffer, group_src=rank, group=self.group, async_op=True)
-            for rank, buffer in enumerate(buffers)
-            if len(buffer)
-        ]
-        for work in works:
-            assert work is not None
-            work.wait()
+    def _all(self, what: str, mine: torch.Tensor) -> list[torch.Tensor]:
+        """Bytes of all processes, as many from each."""
+        device = "cuda" if distributed.get_backend(self.group) == "nccl" else "cpu"
+        mine = mine.to(device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        self._try(what, lambda: distributed.all_gather(found, mine, group=self.group))
+        return [each.cpu() for each in found]
 
     def _try(self, what: str, exchange: Callable[[], Any]) -> None:
         try:
@@ -210,7 +204,7 @@ def check_alike(by_rank: Sequence[dict[str, Any]]) -> None:
                 )
 
 
-# ---- tensors in messages -------------------------------------------------------------------------
+# ---- messages ------------------------------------------------------------------------------------
 
 
 class Form(NamedTuple):
@@ -220,17 +214,9 @@ class Form(NamedTuple):
     dtype: torch.dtype
     device: str
 
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> Form:
-        return cls(tuple(tensor.shape), tensor.dtype, tensor.device.type)
-
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def padded(self) -> int:
-        return -(-self.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class Place(NamedTuple):
@@ -239,20 +225,36 @@ class Place(NamedTuple):
     number: int
 
 
-def _places(forms: Sequence[Form]) -> Iterator[tuple[Form, slice]]:
-    """Where tensors are in a message."""
-    start = 0
+def _packed(value: Any) -> torch.Tensor:
+    """A message as bytes: those of tensors as they are, after all the rest."""
+    tensors: list[torch.Tensor] = []
+    tree = _without_tensors(value, tensors)
+    forms = [Form(tuple(t.shape), t.dtype, t.device.type) for t in tensors]
+    text = torch.frombuffer(bytearray(pickle.dumps((tree, forms))), dtype=torch.uint8)
+    parts = [torch.tensor([len(text)]).view(torch.uint8), text]
+    parts += [t.detach().cpu().reshape(-1).view(torch.uint8) for t in tensors]
+    return torch.cat([_padded(part, _rounded(len(part))) for part in parts])
+
+
+def _unpacked(message: torch.Tensor) -> Any:
+    """What `_packed` was made of, every tensor in memory of its own."""
+    start, length = ALIGNMENT, int(message[:8].view(torch.int64))
+    tree, forms = pickle.loads(message[start : start + length].numpy().tobytes())
+    start += _rounded(length)
+    tensors = []
     for form in forms:
-        yield form, slice(start, start + form.nbytes)
-        start += form.padded
+        flat = message[start : start + form.nbytes].to(form.device, copy=True)
+        tensors.append(flat.view(form.dtype).reshape(form.shape))
+        start += _rounded(form.nbytes)
+    return _with_tensors(tree, tensors)
 
 
-def _parts(buffer: torch.Tensor, forms: Sequence[Form]) -> list[torch.Tensor]:
-    """The tensors in a message, each with memory of its own."""
-    return [
-        buffer[place].view(form.dtype).reshape(form.shape).to(form.device, copy=True)
-        for form, place in _places(forms)
-    ]
+def _rounded(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _padded(flat: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(flat, (0, length - len(flat)))
 
 
 def _without_tensors(tree: Any, tensors: list[torch.Tensor]) -> Any:
