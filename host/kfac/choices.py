@@ -23,6 +23,7 @@ __all__ = [
 LEGAL = {
     "fisher": ("empirical", "mc", "ggn"),
     "sharing": ("expand", "reduce"),
+    "others": ("diagonal", "plain"),
     "damping_mode": ("factored", "exact"),
     "method": METHODS,
     "loss_reduction": ("mean", "sum"),

@@ -138,6 +138,10 @@ class KFAC(Preconditioner):
     include, exclude : str, module class, module, or a list of these; optional
         Which modules to cover, with all that is in them, and which not. Names may have wildcards,
         as in `exclude="encoder.*.norm?"`. What is left out keeps its plain gradient.
+    others : "diagonal" or "plain"
+        What parameters get that no layer class knows the use of, such as class tokens and
+        positions: diagonal curvature from the gradients of whole batches, see `FreeLayer`, or
+        their plain gradient.
     dense_limit : int or None
         Rows up to which a factor is a matrix; beyond only its diagonal is kept, and a warning
         says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
@@ -191,6 +195,7 @@ class KFAC(Preconditioner):
         loss_reduction: str | None = None,
         include: Choice = None,
         exclude: Choice = None,
+        others: str = "diagonal",
         dense_limit: int | None = 8192,
         process_group: ProcessGroup | Literal[False] | None = None,
     ) -> None:
@@ -204,6 +209,7 @@ class KFAC(Preconditioner):
             "sharing": sharing,
             "damping_mode": damping_mode,
             "method": method,
+            "others": others,
             "loss_reduction": loss_reduction_of(criterion, loss_reduction),
         }
         inverse = choose_inverter(unit, inverse, self.choices, samples)
@@ -228,9 +234,12 @@ class KFAC(Preconditioner):
             self.hyperparameters.at(name, 0)
         if dense_limit is not None:
             check_count("dense_limit", dense_limit)
-        coverage = find_layers(model, include=include, exclude=exclude, dense_limit=dense_limit)
+        coverage = find_layers(
+            model, include=include, exclude=exclude, dense_limit=dense_limit, others=others
+        )
         coverage.tell()
         self.layers, self.uncovered = coverage.layers, coverage.uncovered
+        self._left_out = coverage.left_out
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
         mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
@@ -250,7 +259,13 @@ class KFAC(Preconditioner):
         )
         self._pool = Pool(self.layers, self._ranks)
         self.training = TrainingState(
-            self.layers, generator, lm, self.unit, ranks=self._ranks, seeds=agreement.seeds
+            self.layers,
+            generator,
+            lm,
+            self.unit,
+            ranks=self._ranks,
+            division=division,
+            seeds=agreement.seeds,
         )
         self._trial = None if lm is None else Trial(model, criterion)
         vectors = None

@@ -55,6 +55,7 @@ class Preconditioner:
     _ranks: Ranks
     _pool: Pool
     _solver: Solver
+    _left_out: list[str]
     _others: Uncovered
     _watcher: Watcher
     _trial: Trial | None
@@ -237,7 +238,7 @@ class Preconditioner:
         fixed = {
             name: self.choices[name] for name in FIXED if name != "method" or self.method_given
         }
-        self.training.load(state, fixed, self.inverse, self._solver.division)
+        self.training.load(state, fixed, self.inverse)
         self.discard()
 
     def close(self) -> None:
@@ -258,7 +259,7 @@ class Preconditioner:
             given["damping"] = self.training.marquardt
         lines += [f"{name}={value!r}" for name, value in (given | self.choices).items()]
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
-        lines += [f"plain gradient: {label}" for label in self.uncovered]
+        lines += [f"plain gradient: {label}" for label in self.uncovered + self._left_out]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
 
 

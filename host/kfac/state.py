@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
+from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
@@ -39,6 +39,8 @@ class TrainingState:
         What is solved on.
     ranks : Ranks
         The processes that train together.
+    division : Division
+        Which of them works for which layer.
     seeds : sequence of int or None
         The seeds of their units, by rank.
 
@@ -62,11 +64,13 @@ class TrainingState:
         unit: Unit | None,
         *,
         ranks: Ranks,
+        division: Division,
         seeds: Sequence[int | None],
     ) -> None:
         self.layers, self.generator = layers, generator
         self.marquardt, self.unit = marquardt, unit
-        self.ranks, self.seeds = ranks, seeds
+        self.ranks, self.division, self.seeds = ranks, division, seeds
+        self._stream = 0
         self.drawing = generator if ranks.size == 1 else torch.Generator()
         self._part_ways()
         self.steps = 0
@@ -78,12 +82,21 @@ class TrainingState:
         All units go on at the same, so that one number says where.
         """
         self.steps += 1
-        known = [stream for stream in streams if stream is not None]
-        if self.unit is not None and known:
-            self.unit.stream = max(known)
+        if self._on_units:
+            self._go_on_at(max(stream for stream in streams if stream is not None))
         if self.drawing is not self.generator:
             torch.rand((), generator=self.generator)
             self._part_ways()
+
+    @property
+    def _on_units(self) -> bool:
+        """Whether any of the processes has one."""
+        return any(seed is not None for seed in self.seeds)
+
+    def _go_on_at(self, stream: int) -> None:
+        self._stream = stream
+        if self.unit is not None:
+            self.unit.stream = stream
 
     def _part_ways(self) -> None:
         if self.drawing is not self.generator:
@@ -120,17 +133,12 @@ class TrainingState:
         }
         if self.marquardt is not None:
             state["damping"] = self.marquardt.value
-        if self.unit is not None:
-            state["unit"] = {"seeds": list(self.seeds), "stream": self.unit.stream}
+        if self._on_units:
+            stream = self._stream if self.unit is None else self.unit.stream
+            state["unit"] = {"seeds": list(self.seeds), "stream": stream}
         return state
 
-    def load(
-        self,
-        state: dict[str, Any],
-        choices: Mapping[str, Any],
-        inverse: Inverter,
-        division: Division,
-    ) -> None:
+    def load(self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter) -> None:
         """Take over what `save` returned; all of it is checked first.
 
         Raises
@@ -138,9 +146,27 @@ class TrainingState:
         ValueError
             If layers, their shapes or types, choices or the unit are others.
         """
-        missing = [key for key in KEYS if key not in state]
-        if missing:
-            raise ValueError(f"state is not one of KFAC.state_dict: it has no {missing[0]!r}")
+        if not isinstance(state, dict) or not state.keys() >= set(KEYS):
+            raise ValueError(f"state is not one of KFAC.state_dict, which has {', '.join(KEYS)}")
+        try:
+            steps, blocks, stream = self._checked(state, choices, inverse)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"state is damaged: {error!r}") from error
+        self.generator.set_state(state["generator"].cpu())
+        self._part_ways()
+        for layer in self.layers:
+            layer.discard()
+            layer.load_state_dict(state["layers"][layer.name])
+        self.steps, self.blocks = steps, blocks
+        if stream is not None:
+            self._go_on_at(stream)
+        if self.marquardt is not None and "damping" in state:
+            self.marquardt.value = float(state["damping"])
+
+    def _checked(
+        self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter
+    ) -> tuple[int, Blocks, int | None]:
+        """Steps, blocks and the unit's stream of a state, all of which is looked at."""
         layers = {layer.name: layer for layer in self.layers}
         if set(state["layers"]) != set(layers):
             raise ValueError(
@@ -154,37 +180,28 @@ class TrainingState:
                 )
         for name, layer in layers.items():
             layer.check_state(state["layers"][name])
-        stream = state["unit"]["stream"] if self.unit is not None and "unit" in state else None
-        seeds = state["unit"]["seeds"][self.ranks.rank :] if stream is not None else []
-        if self.unit is not None and seeds and seeds[0] not in (None, self.unit.seed):
-            raise ValueError(
-                f"state was saved with a unit of seed {seeds[0]}, this unit has seed "
-                f"{self.unit.seed}; open it with the saved one"
-            )
-        steps = check_count("steps", state["steps"], low=0)
+        stream = None
+        if self._on_units and "unit" in state:
+            stream = check_count("stream", state["unit"]["stream"], low=0)
+            saved = dict(enumerate(state["unit"]["seeds"])).get(self.ranks.rank)
+            if self.unit is not None and saved not in (None, self.unit.seed):
+                raise ValueError(
+                    f"state was saved with a unit of seed {saved}, this unit has seed "
+                    f"{self.unit.seed}; open it with the saved one"
+                )
         blocks = Blocks()
         for name, saved in state["blocks"].items():
             layer = layers[name]
-            assert isinstance(layer, KroneckerLayer)
             wanted = [factor.shape for factor in layer.factors.values()]
             if shapes_of(saved) != wanted:
                 raise ValueError(
                     f"the block of layer {name!r} is made of {shapes_of(saved)} in the state; "
                     f"here it is {wanted}"
                 )
-            own = division.is_own(layer) or not any(seed is not None for seed in self.seeds)
-            blocks.prepared[layer] = restore(saved, inverse) if own else held(saved, inverse)
+            here = self.division.is_own(layer) or not self._on_units
+            blocks.prepared[layer] = restore(saved, inverse) if here else held(saved, inverse)
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
-        damping = float(state["damping"]) if "damping" in state else None
+        float(state.get("damping", 0.0))
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
-        self.generator.set_state(state["generator"].cpu())
-        self._part_ways()
-        for name, layer in layers.items():
-            layer.discard()
-            layer.load_state_dict(state["layers"][name])
-        self.steps, self.blocks = steps, blocks
-        if self.unit is not None and stream is not None:
-            self.unit.stream = stream
-        if self.marquardt is not None and damping is not None:
-            self.marquardt.value = damping
+        return check_count("steps", state["steps"], low=0), blocks, stream

@@ -28,7 +28,7 @@ def test_one_warning_names_what_is_not_covered_and_it_keeps_its_plain_gradient()
     torch.manual_seed(0)
     model = Mixed()
     with pytest.warns(UserWarning, match=r"cover conv\.weight, conv\.bias \(no layer") as record:
-        kfac = KFAC(model, lr=0.1, damping=0.01)
+        kfac = KFAC(model, lr=0.1, damping=0.01, others="plain")
     assert len(record) == 1
     model(torch.randn(8, 6)).square().mean().backward()
     conv, head = model.conv.weight.grad.clone(), model.head.weight.grad.clone()
@@ -110,7 +110,7 @@ def test_complex_numbers_and_parametrized_biases_are_named() -> None:
     with pytest.warns(
         UserWarning, match=r"wave\.weight, wave\.bias \(.*; head\.param.* \(parametrized"
     ):
-        kfac = KFAC(model, lr=0.1, damping=0.01, kl_clip=None)
+        kfac = KFAC(model, lr=0.1, damping=0.01, kl_clip=None, others="plain")
     (layer,) = kfac.layers
     assert not layer.has_bias
     model["head"](torch.randn(5, 3)).square().mean().backward()

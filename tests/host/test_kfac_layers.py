@@ -140,7 +140,7 @@ def test_what_is_not_covered_is_named_once_and_keeps_its_plain_gradient() -> Non
         scale=nn.PReLU(),
     )
     with pytest.warns(UserWarning, match="plain gradients there") as record:
-        kfac = KFAC(model, lr=0.1, damping=0.01)
+        kfac = KFAC(model, lr=0.1, damping=0.01, others="plain")
     assert len(record) == 1
     assert kfac.uncovered == [
         "up.weight, up.bias (no layer class is registered for ConvTranspose1d)",
@@ -159,7 +159,7 @@ def test_what_is_not_covered_is_named_once_and_keeps_its_plain_gradient() -> Non
 def test_options_that_make_another_gradient_are_not_covered() -> None:
     for options in ({"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}):
         model = Flow(embed=nn.Embedding(5, 3, **options), head=nn.Linear(3, 2))
-        kfac = quiet(model)
+        kfac = quiet(model, others="plain")
         assert kfac.uncovered == [f"embed.weight (Embedding with {next(iter(options))})"]
         backward(model, torch.tensor([0, 1, 2]))
         kfac.step()
@@ -174,7 +174,7 @@ def test_subclasses_and_parametrizations() -> None:
             return super().forward(x) * 2.0
 
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
-    kfac = quiet(Flow(a=Same(3, 3), b=Other(3, 3), c=normed))
+    kfac = quiet(Flow(a=Same(3, 3), b=Other(3, 3), c=normed), others="plain")
     assert [layer.name for layer in kfac.layers] == ["a"]
     backward(kfac.layers[0].module, torch.randn(2, 3))
     kfac.step()
@@ -236,7 +236,7 @@ def test_layers_without_data_in_a_step() -> None:
 def test_frozen_parts_of_attention() -> None:
     model, x = CASES["attention"].build()
     model.attention.in_proj_weight.requires_grad_(False)
-    kfac = quiet(model)
+    kfac = quiet(model, others="plain")
     assert [layer.name for layer in kfac.layers] == ["attention.out_proj"]
     assert kfac.uncovered == ["attention.in_proj_bias (MultiheadAttention has no layer for it)"]
     backward(model, x)

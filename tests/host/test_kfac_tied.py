@@ -314,7 +314,7 @@ def test_what_else_is_shared_keeps_its_plain_gradient_and_is_named() -> None:
     torch.manual_seed(0)
     model = Net()
     with pytest.warns(UserWarning, match="plain gradients there"):
-        kfac = KFAC(model, lr=0.1, damping=0.01)
+        kfac = KFAC(model, lr=0.1, damping=0.01, others="plain")
     assert [layer.name for layer in kfac.layers] == ["head"]
     assert kfac.uncovered == [
         "encode.weight, encode.bias (Conv1d, shares parameters with decode)",

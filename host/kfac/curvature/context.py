@@ -21,8 +21,9 @@ class undisturbed:
     """
 
     def __enter__(self) -> None:
-        self._outer: list[Any] = [torch.no_grad()]
-        self._outer += [
+        self._gradients = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        self._outer: list[Any] = [
             torch.autocast(device, enabled=False)
             for device in DEVICES
             if torch.is_autocast_enabled(device)
@@ -35,6 +36,7 @@ class undisturbed:
     def __exit__(self, *details: object) -> None:
         for each in reversed(self._outer):
             each.__exit__(*details)
+        torch.set_grad_enabled(self._gradients)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.layers import FreeLayer, Layer, full_precision
 from thermokron.host.kfac.curvature.passes import Pass
 
 __all__ = ["Gathered", "collect"]
@@ -28,11 +28,14 @@ class Gathered:
     ----------
     passes : set of Pass
         Those that the records are of.
+    weight : tensor or None
+        Whose gradient it is.
     """
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.passes: set[Pass] = set()
+        self.weight: torch.Tensor | None = None
         self._left: tuple[int, int] | None = None
 
     def enter(self, here: Pass) -> None:
@@ -46,11 +49,11 @@ class Gathered:
         gradient = weight.grad
         self._left = None if gradient is None else (gradient.data_ptr(), gradient._version)
 
-    def drop_if_thrown_away(self, weight: torch.Tensor) -> None:
+    def drop_if_thrown_away(self) -> None:
         """Forget everything if the gradient that it made is no longer there."""
         if not self.passes:
             return
-        gradient = weight.grad
+        gradient = None if self.weight is None else self.weight.grad
         if gradient is not None:
             if (gradient.data_ptr(), gradient._version) == self._left:
                 return
@@ -65,6 +68,39 @@ class Gathered:
             here.counted.discard(self.layer)
         self.passes, self._left = set(), None
         self.layer.discard()
+
+
+class Backward:
+    """The backward pass that is running.
+
+    Attributes
+    ----------
+    terms : dict of Pass to float
+        The forward passes that it came through, and their loss terms.
+    failed : set of Pass
+        Those that could not be recorded.
+    held : list of (Gathered, tensor)
+        Gradients of free parameters, which may come before the pass is known.
+    """
+
+    def __init__(self) -> None:
+        self.terms: dict[Pass, float] = {}
+        self.failed: set[Pass] = set()
+        self.held: list[tuple[Gathered, torch.Tensor]] = []
+
+    def finish(self, *, mean: bool) -> None:
+        """Record what was held; `mean` says whether a loss is one over its terms."""
+        if not self.terms:
+            return
+        own = {here: here.own or terms for here, terms in self.terms.items()}
+        # of several losses that were added up, each over its own terms
+        scales = [(terms if mean else 1.0) / here.scale for here, terms in own.items()]
+        for gathered, gradient in self.held:
+            assert isinstance(gathered.layer, FreeLayer)
+            total = full_precision(gradient) * (sum(scales) / len(scales))
+            gathered.layer.add(total, sum(own.values()))
+            for here in own:
+                gathered.enter(here)
 
 
 def collect(found: Iterable[Gathered]) -> float:
@@ -85,7 +121,7 @@ def collect(found: Iterable[Gathered]) -> float:
     """
     live = []
     for gathered in found:
-        gathered.drop_if_thrown_away(gathered.layer.parameters[0])
+        gathered.drop_if_thrown_away()
         if gathered.passes:
             live.append(gathered)
     passes = set[Pass]().union(*(gathered.passes for gathered in live))

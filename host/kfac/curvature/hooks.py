@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,11 +11,26 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.curvature.context import undisturbed
-from thermokron.host.kfac.curvature.gathered import Gathered, collect
-from thermokron.host.kfac.curvature.layers import Attention, Coverage, Layer, full_precision
+from thermokron.host.kfac.curvature.gathered import Backward, Gathered, collect
+from thermokron.host.kfac.curvature.layers import (
+    Attention,
+    Coverage,
+    FreeLayer,
+    Layer,
+    full_precision,
+)
 from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.losses import LossCurvature
-from thermokron.host.kfac.curvature.passes import Pass, Use, mark, passes_of, rows_of, uses_of
+from thermokron.host.kfac.curvature.passes import (
+    Pass,
+    Use,
+    blame,
+    mark,
+    passes_of,
+    rows_of,
+    said_later,
+    uses_of,
+)
 from thermokron.host.kfac.curvature.vectors import Vectors
 
 __all__ = ["Watcher"]
@@ -33,22 +48,18 @@ class Watcher:
     are sent back from the outputs to those of the layers when the backward pass begins at the
     loss, without touching any parameter's gradient.
 
-    A loss belongs to the forward passes whose layers its graph meets first.
-
-    Nothing that happens in a hook is raised there, in the user's forward or backward pass: the
-    next step says it.
+    A loss belongs to the forward passes whose layers its graph meets first. Nothing that happens
+    in a hook is raised there, in the user's forward or backward pass: the next step says it.
 
     Copies of the model, by `copy.deepcopy` or pickled, are not watched. Nor are passes inside
     `torch.func` transforms, and those of nested tensors.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        The network.
+    model, criterion : torch.nn.Module
+        The network, and the loss module, if it is known.
     coverage : Coverage
-        Its layers.
-    criterion : torch.nn.Module or None
-        The loss module.
+        The network's layers.
     curvature : LossCurvature or None
         What is known of it.
     vectors : Vectors or None
@@ -58,7 +69,7 @@ class Watcher:
     mean : bool
         Whether the loss is a mean over its terms.
     due : callable
-        Whether passes are to be recorded now.
+        Whether to record.
     """
 
     def __init__(
@@ -78,21 +89,22 @@ class Watcher:
         self.loss: torch.Tensor | None = None
         self.terms = 0.0  # of the passes that `collect` found
         self._asleep = self._several = self._told = False
-        self._failed: set[Pass] = set()  # of the loss whose backward pass is running
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
         self._gathered: dict[Layer, Gathered] = {}
         #: what the backward pass brought to layers whose weight it has not reached yet
         self._waiting: dict[Layer, list[tuple[int, Callable[[], None]]]] = {}
         self._task = -1
         self._gates: dict[Layer, tuple[torch.Tensor, list[Any]]] = {}
+        self._free = [layer for layer in coverage.layers if isinstance(layer, FreeLayer)]
+        self._backward = Backward()
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._finish),
         ]
         watched = {layer for _, parts in coverage.attentions for layer in parts.values()}
         for layer in coverage.layers:
-            if layer not in watched:
+            if layer not in watched and not isinstance(layer, FreeLayer):
                 self._handles += [
                     module.register_forward_hook(
                         partial(self._used, layer.part_at(module)), with_kwargs=True
@@ -161,26 +173,36 @@ class Watcher:
     def discard(self) -> None:
         """Forget all passes since the last step."""
         self.release()
-        self._pass = Pass(whole=False)
+        self.current = Pass(whole=False)
 
     def __deepcopy__(self, memo: Any) -> Watcher:
-        """What a copy of the model has of it: hooks that do nothing."""
-        return _blind()
+        return _blind()  # what a copy of the model has of it: hooks that do nothing
 
     def __reduce__(self) -> Any:
         return _blind, ()
 
     # ---- the model's forward pass ----------------------------------------------------------
 
+    @said_later
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
-        self._pass = Pass(whole=True)
+        self.current = Pass(whole=True)
+        if self._free and self._records():
+            for layer in self._free:
+                if layer.intact and layer.module.training and layer.parameters[0].requires_grad:
+                    self._open_gate(layer, layer.parameters[0])
 
+    def _records(self) -> bool:
+        """Whether passes leave a trace now."""
+        return not self._asleep and torch.is_grad_enabled() and self._due()
+
+    @said_later
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self._pass.running = False
+        self.current.running = False
         # the loss module knows better, and may have been called inside the model
-        if self._pass.terms is None:
-            self._pass.terms = rows_of(output)
+        if self.current.terms is None:
+            self.current.terms = rows_of(output)
 
+    @said_later
     def _used(
         self, layer: Layer, module: torch.nn.Module, args: Any, kwargs: Any, output: torch.Tensor
     ) -> None:
@@ -188,6 +210,7 @@ class Watcher:
             inputs = args[0] if args else next(iter(kwargs.values()))
             self._enter(layer, module, inputs, output)
 
+    @said_later
     def _projected(
         self, parts: Mapping[str, Layer], part: str, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
@@ -198,20 +221,16 @@ class Watcher:
     def _enter(
         self, layer: Layer, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor
     ) -> None:
-        if self._asleep or not (torch.is_grad_enabled() and output.requires_grad and self._due()):
+        if not (output.requires_grad and self._records()):
             return
         if inputs.is_nested or torch._C._functorch.is_functorch_wrapped_tensor(output):
             return
         if not layer.intact or not layer.parameters[0].requires_grad:  # changed or frozen since
             return
         if self._is_over(layer):
-            self._pass = Pass(whole=False)
-        prepared: torch.Tensor | Exception
-        try:
-            prepared = layer.prepare(module, inputs)
-        except Exception as error:
-            prepared = error
-        use = Use(layer, module, prepared, len(output), self._pass, output.output_nr)
+            self.current = Pass(whole=False)
+        prepared = layer.prepare(module, inputs)
+        use = Use(layer, module, prepared, len(output), self.current, output.output_nr)
         mark(output, self._mark, use)
         self._open_gate(layer, layer.parameters[0])
         if self.vectors is None:
@@ -225,7 +244,7 @@ class Watcher:
 
     def _is_over(self, layer: Layer) -> bool:
         """Whether a layer that is used now is called alone, after the pass known last."""
-        here = self._pass
+        here = self.current
         if layer in here.seen:  # its backward pass has been
             return True
         recomputed = torch._C._current_graph_task_id() != -1  # inside a backward pass
@@ -233,15 +252,16 @@ class Watcher:
 
     # ---- the loss --------------------------------------------------------------------------
 
+    @said_later
     def _judged(self, module: torch.nn.Module, args: Any, kwargs: Any, loss: torch.Tensor) -> None:
         """The loss module's forward hook."""
         if self.closed or self._asleep or not (torch.is_grad_enabled() and loss.requires_grad):
             return
         passes = passes_of(loss, self._mark)
         if not passes:
-            if self._pass.judged:  # the loss of another model
+            if self.current.judged:  # the loss of another model
                 return
-            passes = {self._pass}  # nothing is recorded now, or all of it is checkpointed
+            passes = {self.current}  # nothing is recorded now, or all of it is checkpointed
         self._several |= any(here.judged for here in passes)
         self.loss = loss.detach()
         for here in passes:
@@ -255,7 +275,7 @@ class Watcher:
                     total = self.curvature.total(outputs.detach(), target)
                 call = outputs, target, total
             except Exception as error:
-                _blame(passes, "the loss", error)
+                blame(passes, "the loss", error)
             for here in passes if call is not None else ():
                 here.terms, here.part = total, 1.0 / len(passes)
             if self.vectors is not None:
@@ -283,14 +303,15 @@ class Watcher:
             try:
                 uses = uses_of(outputs, self._mark)
                 with self.asleep():  # checkpointed parts run forward again
-                    brought = self.vectors.send(outputs, target, total, uses)
+                    free = [layer for layer in self._free if layer in self._gates and layer.intact]
+                    brought = self.vectors.send(outputs, target, total, uses, free)
             except Exception as error:
-                _blame(passes, "the loss's curvature", error)
+                blame(passes, "the loss's curvature", error)
             else:
                 for layer, (sums, own) in brought.items():
                     self._wait(layer, task, partial(self._take_over, layer, sums, own))
         if any(here.trouble is not None for here in passes):
-            self._failed = passes
+            self._backward.failed |= passes
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -303,7 +324,9 @@ class Watcher:
         scale = (terms if self.mean else 1.0) / here.scale
         # half precision would not hold the gradient of the sum
         own = full_precision(gradient.detach()) * scale
-        self._wait(use.layer, self._note_task(), partial(self._record, use, own, terms))
+        task = self._note_task()
+        self._backward.terms[here] = terms
+        self._wait(use.layer, task, partial(self._record, use, own, terms))
 
     def _wait(self, layer: Layer, task: int, record: Callable[[], None]) -> None:
         """Have something recorded once this backward pass gets to a layer's weight."""
@@ -319,7 +342,10 @@ class Watcher:
         return task
 
     def _ends(self, task: int) -> None:
-        self._failed = set()
+        """The end of a backward pass."""
+        with undisturbed():
+            self._backward.finish(mean=self.mean)
+        self._backward = Backward()
         for layer, entries in list(self._waiting.items()):
             self._waiting[layer] = [entry for entry in entries if entry[0] != task]
         self._task = -1
@@ -331,18 +357,23 @@ class Watcher:
             for gate in gates:
                 gate.remove()
             gathered = self._gathered.setdefault(layer, Gathered(layer))
+            gathered.weight = weight
             before = weight.register_hook(partial(self._reached, gathered))  # type: ignore[no-untyped-call]
             after = weight.register_post_accumulate_grad_hook(gathered.note_gradient)  # type: ignore[no-untyped-call]
             self._gates[layer] = weight, [before, after]
 
     def _reached(self, gathered: Gathered, gradient: torch.Tensor) -> None:
         layer, task = gathered.layer, torch._C._current_graph_task_id()
+        free = isinstance(layer, FreeLayer) and self.vectors is None
         entries = self._waiting.pop(layer, [])
-        if self._asleep or self.closed or not (entries or self._failed):
+        if self._asleep or self.closed or not (entries or free or self._backward.failed):
             return
-        gathered.drop_if_thrown_away(layer.parameters[0])
-        for here in self._failed:
+        gathered.drop_if_thrown_away()
+        for here in self._backward.failed:
             gathered.enter(here)
+        if free:  # which may come first of all: the pass is known at its end
+            self._note_task()
+            self._backward.held.append((gathered, gradient.detach()))
         with undisturbed():
             for of, record in entries:
                 if of == task:  # else of a pass that did not get here
@@ -353,9 +384,9 @@ class Watcher:
         terms = here.share(layer, terms)
         self._gathered[layer].enter(here)
         try:
-            layer.record(use.module, use.given, gradient, terms, reduce=self.reduce, again=False)
+            layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=False)
         except Exception as error:
-            _blame([here], f"layer {layer.name or '(model)'!r}", error)
+            blame([here], f"layer {layer.name or '(model)'!r}", error)
 
     def _take_over(self, layer: Layer, sums: Sums, passes: set[Pass]) -> None:
         for here in passes:
@@ -363,18 +394,9 @@ class Watcher:
         layer.put(sums)
 
 
-def _blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
-    """Note in passes why they could not be recorded."""
-    if not isinstance(error, FloatingPointError):
-        cause, error = error, RuntimeError(f"K-FAC cannot take {what} into account: {error}")
-        error.__cause__ = cause
-    for here in passes:
-        here.trouble = here.trouble or error
-
-
 def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
-    watcher._handles, watcher._asleep, watcher._pass = [], True, Pass(whole=False)
-    watcher._waiting, watcher._failed, watcher._gathered = {}, set(), {}
+    watcher._handles, watcher._asleep, watcher.current = [], True, Pass(whole=False)
+    watcher._waiting, watcher._gathered, watcher._free = {}, {}, []
     return watcher

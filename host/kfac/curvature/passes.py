@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
 
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "Use", "mark", "passes_of", "rows_of", "uses_of"]
+__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "rows_of", "said_later", "uses_of"]
 
 
 class Pass:
@@ -60,6 +61,28 @@ class Pass:
         return default if self.own is None else self.own
 
 
+def blame(passes: Iterable[Pass], what: str, error: Exception) -> None:
+    """Note in passes why they could not be recorded."""
+    if not isinstance(error, FloatingPointError):
+        cause, error = error, RuntimeError(f"K-FAC cannot take {what} into account: {error}")
+        error.__cause__ = cause
+    for here in passes:
+        here.trouble = here.trouble or error
+
+
+def said_later(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook in the user's forward pass that raises nothing there, but blames the pass."""
+
+    @wraps(hook)
+    def quiet(watcher: Any, *args: Any) -> None:
+        try:
+            hook(watcher, *args)
+        except Exception as error:
+            blame([watcher.current], "this pass", error)
+
+    return quiet
+
+
 class Use(NamedTuple):
     """One call of a module in a pass.
 
@@ -71,8 +94,8 @@ class Use(NamedTuple):
         What records it.
     module : torch.nn.Module
         Which of the layer's modules was called.
-    prepared : tensor or Exception
-        What `Layer.prepare` kept of its input; or why there is nothing.
+    prepared : tensor
+        What `Layer.prepare` kept of its input.
     examples : int
         Length of its output.
     here : Pass
@@ -83,17 +106,10 @@ class Use(NamedTuple):
 
     layer: Layer
     module: torch.nn.Module
-    prepared: torch.Tensor | Exception
+    prepared: torch.Tensor
     examples: int
     here: Pass
     edge: int
-
-    @property
-    def given(self) -> torch.Tensor:
-        """What was prepared, or else the exception."""
-        if isinstance(self.prepared, Exception):
-            raise self.prepared
-        return self.prepared
 
 
 def mark(output: torch.Tensor, key: str, use: Use) -> None:

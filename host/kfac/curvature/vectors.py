@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from thermokron.host.kfac.curvature.context import leaving_no_trace, undisturbed
 from thermokron.host.kfac.curvature.factors import all_finite
-from thermokron.host.kfac.curvature.layers import Layer, full_precision
+from thermokron.host.kfac.curvature.layers import FreeLayer, Layer, full_precision
 from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.losses import LossCurvature
 from thermokron.host.kfac.curvature.passes import Pass, Use
@@ -48,7 +49,12 @@ class Vectors:
         self.reduce, self.generator = reduce, generator
 
     def send(
-        self, outputs: torch.Tensor, target: torch.Tensor, total: float, uses: Edges
+        self,
+        outputs: torch.Tensor,
+        target: torch.Tensor,
+        total: float,
+        uses: Edges,
+        free: Sequence[FreeLayer],
     ) -> dict[Layer, tuple[Sums, set[Pass]]]:
         """What layers record of all vectors together, as if they had recorded nothing before.
 
@@ -64,6 +70,8 @@ class Vectors:
             Loss terms.
         uses : list of (GradientEdge, Use)
             Where to.
+        free : sequence of FreeLayer
+            Parameters to which vectors are sent beside.
 
         Raises
         ------
@@ -71,10 +79,15 @@ class Vectors:
             If outputs are NaN or inf.
         """
         with undisturbed():
-            return self._sent(outputs, target, total, uses)
+            return self._sent(outputs, target, total, uses, free)
 
     def _sent(
-        self, outputs: torch.Tensor, target: torch.Tensor, total: float, uses: Edges
+        self,
+        outputs: torch.Tensor,
+        target: torch.Tensor,
+        total: float,
+        uses: Edges,
+        free: Sequence[FreeLayer],
     ) -> dict[Layer, tuple[Sums, set[Pass]]]:
         fixed = full_precision(outputs.detach())
         if not all_finite(fixed):
@@ -82,26 +95,32 @@ class Vectors:
                 "the outputs that the loss was given hold NaN or inf: training has diverged "
                 "(lower lr, or raise damping), or the data held some"
             )
-        before = {use.layer: use.layer.take() for _, use in uses}
-        edges = [edge for edge, _ in uses]
+        layers: list[Layer] = [use.layer for _, use in uses]
+        before = {layer: layer.take() for layer in (*layers, *free)}
+        ends: list[Any] = [*(edge for edge, _ in uses), *(layer.parameters[0] for layer in free)]
         count = self._count(fixed)
+        passes = {use.here for _, use in uses}
         parts = [terms / count for terms in _shares(uses, total)]
         reached: dict[Layer, set[Pass]] = {}
-        vectors = self._vectors(fixed, target, uses)
+        vectors = self._vectors(fixed, target, uses, free=bool(free))
         try:
             with leaving_no_trace([fixed.device]):
                 for column, vector in enumerate(vectors):
                     own = vector.to(outputs.dtype)
                     gradients = torch.autograd.grad(
-                        outputs, edges, own, retain_graph=True, allow_unused=True
+                        outputs, ends, own, retain_graph=True, allow_unused=True
                     )
-                    for (_, use), terms, gradient in zip(uses, parts, gradients, strict=True):
+                    for one, gradient in zip(free, gradients[len(uses) :], strict=True):
+                        if gradient is not None:
+                            reached.setdefault(one, passes)
+                            one.add(gradient, total / count)
+                    for (_, use), terms, gradient in zip(uses, parts, gradients, strict=False):
                         if gradient is None:
                             continue
                         reached.setdefault(use.layer, set()).add(use.here)
                         use.layer.record(
                             use.module,
-                            use.given,
+                            use.prepared,
                             full_precision(gradient),
                             terms,
                             reduce=self.reduce,
@@ -119,7 +138,7 @@ class Vectors:
         return outputs.numel() // max(self.curvature.term_shape(outputs).numel(), 1)
 
     def _vectors(
-        self, outputs: torch.Tensor, target: torch.Tensor, uses: Edges
+        self, outputs: torch.Tensor, target: torch.Tensor, uses: Edges, *, free: bool
     ) -> Iterator[torch.Tensor]:
         curvature, generator = self.curvature, self.generator
         if self.fisher == "mc":
@@ -128,12 +147,12 @@ class Vectors:
                 yield drawn if self.samples == 1 else drawn * self.samples**-0.5
             return
         terms = curvature.term_shape(outputs).numel()
-        alone = min((use.examples for _, use in uses), default=terms) >= terms
+        fewest = min((use.examples for _, use in uses), default=terms)
+        # an example with several loss terms is taken together by "reduce"
+        alone = not free and (fewest >= terms or self.reduce)
         for column in curvature.columns(outputs, target):
-            if alone or self.reduce:  # "reduce" takes all of an example together
-                yield column
-            else:  # an example has several loss terms, which the network may mix
-                yield column * curvature.signs(outputs, generator)
+            # else the network may mix them, or what is free does
+            yield column if alone else column * curvature.signs(outputs, generator)
 
 
 def _shares(uses: Edges, total: float) -> list[float]:

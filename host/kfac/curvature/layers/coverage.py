@@ -20,6 +20,7 @@ from thermokron.host.kfac.curvature.layers.attention import (
     ProjectionLayer,
 )
 from thermokron.host.kfac.curvature.layers.base import Layer
+from thermokron.host.kfac.curvature.layers.diagonal import FreeLayer
 from thermokron.host.kfac.curvature.layers.embedding import OPTIONS
 from thermokron.host.kfac.curvature.layers.kronecker import KroneckerLayer
 from thermokron.host.kfac.curvature.layers.linear import LinearLayer
@@ -54,6 +55,8 @@ class Coverage:
         In the model's order.
     attentions : list of (torch.nn.MultiheadAttention, {part: ProjectionLayer})
         Attention modules, and the layers of their input projections.
+    free : dict of str to str
+        Parameters that no layer class knows the use of, by name, and why: each is a `FreeLayer`.
     plain : dict of str to str
         The other parameters to train by name, and why they are not covered; "" of those that the
         user left out.
@@ -61,12 +64,18 @@ class Coverage:
 
     layers: list[Layer]
     attentions: list[tuple[torch.nn.MultiheadAttention, dict[str, ProjectionLayer]]]
+    free: dict[str, str] = field(default_factory=dict)
     plain: dict[str, str] = field(default_factory=dict)
 
     @property
     def uncovered(self) -> list[str]:
         """Parameters of one module that are not covered for one reason, in words."""
         return in_words({name: reason for name, reason in self.plain.items() if reason})
+
+    @property
+    def left_out(self) -> list[str]:
+        """Parameters that the user did not want."""
+        return in_words({name: "left out" for name, reason in self.plain.items() if not reason})
 
     def tell(self) -> None:
         """Warn the caller of `KFAC` of what is not covered, or not as one would expect.
@@ -76,11 +85,17 @@ class Coverage:
         ValueError
             If nothing is.
         """
-        if not self.layers:
+        if len(self.layers) == len(self.free):
             raise ValueError(f"model holds nothing trainable that K-FAC covers: {COVERED}")
         if self.uncovered:
             warnings.warn(
                 f"K-FAC does not cover {'; '.join(self.uncovered)}: plain gradients there",
+                stacklevel=3,
+            )
+        if self.free:
+            warnings.warn(
+                "K-FAC has only diagonal curvature, from gradients of whole batches, for "
+                f"{'; '.join(in_words(self.free))}; others = 'plain' leaves their gradients alone",
                 stacklevel=3,
             )
         cut = [
@@ -108,6 +123,7 @@ def find_layers(
     include: Choice = None,
     exclude: Choice = None,
     dense_limit: int | None = None,
+    others: str = "plain",
 ) -> Coverage:
     """Sort a model's modules.
 
@@ -125,6 +141,8 @@ def find_layers(
         Which modules to look at, all if `include` is None, and which of these not.
     dense_limit : int or None
         Rows up to which a factor is dense.
+    others : "diagonal" or "plain"
+        What parameters that no layer class knows the use of get.
 
     Raises
     ------
@@ -171,8 +189,8 @@ def find_layers(
             found[module] = [layer]
             continue
         for member in group:
-            others = [names[m] or "(model)" for m in group if m is not member]
-            reasons.setdefault(member, hidden.get(member) or _reason(member, others))
+            rest = [names[m] or "(model)" for m in group if m is not member]
+            reasons.setdefault(member, hidden.get(member) or _reason(member, rest))
     found |= {module: list(parts.values()) for module, parts in coverage.attentions}
     for _, parts in coverage.attentions:
         for part in parts.values():
@@ -183,9 +201,14 @@ def find_layers(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in covered:
             holder = by_name[name.rpartition(".")[0]]
-            coverage.plain[name] = reasons[holder] if holder in reasons else _reason(holder, [])
+            why = reasons[holder] if holder in reasons else _reason(holder, [])
             if isinstance(holder, ParametrizationList):
-                coverage.plain[name] = "parametrized"
+                why = "parametrized"
+            if others == "plain" or not why or not _may_be_free(holder, parameter):
+                coverage.plain[name] = why
+                continue
+            coverage.free[name] = why
+            coverage.layers.append(FreeLayer(name, holder))
     return coverage
 
 
@@ -215,7 +238,7 @@ def _matching(
     TypeError, ValueError
         If part of it is no choice, or fits no module.
     """
-    one = isinstance(choice, str | type | torch.nn.Module)
+    one = isinstance(choice, str | type | torch.nn.Module) or not isinstance(choice, Iterable)
     parts: Iterable[Any] = () if choice is None else [choice] if one else choice  # type: ignore
     found: set[torch.nn.Module] = set()
     for part in parts:
@@ -333,6 +356,11 @@ def _reason(module: torch.nn.Module, others: Sequence[str]) -> str:
     if next(module.children(), None) is not None:
         return f"held by {name} itself"
     return f"no layer class is registered for {name}"
+
+
+def _may_be_free(holder: torch.nn.Module, parameter: torch.nn.Parameter) -> bool:
+    """Whether a gradient is dense and real."""
+    return not (parameter.is_complex() or getattr(holder, "sparse", False))
 
 
 def _trained(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
