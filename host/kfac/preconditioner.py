@@ -119,8 +119,8 @@ class Preconditioner:
         with ranks.exchange("what was recorded") as recorded:
             if self._watcher.closed:
                 raise RuntimeError("this KFAC is closed")
-            due, loss = self._due(), self._watcher.collect()
-            recorded.own = step, _number(loss), self._pool.report(self._watcher.terms)
+            due, (loss, terms) = self._due(), self._watcher.collect()
+            recorded.own = step, _number(loss), self._pool.report(terms)
         steps, losses, reports = zip(*recorded.all, strict=True)
         check_alike([{"steps": its} for its in steps])
         with self._pool.added_up(reports), ranks.exchange("updates") as solved:

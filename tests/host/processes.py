@@ -135,7 +135,10 @@ def network(kind: str, dtype: torch.dtype) -> nn.Module:
             nn.ReLU(),
             nn.Linear(8, CLASSES, bias=False),
         ]
-    return nn.Sequential(*layers).to(dtype)
+    model = nn.Sequential(*layers).to(dtype)
+    if kind == "dead":  # nothing gets through to the first layer
+        nn.init.constant_(model[3].bias, -100.0)
+    return model
 
 
 @dataclass

@@ -87,7 +87,6 @@ class Watcher:
         self.curvature, self.vectors, self.due = curvature, vectors, due
         self.reduce, self.mean = reduce, mean
         self.loss: torch.Tensor | None = None
-        self.terms = 0.0  # of the passes that `collect` found
         self._asleep = self._several = self._told = False
         self.current = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
@@ -144,8 +143,8 @@ class Watcher:
         finally:
             self._asleep = before
 
-    def collect(self) -> torch.Tensor | None:
-        """Make layers ready for a step with the passes that count; the last loss, if there is one.
+    def collect(self) -> tuple[torch.Tensor | None, float]:
+        """Make layers ready for a step with the passes that count; the last loss, and all terms.
 
         Raises
         ------
@@ -161,8 +160,7 @@ class Watcher:
                 "torch.no_grad() what is only logged",
                 stacklevel=4,  # of who called step
             )
-        self.terms = collect(self._gathered.values())
-        return self.loss
+        return self.loss, collect(self._gathered.values())
 
     def release(self) -> None:
         """Begin anew, after a step that took over what layers have recorded."""
@@ -344,7 +342,7 @@ class Watcher:
     def _ends(self, task: int) -> None:
         """The end of a backward pass."""
         with undisturbed():
-            self._backward.finish(mean=self.mean)
+            self._backward.finish(self._gathered.values(), mean=self.mean)
         self._backward = Backward()
         for layer, entries in list(self._waiting.items()):
             self._waiting[layer] = [entry for entry in entries if entry[0] != task]
