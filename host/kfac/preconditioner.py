@@ -134,7 +134,7 @@ class Preconditioner:
             self._others.check(self.layers, moved, present, due=due)
             part = self._solver.updates(blocks, ready, present, step, damping, cost)
             stream = None if self.unit is None else self.unit.stream
-            solved.own = stream, part.told(present) if ranks.size > 1 else {}
+            solved.own = stream, part.told(present, blocks) if ranks.size > 1 else {}
         streams, told = zip(*solved.all, strict=True)
         updates = self._solver.joined(blocks, present, part, told, step, damping)
         with ranks.exchange("the length of the step") as length:

@@ -114,10 +114,22 @@ class Experts(nn.Module):
         return self.last(parts)
 
 
+class Positions(nn.Sequential):
+    """Rows of two positions each, with a loss term for both."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(INPUTS, 8), nn.Tanh(), nn.Linear(8, 2 * CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).unflatten(1, (CLASSES, 2))
+
+
 def network(kind: str, dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(1)
     if kind == "experts":
         return Experts().to(dtype)
+    if kind == "positions":  # several loss terms for each example, which the network mixes
+        return Positions().to(dtype)
     if kind == "conv":
         layers = [
             nn.Unflatten(1, (2, 3)),
@@ -165,6 +177,7 @@ class Training:
     ddp: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] | None = None
     adapt: bool = False
+    summed: bool = False
     zero: dict[str, Any] = field(default_factory=dict)
 
 
@@ -174,7 +187,7 @@ def train(rank: int, training: Training) -> dict[str, Any]:
     size = distributed.get_world_size() if distributed.is_initialized() else 1
     model = network(t.kind, t.dtype)
     wrapped = DistributedDataParallel(model, **t.ddp) if size > 1 else model
-    criterion = nn.CrossEntropyLoss()
+    criterion = nn.CrossEntropyLoss(reduction="sum" if t.summed else "mean")
     optimizer = torch.optim.SGD(model.parameters(), lr=t.lr, momentum=0.9)
     options = {"lr": optimizer, "damping": 0.03, "kl_clip": 1e-2} | t.options
     if t.criterion:
@@ -193,6 +206,8 @@ def train(rank: int, training: Training) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(ROWS, INPUTS, generator=generator).to(t.dtype)
     y = torch.randint(CLASSES, (ROWS,), generator=generator)
+    if t.kind == "positions":
+        y = torch.stack([y, y.roll(1)], dim=1)
     losses, metrics = [], []
     for step in range(50):
         rows = torch.randperm(ROWS, generator=generator)[:12]
@@ -209,11 +224,10 @@ def train(rank: int, training: Training) -> dict[str, Any]:
             with wrapped.no_sync() if waits else nullcontext():
                 loss = criterion(wrapped(x[own]), y[own])
                 # so that the mean over ranks, which DDP makes, is the mean over the batch
-                (loss * (len(own) * size / len(rows))).backward()
-            total += loss.item() * len(own) / len(rows)
-        before = [p.grad.clone() for p in model.parameters()] if step == 0 else None
+                weight = (1.0 if t.summed else len(own)) / len(rows)
+                (loss * (weight * size)).backward()
+            total += loss.item() * weight
         metrics.append(kfac.step())
-        del before
         optimizer.step()
         if t.adapt:
             own = _share(rows, rank, size, t.shares)

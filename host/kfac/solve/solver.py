@@ -15,13 +15,13 @@ from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
-from thermokron.host.kfac.solve.prepared import EIGEN, Prepared, Programs, held
+from thermokron.host.kfac.solve.prepared import EIGEN, Kept, Prepared, Programs, held
 from thermokron.host.kfac.solve.refresh import Blocks
 from thermokron.model import Unit
 
 __all__ = ["Part", "Solver", "check_updates", "gradients_of"]
 
-#: `Part.told`: names of layers to states of blocks, updates, and norms of gradients.
+#: `Part.told`: for names of layers states of blocks, updates, norms of gradients, gains.
 Told = Mapping[str, Mapping[str, Any]]
 #: Relative difference of norms that rounding on unlike machines may make.
 SAME = 1e-3
@@ -127,6 +127,10 @@ class Solver:
                 mine = own.made.get(layer)
                 block = mine if isinstance(mine, Programs) else held(state, self.inverse)
                 blocks.renew(layer, block, damping, keep=keep)
+            for name, gains in part["gains"].items():
+                kept = blocks.prepared[by_name[name]]
+                if isinstance(kept, Kept):
+                    blocks.prepared[by_name[name]] = kept.with_gains(gains)
         updates = {name: update for part in told for name, update in part["updates"].items()}
         return [updates[layer.name] for layer in gradients]
 
@@ -181,9 +185,11 @@ class Part:
     made: Mapping[KroneckerLayer, Prepared]
     updates: Mapping[Layer, torch.Tensor]
 
-    def told(self, gradients: Mapping[Layer, torch.Tensor]) -> Told:
+    def told(self, gradients: Mapping[Layer, torch.Tensor], blocks: Blocks) -> Told:
         """The same for other processes, with the norms by which they know `gradients`."""
+        used = {layer.name: blocks.prepared.get(layer) for layer in self.updates}
         return {
+            "gains": {name: b.gains() for name, b in used.items() if isinstance(b, Programs)},
             "blocks": {layer.name: block.state_dict() for layer, block in self.made.items()},
             "updates": {layer.name: update for layer, update in self.updates.items()},
             "norms": {
