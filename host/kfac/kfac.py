@@ -147,6 +147,10 @@ class KFAC(Preconditioner):
         says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
         8,192 rows is 0.27 GB, three times while it is inverted, which takes about 10 s on two
         cores.
+    process_group : torch.distributed.ProcessGroup, None or False
+        The processes that train the model together, each with a part of every batch: None stands
+        for those of a model in DistributedDataParallel, and for the default group where there is
+        one, False for this process alone. All of them make a KFAC, and step, together.
 
     Numbers from `lr` to `norm_constraint`, but for `mc_samples` and `seed`, may be functions of
     the step index.
@@ -166,7 +170,7 @@ class KFAC(Preconditioner):
     ------
     ValueError, TypeError
         If a hyperparameter is illegal (named, with the legal range), or the model holds nothing
-        that K-FAC covers.
+        that K-FAC covers, or processes were given different ones.
     """
 
     def __init__(

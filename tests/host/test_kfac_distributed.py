@@ -26,12 +26,12 @@ EQUAL = {
     2: {
         "empirical": Training(),
         "single precision": Training(dtype=torch.float32),
-        "solve, intervals": Training({"method": "solve", "inverse_interval": 3}),
+        "solve": Training({"method": "solve", "inverse_interval": 3}, steps=20),
         "ggn, exact, uneven": Training({"fisher": "ggn", "damping_mode": "exact"}, shares=(1, 2)),
-        "nothing recorded": Training({"factor_interval": 4, "inverse_interval": 2}, steps=10),
-        "no criterion": Training(criterion=False, steps=10),
+        "nothing recorded": Training({"factor_interval": 4, "inverse_interval": 2}, steps=8),
+        "no criterion": Training(criterion=False, steps=8),
         "reduce, groups": Training(
-            {"sharing": "reduce", "refresh_threshold": 0.1, "inverse_interval": 5}, "conv", 20
+            {"sharing": "reduce", "refresh_threshold": 0.1, "inverse_interval": 5}, "conv", 10
         ),
         "accumulated": Training(accumulate=3, shares=(1, 2), ddp=VIEWS, steps=10),
         "accumulated experts": Training(
@@ -43,7 +43,7 @@ EQUAL = {
     },
     4: {
         "empirical": Training(shares=(3, 1)),
-        "ggn": Training({"fisher": "ggn", "inverse_interval": 2}),
+        "ggn": Training({"fisher": "ggn", "inverse_interval": 2}, steps=10),
         "experts": Training({}, "experts", 10, sort=True, ddp=UNUSED),
     },
 }
@@ -51,9 +51,9 @@ EQUAL = {
 NOISY = {
     "mc": Training({"fisher": "mc", "lr": 0.05}, steps=8),
     "signs": Training({"fisher": "ggn"}, "positions", steps=8),
-    "units": Training(unit=(0, 1, 2, 3), steps=8),
-    "units that invert": Training({"method": "inverse", "samples": 50}, unit=(7, 6), steps=5),
-    "a unit on one process": Training(unit=(-1, 3), steps=6),
+    "units": Training(unit=(0, 1), steps=6),
+    "units that invert": Training({"method": "inverse", "samples": 50}, unit=(7, 6), steps=3),
+    "a unit on one process": Training(unit=(-1, 3), steps=4),
 }
 
 
@@ -133,7 +133,8 @@ def test_every_unit_solves_for_its_process(trained) -> None:
         by_rank = [found[name] for found in trained[2]]
         assert all(m.runs > 0 and m.hardware_seconds > 0 for r in by_rank for m in r["metrics"])
         assert by_rank[0]["stream"] == by_rank[1]["stream"] > 0
-        assert by_rank[0]["losses"][-1] < by_rank[0]["losses"][0]
+        exact = train(0, with_(NOISY[name], options={}, unit=None))
+        assert by_rank[0]["losses"] == pytest.approx(exact["losses"], abs=0.2)
     none, one = (found["a unit on one process"] for found in trained[2])
     assert all(m.runs == 0 and m.inversions == 0 for m in none["metrics"])
     assert all(m.runs > 0 for m in one["metrics"])
@@ -176,21 +177,21 @@ def test_resumed_equals_uninterrupted(tmp_path) -> None:
             assert same(whole["kfac"], resumed["kfac"]), name
 
 
-@pytest.mark.parametrize("unit", [None, (0, 1, 2, 3)])
-def test_resumed_with_another_number_of_processes(tmp_path, unit) -> None:
-    training = Training({"inverse_interval": 4}, unit=unit)
-    losses, state = [], None
-    for size, steps in ((2, 5), (4, 10), (1, 15)):
-        part = with_(training, steps=steps, state=state)
-        runs = [train(0, part)] if size == 1 else launch(tmp_path, size, train, part)
-        first = runs[0] if size == 1 else runs[0].value
-        assert first is not None, runs
-        losses += first["losses"]
-        torch.save({key: first[key] for key in ("model", "optimizer", "kfac")}, tmp_path / "s.pt")
-        state = torch.load(tmp_path / "s.pt", weights_only=True)
-    whole = train(0, with_(training, steps=15))
-    assert losses == pytest.approx(whole["losses"], abs=1e-10 if unit is None else 0.3)
-    assert losses[-1] < losses[0]
+def test_resumed_with_another_number_of_processes(tmp_path) -> None:
+    exact, noisy = Training({"inverse_interval": 4}), Training(unit=(0, 1, 2, 3))
+    parts = {"exact": exact, "noisy": noisy}
+    losses = {name: [] for name in parts}
+    for size, steps in ((2, 4), (4, 8), (1, 12)):
+        parts = {name: with_(part, steps=steps) for name, part in parts.items()}
+        found = many(0, parts) if size == 1 else launch(tmp_path, size, many, parts)[0].value
+        for name, each in found.items():
+            losses[name] += each["losses"]
+            torch.save({k: each[k] for k in ("model", "optimizer", "kfac")}, tmp_path / "state.pt")
+            state = torch.load(tmp_path / "state.pt", weights_only=True)
+            assert state["kfac"]["steps"] == steps
+            parts[name] = with_(parts[name], state=state)
+    assert losses["exact"] == pytest.approx(train(0, with_(exact, steps=12))["losses"], abs=1e-10)
+    assert losses["noisy"] == pytest.approx(losses["exact"], abs=0.3)
 
 
 # ---- when something goes wrong -----------------------------------------------------------------
@@ -216,11 +217,11 @@ def is_silent(rank: int) -> None:
 
 
 def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path) -> None:
-    runs = launch(tmp_path, 4, dies)
+    runs = launch(tmp_path, 3, dies)
     assert runs[1].code == 3
-    for rank in (0, 2, 3):
+    for rank in (0, 2):
         assert runs[rank].kind == "RuntimeError"
-        assert f"K-FAC on rank {rank} of 4 could not exchange" in runs[rank].error
+        assert f"K-FAC on rank {rank} of 3 could not exchange" in runs[rank].error
         assert runs[rank].code == 0
     assert max(run.seconds for run in runs) < 25.0
 
