@@ -5,7 +5,9 @@ from thermokron.host.engines import (
     ENGINES,
     CompiledUnit,
     CosimUnit,
+    Pool,
     StatisticalUnit,
+    open_pool,
     open_unit,
 )
 
@@ -14,7 +16,9 @@ __all__ = [
     "CompiledUnit",
     "CosimUnit",
     "Link",
+    "Pool",
     "RegisterUnit",
     "StatisticalUnit",
+    "open_pool",
     "open_unit",
 ]

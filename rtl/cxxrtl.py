@@ -6,7 +6,8 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 from thermokron.model import UnitSpec
-from thermokron.rtl.rtlil import UNIT_NAME, generate_rtlil, run_yosys
+from thermokron.rtl.names import UNIT_NAME
+from thermokron.rtl.rtlil import generate_rtlil, run_yosys
 
 __all__ = ["TRIED_YOSYS", "cxxrtl_headers", "generate_cxxrtl"]
 

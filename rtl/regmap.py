@@ -21,6 +21,7 @@ from thermokron.model import UnitSpec
 from thermokron.model.checks import check_integer
 from thermokron.rtl.layout import padded, result_depth
 from thermokron.rtl.limits import check_buildable
+from thermokron.rtl.names import UNIT_NAME
 
 __all__ = [
     "FaultReason",
@@ -232,8 +233,10 @@ def _double_bits(value: float) -> int:
     return int.from_bytes(struct.pack(">d", value), "big")
 
 
-def elaborate_rdl(spec: UnitSpec) -> Any:
+def elaborate_rdl(spec: UnitSpec, name: str = UNIT_NAME) -> Any:
     """The map of a unit as the `systemrdl.node.RootNode` that PeakRDL's exporters take.
+
+    `name` is the address map's, from which C's types and macros have theirs.
 
     Raises
     ------
@@ -244,12 +247,13 @@ def elaborate_rdl(spec: UnitSpec) -> Any:
 
     compiler = RDLCompiler()
     compiler.compile_file(str(RDL_PATH))
-    return compiler.elaborate("thermokron_unit", parameters=_spec_parameters(spec))
+    return compiler.elaborate(UNIT_NAME, inst_name=name, parameters=_spec_parameters(spec))
 
 
-def bound_rdl(spec: UnitSpec) -> str:
-    """The text of `unit.rdl` with this unit's values as its parameters' defaults."""
+def bound_rdl(spec: UnitSpec, name: str = UNIT_NAME) -> str:
+    """The text of `unit.rdl` with this unit's name, and its values as parameters' defaults."""
     text = RDL_PATH.read_text(encoding="utf-8")
+    text = text.replace(f"addrmap {UNIT_NAME} #(", f"addrmap {name} #(", 1)
     for name, value in _spec_parameters(spec).items():
         text, count = re.subn(rf"(longint unsigned {name}) = \w+", rf"\1 = {value:#x}", text)
         assert count == 1, f"unit.rdl has no parameter {name}"

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermokron.model import UnitSpec
+from thermokron.rtl.names import UNIT_NAME
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
 
-__all__ = ["UNIT_NAME", "Port", "default_name", "generate_rtlil", "ports", "run_yosys"]
-
-#: Name of the top-level module of a unit.
-UNIT_NAME = "thermokron_unit"
+__all__ = ["Port", "default_name", "generate_rtlil", "ports", "run_yosys"]
 
 
 @dataclass(frozen=True)

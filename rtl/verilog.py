@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, naming_file, write_whole
 from thermokron.rtl.limits import check_buildable
+from thermokron.rtl.names import check_name, name_of_file
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
-from thermokron.rtl.rtlil import UNIT_NAME, default_name, generate_rtlil, ports, run_yosys
+from thermokron.rtl.rtlil import default_name, generate_rtlil, ports, run_yosys
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
@@ -31,8 +32,12 @@ LINT_WAIVERS = Path(__file__).with_name("lint.vlt")
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Where `write_unit` left what it wrote: four files, and a folder with `index.html`."""
+    """Where `write_unit` left what it wrote: four files, and a folder with `index.html`.
 
+    `name` is what the unit is called in all of them.
+    """
+
+    name: str
     verilog: Path
     sidecar: Path
     rdl: Path
@@ -48,8 +53,9 @@ def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -
     design : UnitSpec or Component
         A specification, whose whole unit is meant, or an Amaranth component with one clock.
     name : str, optional
-        Name of the top module. `thermokron_unit` for a specification; for a component that of
-        its class in lower case, such as `register_file`.
+        Name of the top module, with which the names of all others begin. `thermokron_unit` for
+        a specification; for a component that of its class in lower case, such as
+        `register_file`.
 
     Returns
     -------
@@ -59,10 +65,10 @@ def generate_verilog(design: UnitSpec | Component, *, name: str | None = None) -
     Raises
     ------
     ValueError
-        If the control plane cannot be built for the specification, or two members of a component
-        get the same flat name.
+        If the control plane cannot be built for the specification, two members of a component
+        get the same flat name, or `name` is no identifier, or a keyword.
     """
-    name = name or default_name(design)
+    name = default_name(design) if name is None else check_name(name)
     text, order = generate_rtlil(design, name)
     text = _started(_with_defaults(_in_order(_verilog(text), name, order)))
     return _banner(design, name) + text
@@ -138,8 +144,13 @@ def _started(verilog: str) -> str:
     )
 
 
-def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
+def write_unit(spec: UnitSpec, path: str | Path, *, name: str | None = None) -> UnitFiles:
     """Write a unit's Verilog, and beside it what else a chip or a driver is made from.
+
+    Units of different names fit into one design and one firmware: every module, the address map
+    and all that C's header defines begin with `name` (macros, with it in capitals: let names
+    differ in more than their case). Where it is not given it follows from the file's stem,
+    `thermokron_unit` from `unit.v`.
 
     For `build/unit.v` these are `build/unit.json` (ports with widths and signedness, spec,
     fingerprint, versions), `build/unit.rdl` (the register map with this unit's sizes),
@@ -149,8 +160,8 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
     Raises
     ------
     ValueError
-        If the control plane cannot be built for the specification, or the name does not end in
-        `.v`.
+        If the control plane cannot be built for the specification, the path does not end in
+        `.v`, or `name` is no identifier, or a keyword.
     OSError
         If a file cannot be written.
     """
@@ -161,7 +172,9 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
     path = Path(path)
     if path.suffix != ".v":
         raise ValueError(f"path = {str(path)!r} does not end in .v, as the name of a Verilog file")
+    name = name_of_file(path) if name is None else check_name(name)
     files = UnitFiles(
+        name=name,
         verilog=path,
         sidecar=path.with_suffix(".json"),
         rdl=path.with_suffix(".rdl"),
@@ -169,12 +182,12 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
         html=path.with_name(f"{path.stem}_registers"),
     )
     with claimed(path.parent):
-        write_whole(files.verilog, generate_verilog(spec))
-        write_whole(files.sidecar, json.dumps(_sidecar(spec), indent=2) + "\n")
-        write_whole(files.rdl, bound_rdl(spec))
-        root = elaborate_rdl(spec)
+        write_whole(files.verilog, generate_verilog(spec, name=name))
+        write_whole(files.sidecar, json.dumps(_sidecar(spec, name), indent=2) + "\n")
+        write_whole(files.rdl, bound_rdl(spec, name))
+        root = elaborate_rdl(spec, name)
         with naming_file(files.header), TemporaryDirectory() as scratch:
-            header = Path(scratch) / files.header.name  # from which its guard has its name
+            header = Path(scratch) / f"{name}.h"  # from which its guard has its name
             # without typedefs of its own: their names would carry this unit's parameters
             CHeaderExporter().export(root, str(header), reuse_typedefs=False)
             write_whole(files.header, header.read_bytes())
@@ -185,9 +198,9 @@ def write_unit(spec: UnitSpec, path: str | Path) -> UnitFiles:
     return files
 
 
-def _sidecar(spec: UnitSpec) -> dict[str, Any]:
+def _sidecar(spec: UnitSpec, name: str) -> dict[str, Any]:
     return {
-        "module": UNIT_NAME,
+        "module": name,
         "ports": [asdict(port) for port in ports(spec)],
         "spec": json.loads(spec.to_json()),
         "fingerprint": spec.fingerprint,

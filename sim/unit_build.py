@@ -10,7 +10,7 @@ from pathlib import Path
 from thermokron.model import UnitSpec
 from thermokron.model.files import digest
 from thermokron.rtl.limits import check_buildable
-from thermokron.rtl.rtlil import UNIT_NAME
+from thermokron.rtl.names import UNIT_NAME
 from thermokron.rtl.verilog import generate_verilog
 from thermokron.sim.cache import cached
 from thermokron.sim.harness import wrapped_verilog

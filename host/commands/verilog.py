@@ -13,7 +13,8 @@ __all__ = ["add_parser", "run"]
 DESCRIPTION = """\
 Write the Verilog of a unit's control plane, and beside it what a chip, a driver and their
 makers need: ports and specification as JSON, the register map in SystemRDL, as a C header and
-as a web page.
+as a web page. Units of different names fit into one design and one firmware: modules, the
+address map, C types and macros all begin with the unit's name.
 """
 
 EPILOG = """\
@@ -22,6 +23,10 @@ examples:
   thermokron verilog --cells 64 --lanes 8 -o chip/unit.v
                                                        64 cells that share 8 multipliers
   thermokron verilog --cells 15 --adc-bits 10 --clock-hz 100e6
+  thermokron verilog --cells 8 -o chip/east.v          module thermokron_east, east.h with the
+                                                       type thermokron_east_t
+  thermokron verilog --cells 8 -o chip/east.v --name east_array
+                                                       module east_array, type east_array_t
 
 The Verilog passes Verilator's lint with the few waivers that the command names, Icarus and
 Yosys' check; its ports are timed as docs/converter-port.md draws them.
@@ -45,6 +50,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="the Verilog file; the others go beside it [build/unit.v]",
     )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="what the unit is called in all files: letters, digits and single underscores, a "
+        "letter first, no keyword [thermokron_ and the file's stem]",
+    )
     add_spec_options(parser)
 
 
@@ -52,14 +63,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the files, and say where they are."""
     from rich.console import Console
 
-    from thermokron.rtl.rtlil import UNIT_NAME
     from thermokron.rtl.verilog import LINT_WAIVERS, write_unit
 
     spec = spec_from_args(args)
     with Console(stderr=True).status(f"translating {spec.cells} cells in {spec.lanes} lanes"):
-        files = write_unit(spec, args.output)
+        files = write_unit(spec, args.output, name=args.name)
     kilobytes = files.verilog.stat().st_size / 1000
-    print(f"{UNIT_NAME}: {spec.cells} cells, {spec.lanes} lanes, {spec.fingerprint:#010x}")
+    print(f"{files.name}: {spec.cells} cells, {spec.lanes} lanes, {spec.fingerprint:#010x}")
     written = (
         (files.verilog, f"Verilog, {kilobytes:.0f} kB"),
         (files.sidecar, "ports, specification, versions"),

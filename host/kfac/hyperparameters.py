@@ -31,7 +31,7 @@ OptionalSchedule = float | Callable[[int], float | None] | None
 Samples = int | Callable[[int], int | None] | None
 SettleSchedule = Settle | Callable[[int], Settle]
 
-TINY = 1e-12  # the least damping and clip; there for the message, nobody wants less
+TINY = 1e-16  # the least damping and clip; there for the message, nobody wants less
 #: May be None, which switches them off, or leaves them to the method.
 OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold", "samples")
 

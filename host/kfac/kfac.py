@@ -80,7 +80,7 @@ class KFAC(Preconditioner):
     model : torch.nn.Module
         The network; hooks are placed in it, and removed by `close`.
     unit : Unit or None
-        Thermodynamic unit that holds the factors; None works exactly on the host.
+        Thermodynamic unit that holds the factors, or a pool; None works exactly on the host.
     lr : float or torch.optim.Optimizer
         The optimiser's learning rate η; it enters only through KL clip and norm constraint. Given
         the optimiser itself, each layer's rate is that of its parameters' group, the largest if

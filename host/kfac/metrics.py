@@ -21,7 +21,8 @@ class StepMetrics:
     inversions : int
         Factors inverted, decomposed, or solved with.
     hardware_seconds : float
-        Time on the unit in seconds, load to done.
+        Time on the unit in seconds, load to done; of a pool the sum over its units, which does not
+        depend on how many there are.
     load_seconds, discharge_seconds, settle_seconds, sample_seconds : float
         Its phases; loading is that of couplings and biases into the DACs.
     bytes_to_unit, bytes_from_unit : int
@@ -45,6 +46,9 @@ class StepMetrics:
         damped block with exact damping. 1 without Kronecker factors.
     clipped_samples : int
         Samples that left the ADC's range in the runs of this step.
+    makespan_seconds : float
+        The same as a clock on the wall has it: less than `hardware_seconds` where a pool's units
+        work side by side, each taking the next factor or layer when it is free.
     loss : float or None
         The loss of this step's batch, where `criterion` was given.
     loss_reduction : float or None
@@ -70,6 +74,7 @@ class StepMetrics:
     damping: float
     kappa: float
     clipped_samples: int
+    makespan_seconds: float
     loss: float | None = None
     loss_reduction: float | None = None
     reduction_ratio: float | None = None
@@ -88,6 +93,7 @@ class StepMetrics:
             digital_flops=cost.digital_flops,
             repairs=cost.repairs,
             clipped_samples=cost.clipped,
+            makespan_seconds=cost.makespan,
             **others,
         )
 

@@ -253,15 +253,15 @@ def tolerated_part(spec: UnitSpec) -> float:
 
 def _accumulate(unit: Unit, job: Job, account: Account) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Products (cells, cells), sums (cells,) and clip counts of a job of any number of samples."""
-    if job.samples <= MAX_SAMPLES:
-        readout = unit.run(job)
-        account.enter(unit.spec, job, readout)
-        return _moments(readout)
+    jobs = [
+        job.with_biases(job.biases, samples=min(MAX_SAMPLES, job.samples - first))
+        for first in range(0, job.samples, MAX_SAMPLES)
+    ]
     parts = []
-    for first in range(0, job.samples, MAX_SAMPLES):
-        part = job.with_biases(job.biases, samples=min(MAX_SAMPLES, job.samples - first))
-        parts.append(_accumulate(unit, part, account))
-    products, sums, clipped = (sum(column) for column in zip(*parts, strict=True))
+    for part, readout in zip(jobs, unit.run_many(jobs), strict=True):
+        account.enter(unit.spec, part, readout)
+        parts.append(_moments(readout))
+    products, sums, clipped = (sum(column[1:], column[0]) for column in zip(*parts, strict=True))
     return products, sums, clipped
 
 

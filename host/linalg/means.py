@@ -13,7 +13,10 @@ operations per number that it moves.
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +74,10 @@ def _squares_are_numbers(largest: Floats, rows: Floats) -> bool:
 def _column(factors: Floats, rows: Floats) -> Floats:
     """A factor for each row."""
     return factors.astype(rows.dtype)[:, None]
+
+
+#: Of a job that was begun: which rows it reads, room for what it reads, and the job.
+Begun = deque[tuple[NDArray[np.intp] | slice, Floats, Job]]
 
 
 class Means:
@@ -183,14 +190,10 @@ class Means:
         raises, pending = np.zeros(k, np.int64), np.flatnonzero(live)
         for attempt in range(MAX_HALVINGS + 1):
             clipping, tried = np.zeros(k, bool), np.zeros(k, bool)
-            for first in range(0, len(pending), spec.rhs_depth):
-                some = _slice(pending[first : first + spec.rhs_depth])
-                levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
-                biases = np.zeros((len(levels), spec.cells), np.int16)
-                np.rint(levels, out=biases[:, :n], casting="unsafe")
-                biases.setflags(write=False)
-                job = self.job.with_biases(biases, **program)
-                readout = self.unit.run(job)
+            begun: Begun = deque()
+            jobs = self._jobs(rows, drive, pending, program, begun)
+            for readout in self.unit.run_many(jobs):
+                some, levels, job = begun.popleft()
                 account.enter(spec, job, readout)
                 account.reruns += attempt > 0
                 factor = _column(spec.adc_step / samples * scale[some] / drive[some], rows)
@@ -220,6 +223,26 @@ class Means:
                 return Reading(value, unit, scale / drive, equation, temperature, settling)
         rows *= _column(scale, rows)
         raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
+
+    def _jobs(
+        self,
+        rows: Floats,
+        drive: Floats,
+        pending: NDArray[np.intp],
+        program: dict[str, Any],
+        begun: Begun,
+    ) -> Iterator[Job]:
+        """Jobs of as many rows each as fit, noted in `begun`; none waits for another's result."""
+        spec, n = self.unit.spec, rows.shape[1]
+        for first in range(0, len(pending), spec.rhs_depth):
+            some = _slice(pending[first : first + spec.rhs_depth])
+            levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
+            biases = np.zeros((len(levels), spec.cells), np.int16)
+            np.rint(levels, out=biases[:, :n], casting="unsafe")
+            biases.setflags(write=False)
+            job = self.job.with_biases(biases, **program)
+            begun.append((some, levels, job))
+            yield job
 
     def _expected(self, k: int, rate: float) -> Floats:
         """How far a solution swings, per length of its right-hand side, (k,)."""
@@ -279,8 +302,8 @@ class Means:
             row = np.zeros((1, spec.cells), np.int16)
             row[0, :n] = np.rint(shift * (root * spec.bias_max))
             sums, clipped = [], np.zeros(n, np.int64)
-            for first in range(0, count, spec.rhs_depth):
-                job = self.job.with_biases(
+            jobs = [
+                self.job.with_biases(
                     np.repeat(row, min(spec.rhs_depth, count - first), axis=0),
                     temperature=code,
                     settle_cycles=cycles,
@@ -288,7 +311,9 @@ class Means:
                     samples=1,
                     second_moments=False,
                 )
-                readout = self.unit.run(job)
+                for first in range(0, count, spec.rhs_depth)
+            ]
+            for job, readout in zip(jobs, self.unit.run_many(jobs), strict=True):
                 account.enter(spec, job, readout)
                 account.reruns += attempt > 0
                 sums.append(readout.sums[:, :n])

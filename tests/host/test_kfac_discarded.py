@@ -153,7 +153,7 @@ def test_nothing_is_held_between_steps(fisher) -> None:
         torch.autograd.grad(criterion(model(x), Y), x)
     gc.collect()
     assert not any(ref() is not None for ref in seen)
-    assert not any(kfac._watcher._waiting.values())
+    assert not any(kfac._watcher._gathering._waiting.values())
 
 
 @pytest.mark.parametrize("fisher", FISHERS)

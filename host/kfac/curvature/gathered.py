@@ -95,11 +95,8 @@ class Backward:
         self.failed: set[Pass] = set()
         self.held: list[tuple[Gathered, torch.Tensor]] = []
 
-    def finish(self, found: Iterable[Gathered], *, mean: bool) -> None:
+    def finish(self, *, mean: bool) -> None:
         """Record what was held; `mean` says whether a loss is one over its terms."""
-        engine = torch.autograd.Variable._execution_engine
-        for gathered in found:  # after what DDP has queued meanwhile
-            engine.queue_callback(gathered.note_end)
         if not self.terms:
             return
         own = {here: here.own or terms for here, terms in self.terms.items()}

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from thermokron.host.kfac.curvature.compiled import KeptBuffers, uncompiled
 from thermokron.host.kfac.curvature.context import undisturbed
-from thermokron.host.kfac.curvature.gathered import Backward, Gathered, collect
+from thermokron.host.kfac.curvature.gathering import Gathering
 from thermokron.host.kfac.curvature.layers import (
     Attention,
     Coverage,
@@ -27,7 +28,6 @@ from thermokron.host.kfac.curvature.passes import (
     blame,
     mark,
     passes_of,
-    rows_of,
     said_later,
     uses_of,
 )
@@ -90,32 +90,29 @@ class Watcher:
         self._asleep = self._several = self._told = False
         self.current = Pass(whole=False)
         self._mark = f"thermokron {id(self)}"  # of graph nodes, for the uses that made them
-        self._gathered: dict[Layer, Gathered] = {}
-        #: what the backward pass brought to layers whose weight it has not reached yet
-        self._waiting: dict[Layer, list[tuple[int, Callable[[], None]]]] = {}
-        self._task = -1
-        self._gates: dict[Layer, tuple[torch.Tensor, list[Any]]] = {}
+        self._gathering = Gathering(hold_free=vectors is None, mean=mean)
         self._free = [layer for layer in coverage.layers if isinstance(layer, FreeLayer)]
-        self._backward = Backward()
         self._handles: list[Any] = [
-            model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._finish),
+            model.register_forward_pre_hook(uncompiled(self._begin)),
+            model.register_forward_hook(uncompiled(self._finish)),
+            *(() if vectors is None else KeptBuffers(model).handles),
         ]
         watched = {layer for _, parts in coverage.attentions for layer in parts.values()}
         for layer in coverage.layers:
             if layer not in watched and not isinstance(layer, FreeLayer):
                 self._handles += [
                     module.register_forward_hook(
-                        partial(self._used, layer.part_at(module)), with_kwargs=True
+                        uncompiled(partial(self._used, layer.part_at(module))), with_kwargs=True
                     )
                     for module in layer.modules
                 ]
         self._attentions = [
-            Attention(module, partial(self._projected, parts))
+            Attention(module, uncompiled(partial(self._projected, parts)))
             for module, parts in coverage.attentions
         ]
         if criterion is not None:
-            self._handles.append(criterion.register_forward_hook(self._judged, with_kwargs=True))
+            hook = uncompiled(self._judged)
+            self._handles.append(criterion.register_forward_hook(hook, with_kwargs=True))
 
     @property
     def closed(self) -> bool:
@@ -128,11 +125,9 @@ class Watcher:
             handle.remove()
         for attention in self._attentions:
             attention.close()
-        for _, gates in self._gates.values():
-            for gate in gates:
-                gate.remove()
-        self._handles, self._attentions, self._gates = [], [], {}
+        self._handles, self._attentions = [], []
         self.discard()
+        self._gathering.close()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -160,13 +155,12 @@ class Watcher:
                 "torch.no_grad() what is only logged",
                 stacklevel=4,  # of who called step
             )
-        return self.loss, collect(self._gathered.values())
+        return self.loss, self._gathering.collect()
 
     def release(self) -> None:
         """Begin anew, after a step that took over what layers have recorded."""
-        for gathered in self._gathered.values():
-            gathered.discard()
-        self._waiting, self.loss = {}, None
+        self._gathering.discard()
+        self.loss = None
 
     def discard(self) -> None:
         """Forget all passes since the last step."""
@@ -187,7 +181,7 @@ class Watcher:
         if self._free and self._records():
             for layer in self._free:
                 if layer.intact and layer.module.training and layer.parameters[0].requires_grad:
-                    self._open_gate(layer, layer.parameters[0])
+                    self._gathering.expect(layer)
 
     def _records(self) -> bool:
         """Whether passes leave a trace now."""
@@ -195,10 +189,7 @@ class Watcher:
 
     @said_later
     def _finish(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self.current.running = False
-        # the loss module knows better, and may have been called inside the model
-        if self.current.terms is None:
-            self.current.terms = rows_of(output)
+        self.current.finish(output)
 
     @said_later
     def _used(
@@ -230,7 +221,7 @@ class Watcher:
         prepared = layer.prepare(module, inputs)
         use = Use(layer, module, prepared, len(output), self.current, output.output_nr)
         mark(output, self._mark, use)
-        self._open_gate(layer, layer.parameters[0])
+        self._gathering.expect(layer)
         if self.vectors is None:
             output.register_hook(partial(self._came_back, use))  # type: ignore[no-untyped-call]
 
@@ -294,22 +285,23 @@ class Watcher:
         """The same for "mc" and "ggn": layers get what there is to record."""
         if self._asleep or self.closed:
             return
-        task = self._note_task()
+        gathering = self._gathering
+        gathering.begin()
         if call is not None:
             assert self.vectors is not None
             outputs, target, total = call
             try:
                 uses = uses_of(outputs, self._mark)
                 with self.asleep():  # checkpointed parts run forward again
-                    free = [layer for layer in self._free if layer in self._gates and layer.intact]
+                    free = [layer for layer in self._free if layer in gathering.of and layer.intact]
                     brought = self.vectors.send(outputs, target, total, uses, free)
             except Exception as error:
                 blame(passes, "the loss's curvature", error)
             else:
                 for layer, (sums, own) in brought.items():
-                    self._wait(layer, task, partial(self._take_over, layer, sums, own))
+                    gathering.wait(layer, partial(self._take_over, layer, sums, own))
         if any(here.trouble is not None for here in passes):
-            self._backward.failed |= passes
+            gathering.backward.failed |= passes
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -322,65 +314,14 @@ class Watcher:
         scale = (terms if self.mean else 1.0) / here.scale
         # half precision would not hold the gradient of the sum
         own = full_precision(gradient.detach()) * scale
-        task = self._note_task()
-        self._backward.terms[here] = terms
-        self._wait(use.layer, task, partial(self._record, use, own, terms))
-
-    def _wait(self, layer: Layer, task: int, record: Callable[[], None]) -> None:
-        """Have something recorded once this backward pass gets to a layer's weight."""
-        self._waiting.setdefault(layer, []).append((task, record))
-
-    def _note_task(self) -> int:
-        """The backward pass that runs now; what it brought in vain is let go at its end."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task = task
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(partial(self._ends, task))
-        return task
-
-    def _ends(self, task: int) -> None:
-        """The end of a backward pass."""
-        with undisturbed():
-            self._backward.finish(self._gathered.values(), mean=self.mean)
-        self._backward = Backward()
-        for layer, entries in list(self._waiting.items()):
-            self._waiting[layer] = [entry for entry in entries if entry[0] != task]
-        self._task = -1
-
-    def _open_gate(self, layer: Layer, weight: torch.Tensor) -> None:
-        """Have `_reached` called when a backward pass gets to a layer's weight."""
-        known, gates = self._gates.get(layer, (None, ()))
-        if known is not weight:  # at its first use, or the parameter was replaced
-            for gate in gates:
-                gate.remove()
-            gathered = self._gathered.setdefault(layer, Gathered(layer))
-            gathered.weight = weight
-            before = weight.register_hook(partial(self._reached, gathered))  # type: ignore[no-untyped-call]
-            after = weight.register_post_accumulate_grad_hook(gathered.note_gradient)  # type: ignore[no-untyped-call]
-            self._gates[layer] = weight, [before, after]
-
-    def _reached(self, gathered: Gathered, gradient: torch.Tensor) -> None:
-        layer, task = gathered.layer, torch._C._current_graph_task_id()
-        free = isinstance(layer, FreeLayer) and self.vectors is None
-        entries = self._waiting.pop(layer, [])
-        if self._asleep or self.closed or not (entries or free or self._backward.failed):
-            return
-        gathered.drop_if_thrown_away()
-        for here in self._backward.failed:
-            gathered.enter(here)
-        if free:  # which may come first of all: the pass is known at its end
-            self._note_task()
-            self._backward.held.append((gathered, gradient.detach()))
-        with undisturbed():
-            for of, record in entries:
-                if of == task:  # else of a pass that did not get here
-                    record()
+        self._gathering.begin()
+        self._gathering.backward.terms[here] = terms
+        self._gathering.wait(use.layer, partial(self._record, use, own, terms))
 
     def _record(self, use: Use, gradient: torch.Tensor, terms: float) -> None:
         here, layer = use.here, use.layer
         terms = here.share(layer, terms)
-        self._gathered[layer].enter(here)
+        self._gathering.of[layer].enter(here)
         try:
             layer.record(use.module, use.prepared, gradient, terms, reduce=self.reduce, again=False)
         except Exception as error:
@@ -388,7 +329,7 @@ class Watcher:
 
     def _take_over(self, layer: Layer, sums: Sums, passes: set[Pass]) -> None:
         for here in passes:
-            self._gathered[layer].enter(here)
+            self._gathering.of[layer].enter(here)
         layer.put(sums)
 
 
@@ -396,5 +337,5 @@ def _blind() -> Watcher:
     """A watcher that watches nothing."""
     watcher = object.__new__(Watcher)
     watcher._handles, watcher._asleep, watcher.current = [], True, Pass(whole=False)
-    watcher._waiting, watcher._gathered, watcher._free = {}, {}, []
+    watcher._free = []
     return watcher

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from thermokron.host.kfac.curvature.compiled import check_kept
 from thermokron.host.kfac.curvature.layers import Layer
 
-__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "rows_of", "said_later", "uses_of"]
+__all__ = ["Pass", "Use", "blame", "mark", "passes_of", "said_later", "uses_of"]
 
 
 class Pass:
@@ -37,6 +38,8 @@ class Pass:
         Whether the loss module was called on its outputs.
     trouble : Exception or None
         Why it could not be recorded; the next step says it, if the pass counts there.
+    replay : callable or None
+        What makes it again, where that is wanted.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -48,11 +51,18 @@ class Pass:
         self.running = whole
         self.judged = False
         self.trouble: Exception | None = None
+        self.replay: Any = None
 
     @property
     def own(self) -> float | None:
         """Its own loss terms."""
         return None if self.terms is None else self.terms * self.part
+
+    def finish(self, output: Any) -> None:
+        """The model has returned this."""
+        self.running = False
+        if self.terms is None:  # else the loss module knew better, called inside the model
+            self.terms = rows_of(output)
 
     def share(self, layer: Layer, default: float) -> float:
         """Loss terms that a use of a layer counts: none where it was used in the pass before."""
@@ -129,7 +139,8 @@ def uses_of(outputs: torch.Tensor, key: str) -> list[tuple[torch.autograd.graph.
     Raises
     ------
     RuntimeError
-        If there is a region under reentrant checkpointing, into which no graph leads.
+        If there is a region under reentrant checkpointing, into which no graph leads, or one that
+        was compiled to be run backward once.
     """
     return [
         (torch.autograd.graph.GradientEdge(node, use.edge, None), use)
@@ -149,6 +160,8 @@ def _marked(
             continue
         known.add(node)
         found = _notes(node).get(key)
+        if beyond:
+            check_kept(node)
         if found is None and beyond and type(node).__name__ == "CheckpointFunctionBackward":
             raise RuntimeError(
                 "fisher 'mc' and 'ggn' cannot look into a region under "

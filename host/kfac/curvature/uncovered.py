@@ -72,7 +72,9 @@ class Uncovered:
                 "and loss.backward()"
             )
             raise RuntimeError(
-                f"no layer has seen a backward pass in training mode; call step() after {before}"
+                f"no layer has seen a backward pass in training mode; call step() after {before}. "
+                "What torch.compile compiled before KFAC was made takes no notice of it: call "
+                "torch.compiler.reset() once it is made"
             )
         covered = {id(p): layer for layer in present for p in layer.parameters}
         strangers = any(

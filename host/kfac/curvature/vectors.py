@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from thermokron.host.kfac.curvature.compiled import keeping_buffers
 from thermokron.host.kfac.curvature.context import leaving_no_trace, undisturbed
 from thermokron.host.kfac.curvature.factors import all_finite
 from thermokron.host.kfac.curvature.layers import FreeLayer, Layer, full_precision
@@ -78,7 +79,7 @@ class Vectors:
         FloatingPointError
             If outputs are NaN or inf.
         """
-        with undisturbed():
+        with undisturbed(), keeping_buffers():
             return self._sent(outputs, target, total, uses, free)
 
     def _sent(
@@ -89,6 +90,8 @@ class Vectors:
         uses: Edges,
         free: Sequence[FreeLayer],
     ) -> dict[Layer, tuple[Sums, set[Pass]]]:
+        if outputs.numel() == 0:  # a batch without rows
+            return {}
         fixed = full_precision(outputs.detach())
         if not all_finite(fixed):
             raise FloatingPointError(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from thermokron.host.engines.pool import Pool, makespan
+from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.linalg import Account
+from thermokron.model import Unit
 
-__all__ = ["Cost"]
+__all__ = ["Cost", "work_out"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -17,12 +25,15 @@ class Cost(Account):
     ----------
     inversions : int
         Factors inverted, decomposed, or solved with.
+    makespan : float
+        Seconds from the first run's begin to the last one's end, where units work side by side.
 
     The others are those of `thermokron.host.linalg.Result`; operations are counted as there:
     additions, multiplications, divisions and square roots, 1 each.
     """
 
     inversions: int = 0
+    makespan: float = 0.0
 
     def product(self, left: int, inner: int, right: int, blocks: int = 1) -> None:
         """Enter a product (left, inner) x (inner, right), or several."""
@@ -35,3 +46,27 @@ class Cost(Account):
     def eigen(self, size: int, blocks: int = 1) -> None:
         """Enter a symmetric eigendecomposition, 9n³ (Golub & Van Loan, Matrix Computations 8.3)."""
         self.flops(9 * blocks * size**3)
+
+
+def work_out(unit: Unit | None, pieces: Sequence[Callable[[Cost], T]], cost: Cost) -> list[T]:
+    """Results of pieces of work that do not depend on each other; `cost` gets what they cost.
+
+    On the units of a pool they are done side by side, each with an account of its own.
+    """
+    if not isinstance(unit, Pool):
+        before = sum(cost.seconds.values())
+        results = [piece(cost) for piece in pieces]
+        cost.makespan += sum(cost.seconds.values()) - before
+        return results
+    done = unit.map([partial(_accounted, piece) for piece in pieces])
+    for _, own in done:
+        cost.add(own)
+        cost.inversions += own.inversions
+    cost.makespan += makespan(unit, [sum(own.seconds.values()) for _, own in done])
+    return [result for result, _ in done]
+
+
+def _accounted(piece: Callable[[Cost], T]) -> tuple[T, Cost]:
+    cost = Cost()
+    with undisturbed():  # which is a thread's own affair
+        return piece(cost), cost

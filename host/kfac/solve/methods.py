@@ -18,12 +18,13 @@ its own at every step. docs/kfac.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from thermokron.host.kfac.curvature.factors import Factor, Share, in_type, shares
 from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
-from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.cost import Cost, work_out
 from thermokron.host.kfac.solve.dense import definite_cholesky, float32_suffices
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.solve.prepared import (
@@ -107,19 +108,25 @@ def prepare(
         jobs += zip(factors, shares(mean_a, mean_g, damping), strict=True)
         cost.flops(sum(factor.blocks * factor.size for factor in factors))
     if method == "solve" and isinstance(inverse, Thermodynamic):
-        pairs = zip(jobs[::2], jobs[1::2], strict=True)
-        for layer, (a_job, g_job) in zip(layers, pairs, strict=True):
+        olds: list[OnUnit] = []
+        for layer in layers:
             old = before.get(layer)
-            a_old, g_old = (old.a, old.g) if isinstance(old, Programs) else ((), ())
-            a_made, kappa = _programmed_by(inverse, a_job, a_old, cost)
-            g_made, worse = _programmed_by(inverse, g_job, g_old, cost)
+            olds += (old.a, old.g) if isinstance(old, Programs) else ((), ())
+        programming = [
+            partial(_programmed_by, inverse, job, old) for job, old in zip(jobs, olds, strict=True)
+        ]
+        programmed = work_out(inverse.unit, programming, cost)
+        for layer, (a_made, kappa), (g_made, worse) in zip(
+            layers, programmed[::2], programmed[1::2], strict=True
+        ):
             batched = layer.blocks is not None
             blocks[layer] = Programs(a_made, g_made, batched, max(kappa, worse))
         return blocks
     if inverse is exact:
         made = _on_host(jobs, cost, invert=method == "inverse")
     else:
-        made = [_inverted_by(inverse, job, cost) for job in jobs]
+        unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
+        made = work_out(unit, [partial(_inverted_by, inverse, job) for job in jobs], cost)
     for layer, (a, kappa), (g, worse) in zip(layers, made[::2], made[1::2], strict=True):
         worst = max(kappa, worse)
         if method == "solve":

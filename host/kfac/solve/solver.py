@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from thermokron.host.kfac.curvature.factors import all_finite, in_type
 from thermokron.host.kfac.curvature.layers import KroneckerLayer, Layer
 from thermokron.host.kfac.hyperparameters import Hyperparameters
-from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.kfac.solve.cost import Cost, work_out
 from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.methods import prepare
@@ -90,12 +91,12 @@ class Solver:
         own = [layer for layer in ready if self.division.is_own(layer)]
         kronecker = [layer for layer in own if isinstance(layer, KroneckerLayer)]
         made = self._renew(blocks, kronecker, step, damping, cost)
-        updates = {
-            layer: self._update(blocks, layer, gradients[layer], damping, cost)
-            for layer in own
-            if layer in gradients
-        }
-        return Part(made, updates)
+        unit = None  # the host's products are made one after the other
+        if self.method == "solve" and isinstance(self.inverse, Thermodynamic):
+            unit = self.inverse.unit
+        present = [layer for layer in own if layer in gradients]
+        pieces = [partial(self._update, blocks, la, gradients[la], damping) for la in present]
+        return Part(made, dict(zip(present, work_out(unit, pieces, cost), strict=True)))
 
     def joined(
         self,
