@@ -237,6 +237,7 @@ def train(rank: int, training: Training) -> dict[str, Any]:
     return {
         "losses": losses,
         "metrics": metrics,
+        "draws": kfac.training.drawing.initial_seed(),
         "stream": None if unit is None else unit.stream,
         "owners": {layer.name: owner for layer, owner in kfac._solver.division.owner.items()},
     } | {name: copy.deepcopy(part.state_dict()) for name, part in states.items()}
