@@ -25,7 +25,7 @@ UNUSED = {"find_unused_parameters": True}
 EQUAL = {
     2: {
         "empirical": Training(),
-        "single precision": Training(dtype=torch.float32),
+        "single precision": Training({"damping": 0.1}, dtype=torch.float32),
         "solve": Training({"method": "solve", "inverse_interval": 3}, steps=20),
         "ggn, exact, uneven": Training({"fisher": "ggn", "damping_mode": "exact"}, shares=(1, 2)),
         "nothing recorded": Training({"factor_interval": 4, "inverse_interval": 2}, steps=8),
