@@ -16,6 +16,7 @@ from thermokron.model.unit import check_unit
 __all__ = [
     "check_choices",
     "choose_inverter",
+    "judge",
     "loss_curvature",
     "loss_reduction_of",
 ]
@@ -80,6 +81,13 @@ def loss_reduction_of(criterion: torch.nn.Module | None, given: str | None) -> s
     if known is not None and given is not None and known != given:
         raise ValueError(f"loss_reduction = {given!r}, but criterion's reduction is {known!r}")
     return str(known or given or "mean")
+
+
+def judge(criterion: torch.nn.Module | None) -> torch.nn.Module:
+    """The loss module; `ValueError` if there is none."""
+    if criterion is None:
+        raise ValueError("lr = 'auto' needs criterion, the loss module that is called in training")
+    return criterion
 
 
 def loss_curvature(criterion: torch.nn.Module | None, fisher: str) -> LossCurvature | None:

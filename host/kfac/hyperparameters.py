@@ -93,8 +93,12 @@ class Hyperparameters:
         return iter(self.given)
 
 
-def learning_rate(given: Schedule | torch.optim.Optimizer) -> Schedule:
-    """A rate, or what reads it from an optimiser."""
+def learning_rate(given: Schedule | torch.optim.Optimizer | str) -> Schedule:
+    """A rate, or what reads it from an optimiser; 1 where steps are made whole, for "auto"."""
+    if isinstance(given, str):
+        if given != "auto":
+            raise ValueError(f"lr = {given!r} is unknown; legal: a number, an optimiser, 'auto'")
+        return 1.0
     return RateOf(given) if isinstance(given, torch.optim.Optimizer) else given
 
 

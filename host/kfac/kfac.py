@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from thermokron.host.kfac.agreement import agree
 from thermokron.host.kfac.choices import (
     choose_inverter,
+    judge,
     loss_curvature,
     loss_reduction_of,
 )
@@ -32,14 +33,20 @@ from thermokron.host.kfac.hyperparameters import (
 )
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
 from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
+from thermokron.host.kfac.solve.quadratic import LocalModel
 from thermokron.host.kfac.solve.solver import Solver
 from thermokron.host.kfac.state import TrainingState
 from thermokron.model import Unit
 
 __all__ = ["KFAC"]
+
+
+#: λ where none is given, and that which "auto" begins with.
+DAMPING, AUTO_DAMPING = 0.01, 0.01
 
 
 class KFAC(Preconditioner):
@@ -178,8 +185,8 @@ class KFAC(Preconditioner):
         model: torch.nn.Module,
         unit: Unit | None = None,
         *,
-        lr: Schedule | torch.optim.Optimizer,
-        damping: Schedule | LevenbergMarquardt = 0.01,
+        lr: Schedule | torch.optim.Optimizer | str,
+        damping: Schedule | LevenbergMarquardt | None = None,
         criterion: torch.nn.Module | None = None,
         fisher: str = "empirical",
         mc_samples: int = 1,
@@ -220,6 +227,9 @@ class KFAC(Preconditioner):
         self.method_given = method is not None
         self.unit = inverse.unit if isinstance(inverse, Thermodynamic) else None
         curvature = loss_curvature(criterion, fisher)
+        automatic = isinstance(lr, str)
+        if damping is None:
+            damping = LevenbergMarquardt(AUTO_DAMPING) if automatic else DAMPING
         lm = damping if isinstance(damping, LevenbergMarquardt) else None
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
@@ -254,7 +264,7 @@ class KFAC(Preconditioner):
             choices=self.choices,
             method_given=self.method_given,
             hyperparameters=self.hyperparameters,
-            others={"seed": seed, "mc_samples": mc_samples},
+            others={"seed": seed, "mc_samples": mc_samples, "lr = 'auto'": automatic},
         )
         self.choices["method"] = agreement.method
         division = Division(self.layers, self._ranks.rank, agreement.owners)
@@ -271,7 +281,10 @@ class KFAC(Preconditioner):
             division=division,
             seeds=agreement.seeds,
         )
-        self._trial = None if lm is None else Trial(model, criterion)
+        self._trial = None if lm is None or automatic else Trial(model, criterion, self._ranks)
+        if automatic:
+            local = LocalModel(model, judge(criterion), self._ranks)
+            self.training.automatic = AutomaticStep(local, lm)
         vectors = None
         if fisher != "empirical":
             assert curvature is not None
@@ -290,5 +303,6 @@ class KFAC(Preconditioner):
             vectors=vectors,
             reduce=reduce,
             mean=self.choices["loss_reduction"] == "mean",
-            due=self._due,
+            due=lambda: automatic or self._due(),
+            replays=automatic,
         )

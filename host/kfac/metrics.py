@@ -51,8 +51,10 @@ class StepMetrics:
         work side by side, each taking the next factor or layer when it is free.
     loss : float or None
         The loss of this step's batch, where `criterion` was given.
+    rate, momentum : float or None
+        α and μ of a step with `lr = "auto"`.
     loss_reduction : float or None
-        By how much this step's update lowered that loss, where `KFAC.adapt` measured it.
+        By how much this step's update lowered that loss, where it was measured.
     reduction_ratio : float or None
         The same over what the quadratic model foretold.
     """
@@ -76,6 +78,8 @@ class StepMetrics:
     clipped_samples: int
     makespan_seconds: float
     loss: float | None = None
+    rate: float | None = None
+    momentum: float | None = None
     loss_reduction: float | None = None
     reduction_ratio: float | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -13,13 +13,16 @@ from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.kfac.curvature.pooled import Pool
+from thermokron.host.kfac.curvature.replay import closure_of
 from thermokron.host.kfac.curvature.uncovered import Uncovered
 from thermokron.host.kfac.distributed import Ranks, check_alike
 from thermokron.host.kfac.hyperparameters import Hyperparameters
 from thermokron.host.kfac.metrics import StepMetrics
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.damping import Trial
 from thermokron.host.kfac.solve.inverses import Inverter
+from thermokron.host.kfac.solve.quadratic import Closure
 from thermokron.host.kfac.solve.solver import Solver, check_updates, gradients_of
 from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.kfac.state import TrainingState
@@ -78,11 +81,17 @@ class Preconditioner:
 
     # ---- stepping -------------------------------------------------------------------------
 
-    def step(self) -> StepMetrics:
+    def step(self, closure: Closure | None = None) -> StepMetrics:
         """Update factors and inverses as they are due, and precondition the gradients in place.
 
         A step that ends with an exception has changed no gradient and no average. What was
         gathered is still there, so that it may be tried again, but for a `FloatingPointError`.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            The loss of this step's batch, for `lr = "auto"`; where criterion was called on the
+            model's output it is known.
 
         Raises
         ------
@@ -99,7 +108,7 @@ class Preconditioner:
         """
         with undisturbed(), self.training.unless_it_fails():
             try:
-                self.metrics = self._step()
+                self.metrics = self._step(closure)
             except FloatingPointError:
                 self.discard()
                 raise
@@ -114,19 +123,19 @@ class Preconditioner:
         """
         self._watcher.discard()
 
-    def _step(self) -> StepMetrics:
+    def _step(self, closure: Closure | None) -> StepMetrics:
         ranks, blocks, step = self._ranks, self.training.blocks, self.steps
         with ranks.exchange("what was recorded") as recorded:
             if self._watcher.closed:
                 raise RuntimeError("this KFAC is closed")
-            due, (loss, terms) = self._due(), self._watcher.collect()
-            recorded.own = step, _number(loss), self._pool.report(terms)
+            due, passes, loss = self._due(), self._watcher.collect(), self._watcher.loss
+            recorded.own = step, _number(loss), self._pool.report(passes if due else ())
         steps, losses, reports = zip(*recorded.all, strict=True)
         check_alike([{"steps": its} for its in steps])
         with self._pool.added_up(reports), ranks.exchange("updates") as solved:
             decay, damping, cost = self._now("decay"), self._now("damping"), Cost()
             intact = [layer for layer in self.layers if layer.intact]
-            moved = [layer for layer in intact if layer.update_factors(decay)]
+            moved = [layer for layer in intact if layer.update_factors(decay)] if due else []
             for layer in moved:
                 blocks.outdate(layer)
             ready = [layer for layer in intact if layer.has_factors]
@@ -137,27 +146,29 @@ class Preconditioner:
             solved.own = stream, part.told(present, blocks) if ranks.size > 1 else {}
         streams, told = zip(*solved.all, strict=True)
         updates = self._solver.joined(blocks, present, part, told, step, damping)
+        automatic, more = self.training.automatic, {}
         with ranks.exchange("the length of the step") as length:
-            length.own = shortening(
-                list(present.values()),
-                updates,
-                rates=self.hyperparameters.rates(step, present),
-                kl_clip=self._now("kl_clip"),
-                norm_constraint=self._now("norm_constraint"),
-                damping=damping,
-                cost=cost,
-            )
+            if automatic is None:
+                length.own = self._shortening(present, updates, damping, cost)
+            else:
+                length.own, again = 1.0, closure or closure_of(passes)
         nu = length.all[0]
         if nu != 1.0:
             cost.flops(sum(update.numel() for update in updates))
             for update in updates:
                 update.mul_(nu)
         check_updates(present, updates)
-        lm = self.training.marquardt
-        if self._trial is not None and lm is not None:
-            self._trial.begin() if step % lm.interval == 0 else self._trial.expire()
+        self._begin_trial()
+        before = {layer: g.clone() for layer, g in present.items()} if automatic else {}
         for layer, update in zip(present, updates, strict=True):
             layer.set_gradient(update)
+        if automatic is not None:
+            try:
+                more = self._lengthen(automatic, again, present, damping)
+            except BaseException:
+                for layer, gradient in before.items():
+                    layer.set_gradient(gradient)
+                raise
         metrics = StepMetrics.of(
             cost,
             step=step,
@@ -166,9 +177,54 @@ class Preconditioner:
             damping=damping,
             kappa=blocks.kappa,
             loss=_mean([its for its in losses if its is not None]),
+            **more,
         )
         self.training.advance(streams)
         return metrics
+
+    def _shortening(
+        self,
+        gradients: Mapping[Layer, torch.Tensor],
+        updates: Sequence[torch.Tensor],
+        damping: float,
+        cost: Cost,
+    ) -> float:
+        """ν, by which updates are to be multiplied."""
+        return shortening(
+            list(gradients.values()),
+            updates,
+            rates=self.hyperparameters.rates(self.steps, gradients),
+            kl_clip=self._now("kl_clip"),
+            norm_constraint=self._now("norm_constraint"),
+            damping=damping,
+            cost=cost,
+        )
+
+    def _lengthen(
+        self, automatic: AutomaticStep, closure: Closure, layers: Iterable[Layer], damping: float
+    ) -> dict[str, Any]:
+        """Put -δ in the place of the gradients, which are -Δ; what the metrics say of it."""
+        names = {id(p): name for name, p in automatic.local.model.named_parameters()}
+        parameters = {names[id(p)]: p for layer in layers for p in layer.parameters}
+        proposal = {n: -p.grad for n, p in parameters.items() if p.grad is not None}
+        with self._watcher.asleep():
+            chosen = automatic.choose(closure, proposal, damping, self.steps)
+        for name, step in chosen.step.items():
+            gradient = parameters[name].grad
+            assert gradient is not None
+            gradient.copy_(-step)
+        return {
+            "rate": chosen.rate,
+            "momentum": chosen.momentum,
+            "loss_reduction": chosen.reduction,
+            "reduction_ratio": chosen.ratio,
+        }
+
+    def _begin_trial(self) -> None:
+        """Have `adapt` see what this step does, if it is its turn."""
+        lm = self.training.marquardt
+        if self._trial is not None and lm is not None:
+            self._trial.begin() if self.steps % lm.interval == 0 else self._trial.expire()
 
     def adapt(self, closure: Callable[[], torch.Tensor]) -> float | None:
         """Adapt a `LevenbergMarquardt` damping; call it between the optimiser's step and the next.
@@ -197,14 +253,15 @@ class Preconditioner:
             differentiate the model in forward mode.
         """
         lm = self.training.marquardt
+        if self.training.automatic is not None:
+            raise RuntimeError("lr = 'auto' adapts the damping in step(): leave adapt() out")
         if lm is None or self._trial is None:
             raise RuntimeError("adapt() needs damping=LevenbergMarquardt(...)")
         if not self._trial.begun:
             return None
         assert self.metrics is not None
-        with self._ranks.exchange("the trial of the damping") as trial, self._watcher.asleep():
-            trial.own = self._trial.end(closure, self.metrics.damping)
-        change, predicted = (sum(each) / len(each) for each in zip(*trial.all, strict=True))
+        with self._watcher.asleep():
+            change, predicted = self._trial.end(closure, self.metrics.damping)
         ratio = change / predicted if predicted < 0.0 else None
         if ratio is not None:
             lm.adapt(ratio)

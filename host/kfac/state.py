@@ -11,6 +11,7 @@ import torch
 from thermokron.host.kfac.curvature.layers import Layer
 from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.hyperparameters import check_count
+from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
 from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter
@@ -46,6 +47,8 @@ class TrainingState:
 
     Attributes
     ----------
+    automatic : AutomaticStep or None
+        What chooses rate and momentum, with the last step.
     steps : int
         Steps taken.
     blocks : Blocks
@@ -73,6 +76,7 @@ class TrainingState:
         self._stream = 0
         self.drawing = generator if ranks.size == 1 else torch.Generator()
         self._part_ways()
+        self.automatic: AutomaticStep | None = None
         self.steps = 0
         self.blocks = Blocks()
 
@@ -107,11 +111,17 @@ class TrainingState:
     def unless_it_fails(self) -> Iterator[None]:
         """What is done meanwhile counts only if it ends without an exception."""
         steps, blocks = self.steps, self.blocks.copy()
+        damping = None if self.marquardt is None else self.marquardt.value
+        last = None if self.automatic is None else self.automatic.last
         averages = [layer.state_dict() for layer in self.layers]
         try:
             yield
         except BaseException:
             self.steps, self.blocks = steps, blocks
+            if self.marquardt is not None and damping is not None:
+                self.marquardt.value = damping
+            if self.automatic is not None and last is not None:
+                self.automatic.last = last
             for layer, before in zip(self.layers, averages, strict=True):
                 layer.load_state_dict(before)
             raise
@@ -133,6 +143,8 @@ class TrainingState:
         }
         if self.marquardt is not None:
             state["damping"] = self.marquardt.value
+        if self.automatic is not None:
+            state["last"] = dict(self.automatic.last)
         if self._on_units:
             stream = self._stream if self.unit is None else self.unit.stream
             state["unit"] = {"seeds": list(self.seeds), "stream": stream}
@@ -160,6 +172,8 @@ class TrainingState:
         self.steps, self.blocks = steps, blocks
         if stream is not None:
             self._go_on_at(stream)
+        if self.automatic is not None:
+            self.automatic.last = dict(state.get("last", {}))
         if self.marquardt is not None and "damping" in state:
             self.marquardt.value = float(state["damping"])
 
@@ -203,5 +217,7 @@ class TrainingState:
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
         float(state.get("damping", 0.0))
+        if self.automatic is not None:
+            self.automatic.check_last(state.get("last", {}))
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
         return check_count("steps", state["steps"], low=0), blocks, stream

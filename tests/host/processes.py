@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -19,10 +18,10 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from thermokron.host.kfac import KFAC
+from thermokron.host.kfac import KFAC, LevenbergMarquardt
 from thermokron.model import NumericUnit, UnitSpec
 
-__all__ = ["Run", "Training", "launch", "train"]
+__all__ = ["Run", "Training", "launch", "many", "same", "train"]
 
 ROWS, INPUTS, CLASSES = 24, 6, 4
 
@@ -159,8 +158,18 @@ class Training:
 
     Attributes
     ----------
-    shares : sequence of float
+    shares : tuple of int
         What part of each batch is whose; repeated over the ranks.
+    sort : bool
+        Whether each process sees data of a kind.
+    summed : bool
+        Whether the loss is a sum.
+    unit : tuple of int or None
+        Seeds of units by rank, below 0 for none.
+    inner : bool
+        Whether KFAC is given the model inside.
+    zero : dict
+        Options of `zero_grad`.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -170,6 +179,7 @@ class Training:
     accumulate: int = 1
     dtype: torch.dtype = torch.float64
     lr: float = 0.05
+    momentum: float = 0.9
     sort: bool = False
     criterion: bool = True
     unit: tuple[int, ...] | None = None
@@ -188,13 +198,11 @@ def train(rank: int, training: Training) -> dict[str, Any]:
     model = network(t.kind, t.dtype)
     wrapped = DistributedDataParallel(model, **t.ddp) if size > 1 else model
     criterion = nn.CrossEntropyLoss(reduction="sum" if t.summed else "mean")
-    optimizer = torch.optim.SGD(model.parameters(), lr=t.lr, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=t.lr, momentum=t.momentum)
     options = {"lr": optimizer, "damping": 0.03, "kl_clip": 1e-2} | t.options
     if t.criterion:
         options["criterion"] = criterion
     if t.adapt:
-        from thermokron.host.kfac import LevenbergMarquardt
-
         options["damping"] = LevenbergMarquardt(0.1, interval=2)
     unit = None
     if t.unit is not None and t.unit[rank % len(t.unit)] >= 0:
@@ -213,7 +221,7 @@ def train(rank: int, training: Training) -> dict[str, Any]:
         rows = torch.randperm(ROWS, generator=generator)[:12]
         if t.sort:  # each process sees other experts
             rows = rows[torch.argsort(x[rows, 0])]
-        if not kfac.steps <= step < kfac.steps + 1 or step >= t.steps:
+        if step != kfac.steps or step >= t.steps:  # another part of the run makes it
             continue
         optimizer.zero_grad(**t.zero)
         parts = rows.tensor_split(t.accumulate)
@@ -262,6 +270,12 @@ def many(rank: int, trainings: dict[str, Training]) -> dict[str, Any]:
     return {name: train(rank, training) for name, training in trainings.items()}
 
 
-def end(code: int) -> None:
-    """End this process as a crash would, without a word to anybody."""
-    os._exit(code)
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are the same to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from processes import CLASSES, INPUTS, Training, launch, many, train
+from processes import CLASSES, INPUTS, Training, launch, many, same, train
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,6 +39,9 @@ EQUAL = {
         ),
         "zero gradients": Training({}, "dead", 4, ddp=VIEWS, zero={"set_to_none": False}),
         "adapted damping": Training({"fisher": "ggn"}, adapt=True, steps=12),
+        "automatic": Training(
+            {"lr": "auto", "damping": None}, lr=1.0, momentum=0.0, shares=(1, 2), steps=12
+        ),
         "an empty share": Training(shares=(1, 0), steps=6, summed=True),
     },
     4: {
@@ -67,17 +70,6 @@ def trained(tmp_path_factory):
         assert [run.error for run in runs] == [None] * size
         found[size] = [run.value for run in runs]
     return found
-
-
-def same(one, other) -> bool:
-    """Whether two states are the same to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.parametrize(

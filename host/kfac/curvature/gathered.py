@@ -110,16 +110,11 @@ class Backward:
                 gathered.enter(here)
 
 
-def collect(found: Iterable[Gathered]) -> float:
-    """Make what layers recorded ready for a step, once it is known which passes count.
+def collect(found: Iterable[Gathered]) -> set[Pass]:
+    """Make what layers recorded ready for a step, once it is known which passes count: those.
 
     A layer that some passes of the model made no use of, as an expert that was not asked, counts
     their loss terms too: accumulated batches are one batch.
-
-    Returns
-    -------
-    float
-        The loss terms of all passes of the model that count.
 
     Raises
     ------
@@ -139,4 +134,4 @@ def collect(found: Iterable[Gathered]) -> float:
         others = [here for here in passes if here.whole and gathered.layer not in here.seen]
         if others:
             gathered.layer.pass_over(sum(here.own or 0.0 for here in others))
-    return sum(here.own or 0.0 for here in passes if here.whole)
+    return passes

@@ -11,6 +11,7 @@ import torch
 from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.gathered import Backward, Gathered, collect
 from thermokron.host.kfac.curvature.layers import FreeLayer, Layer
+from thermokron.host.kfac.curvature.passes import Pass
 
 __all__ = ["Gathering"]
 
@@ -48,8 +49,8 @@ class Gathering:
                 gate.remove()
         self._gates = {}
 
-    def collect(self) -> float:
-        """Make layers ready for a step, see `collect`."""
+    def collect(self) -> set[Pass]:
+        """Make layers ready for a step with the passes that count, which are returned."""
         return collect(self.of.values())
 
     def discard(self) -> None:

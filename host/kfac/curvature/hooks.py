@@ -31,6 +31,7 @@ from thermokron.host.kfac.curvature.passes import (
     said_later,
     uses_of,
 )
+from thermokron.host.kfac.curvature.replay import Replays
 from thermokron.host.kfac.curvature.vectors import Vectors
 
 __all__ = ["Watcher"]
@@ -70,6 +71,8 @@ class Watcher:
         Whether the loss is a mean over its terms.
     due : callable
         Whether to record.
+    replays : bool
+        Whether passes are to be made again.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Watcher:
         reduce: bool,
         mean: bool,
         due: Callable[[], bool],
+        replays: bool = False,
     ) -> None:
         self.curvature, self.vectors, self.due = curvature, vectors, due
         self.reduce, self.mean = reduce, mean
@@ -110,6 +114,8 @@ class Watcher:
             Attention(module, uncompiled(partial(self._projected, parts)))
             for module, parts in coverage.attentions
         ]
+        if criterion is not None and replays:
+            self._handles += Replays(model, criterion, lambda: self.current).handles
         if criterion is not None:
             hook = uncompiled(self._judged)
             self._handles.append(criterion.register_forward_hook(hook, with_kwargs=True))
@@ -138,8 +144,8 @@ class Watcher:
         finally:
             self._asleep = before
 
-    def collect(self) -> tuple[torch.Tensor | None, float]:
-        """Make layers ready for a step with the passes that count; the last loss, and all terms.
+    def collect(self) -> set[Pass]:
+        """Make layers ready for a step with the passes that count, which are returned.
 
         Raises
         ------
@@ -155,7 +161,7 @@ class Watcher:
                 "torch.no_grad() what is only logged",
                 stacklevel=4,  # of who called step
             )
-        return self.loss, self._gathering.collect()
+        return self._gathering.collect()
 
     def release(self) -> None:
         """Begin anew, after a step that took over what layers have recorded."""

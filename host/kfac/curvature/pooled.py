@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from thermokron.host.kfac.curvature.factors import Factor
 from thermokron.host.kfac.curvature.layers import Layer, full_precision
 from thermokron.host.kfac.curvature.layers.base import Sums
+from thermokron.host.kfac.curvature.passes import Pass
 from thermokron.host.kfac.distributed import Ranks
 
 __all__ = ["Pool", "Report", "packed", "unpacked"]
@@ -41,14 +42,11 @@ class Pool:
         parts = (layer.part_at(module) for layer in layers for module in layer.modules)
         self.parts = list(dict.fromkeys(parts))
 
-    def report(self, terms: float) -> Report:
-        """What this process has to add, in numbers; `terms` of its own passes.
-
-        Nothing is taken from layers.
-        """
-        if self.ranks.size == 1:
+    def report(self, passes: Collection[Pass]) -> Report:
+        """What this process has to add of its passes, in numbers; nothing is taken from layers."""
+        if self.ranks.size == 1 or not passes:
             return []
-        report = []
+        report, terms = [], sum(here.own or 0.0 for here in passes if here.whole)
         for part in self.parts:
             own = part.take()
             seen = any(total is not None for total, _ in own)
@@ -67,9 +65,10 @@ class Pool:
         Parameters
         ----------
         reports : sequence of Report
-            By rank.
+            Of all.
         """
-        seen = [part for i, part in enumerate(self.parts) if any(r[i][0] for r in reports if r)]
+        reports = [report for report in reports if report]
+        seen = [part for i, part in enumerate(self.parts) if any(r[i][0] for r in reports)]
         if not seen:
             yield
             return
