@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to install beside the core. Two more, thermox and curvlinops, are other people's
-# implementations that the tests compare with: make test EXTRAS=sim,train,test,lint,thermox
+# What to install beside the core. Three more are other people's work that the tests use: thermox and
+# curvlinops compute the same, loops trains: make test EXTRAS=sim,train,test,lint,loops
 EXTRAS ?= sim,train,test,lint
 # Tests that run side by side.
 JOBS ?= 2
@@ -76,12 +76,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@find_libpython | grep -q . || { echo "the simulators load Python as a shared library, which" \
 	  "$(PYTHON) lacks: rebuild it with --enable-shared, or use Debian's" >&2; exit 1; }
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	@# PyPI's is built for CUDA: beside another torch it cannot be imported, nor what looks for it
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(PIP) uninstall -y torchvision 2>/dev/null
 	@touch $@
 
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox,curvlinops]' setuptools
+	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox,curvlinops,loops]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

@@ -1,12 +1,14 @@
 """Networks that break K-FAC implementations, each trained here for one epoch.
 
     pip install --no-deps asdfghjkl==0.1a5     # ASDL, imported as `asdl`; left out where missing
+    pip install 'thermokron[loops]'            # transformers and timm; left out where missing
     python benchmarks/troublesome.py [-o runs/troublesome]
 
 Handwritten digits, batches of 144, K-FAC at its defaults with exact inverses and on a unit
 (numeric engine, 8-bit couplings, 1,000 samples), SGD with momentum 0.9. Beside it, whether one
 step of ASDL's K-FAC on the same network ends without an error; whether its result is right is
-not looked at. Writes troublesome.md.
+not looked at. Writes troublesome.md, and in public.md ten steps of networks that others wrote, see
+`public_networks`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -147,7 +150,7 @@ def train(build: Callable[[], nn.Module], data: Digits, unit: Unit | None) -> tu
     return before, whole()
 
 
-def asdl_step(build: Callable[[], nn.Module], data: Digits) -> str:
+def asdl_step(build: Callable[[], nn.Module], x: torch.Tensor, y: torch.Tensor) -> str:
     """What one step of ASDL's K-FAC comes to."""
     try:
         from asdl import FISHER_EMP, KfacGradientMaker, PreconditioningConfig
@@ -160,32 +163,58 @@ def asdl_step(build: Callable[[], nn.Module], data: Digits) -> str:
     config = PreconditioningConfig(damping=0.03, ema_decay=0.05, data_size=144)
     try:
         maker = KfacGradientMaker(model, config, fisher_type=FISHER_EMP)
-        output = maker.setup_model_call(model, data.train_images[:144])
-        maker.setup_loss_call(nn.functional.cross_entropy, output, data.train_labels[:144])
+        output = maker.setup_model_call(model, x)
+        maker.setup_loss_call(nn.functional.cross_entropy, output, y)
         maker.forward_and_backward()
     except Exception as error:
         return type(error).__name__
     return "no error"
 
 
+def public_rows(data: Digits) -> list[list[str]]:
+    """The networks that others wrote; none where they are not installed."""
+    if not (find_spec("transformers") and find_spec("timm")):
+        print("transformers and timm are not installed: without BERT, GPT-2, ViT and ConvNeXt")
+        return []
+    from public_networks import BATCH, PUBLIC, ten_steps
+
+    rows = []
+    for name, build in PUBLIC.items():
+        exact = ten_steps(build, data)
+        with open_unit("numeric", UnitSpec(cells=128, adc_bits=8), seed=0) as unit:
+            sampled = ten_steps(build, data, unit)
+        x = data.train_images[:BATCH]
+        asdl = asdl_step(build, x, build().targets(x, data.train_labels[:BATCH]))
+        covered = "all" if not exact.untouched else f"not {', '.join(exact.untouched)}"
+        losses = map(number, (exact.before, exact.after, sampled.after))
+        rows.append([name, f"{exact.parameters:,}", covered, *losses, asdl])
+    return rows
+
+
 def main() -> None:
-    """Train every network, print and write the table."""
+    """Train every network, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/troublesome"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     data = Digits.load(0)
-    rows = []
+    rows, batch = [], (data.train_images[:144], data.train_labels[:144])
     for name, build in NETWORKS.items():
         before, exact = train(build, data, None)
         with open_unit("numeric", UnitSpec(cells=128, adc_bits=8), seed=0) as unit:
             _, sampled = train(build, data, unit)
-        rows.append([name, *map(number, (before, exact, sampled)), asdl_step(build, data)])
+        rows.append([name, *map(number, (before, exact, sampled)), asdl_step(build, *batch)])
     head = ["", "loss before", "after, exact", "after, on a unit", "a step of ASDL 0.1a5"]
     text = markdown(head, rows)
     write(args.output / "troublesome.md", text)
     print(text)
+    rows = public_rows(data)
+    if rows:
+        head = ["", "parameters", "covered", "loss before", "after ten steps, exact"]
+        text = markdown([*head, "on a unit", "a step of ASDL 0.1a5"], rows)
+        write(args.output / "public.md", text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ SNIPPETS = [
     if match["language"] != "text"
 ]
 RUN = {"python", "sh"}
+#: What an extra of that name brings, and snippets import.
+OPTIONAL = ("lightning", "transformers", "tensorboard")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -63,6 +65,9 @@ def _assert_shown(printed: str, shown: str | None) -> None:
 
 @pytest.mark.parametrize("snippet", _of("python"))
 def test_python(snippet: re.Match[str], tmp_path: Path) -> None:
+    for name in OPTIONAL:
+        if re.search(rf"^(from|import) .*\b{name}\b", snippet["code"], re.MULTILINE):
+            pytest.importorskip(name, reason=f"needs the extra {name}")
     _assert_shown(_run([sys.executable, "-c", snippet["code"]], tmp_path), snippet["output"])
 
 

@@ -15,6 +15,10 @@ __all__ = ["AutomaticStep", "Chosen"]
 
 Values = dict[str, torch.Tensor]
 
+#: Bounds on α, whose 1 is the step of K-FAC's own model, and μ. A batch knows little beside its
+#: own examples: where it is small, and its loss near zero, its minimum may be anywhere.
+LARGEST = (1.0, 0.95)
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -43,9 +47,9 @@ class AutomaticStep:
     """Chooses the length of steps, and how much of the one before they go on with.
 
     With Δ the preconditioned negative gradient and δ₀ the last step, δ = αΔ + μδ₀ minimises
-    M(δ) = ∇Lᵀδ + ½ δᵀ(C + λI)δ, C the batch's exact generalised Gauss-Newton matrix: two equations
-    (Martens & Grosse 2015, arXiv 1503.05671, sections 6.4 and 7). λ follows the reduction ratio of
-    the same batch (section 6.5).
+    M(δ) = ∇Lᵀδ + ½ δᵀ(C + λI)δ, C the batch's exact generalised Gauss-Newton matrix (Martens &
+    Grosse 2015, arXiv 1503.05671, sections 6.4 and 7), within 0 ≤ α ≤ 1 and 0 ≤ μ ≤ 0.95. λ follows
+    the reduction ratio of the same batch (section 6.5).
 
     Parameters
     ----------
@@ -121,18 +125,31 @@ class AutomaticStep:
 
 
 def _minimum(found: Expansion, damping: float) -> torch.Tensor:
-    """The x of least M, scaled so that directions of any length may meet."""
+    """The x of least M with 0 ≤ x_i ≤ `LARGEST`."""
     if not (math.isfinite(found.loss) and bool(torch.isfinite(found.bends).all())):
         raise FloatingPointError(
             "the batch's loss, or its quadratic model, is NaN or inf: training has diverged, or "
             "the data held some"
         )
-    curved = found.bends + damping * found.squares
-    scale = curved.diagonal().clamp(min=1e-300).rsqrt()
-    system = curved * scale[:, None] * scale
-    # where both directions are one, the shorter combination
-    solution = torch.linalg.lstsq(
-        system, -(found.slopes * scale)[:, None], rcond=1e-9, driver="gelsd"
-    ).solution
-    along: torch.Tensor = solution[:, 0] * scale
-    return along
+    slopes, curved = found.slopes.tolist(), (found.bends + damping * found.squares).tolist()
+    if len(slopes) == 1:
+        return torch.tensor([_along(slopes[0], curved[0][0], LARGEST[0])], dtype=torch.float64)
+    (a, b), (_, c) = curved
+    # inside, or else on one of the edges: M is convex
+    points = []
+    if a * c - b * b > 1e-12 * a * c:
+        x = (b * slopes[1] - c * slopes[0]) / (a * c - b * b)
+        y = (b * slopes[0] - a * slopes[1]) / (a * c - b * b)
+        if 0.0 <= x <= LARGEST[0] and 0.0 <= y <= LARGEST[1]:
+            points.append((x, y))
+    for x in (0.0, LARGEST[0]):
+        points.append((x, _along(slopes[1] + b * x, c, LARGEST[1])))
+    for y in (0.0, LARGEST[1]):
+        points.append((_along(slopes[0] + b * y, a, LARGEST[0]), y))
+    each = [torch.tensor(point, dtype=torch.float64) for point in points]
+    return min(each, key=lambda along: found.model(along, damping))
+
+
+def _along(slope: float, bend: float, largest: float) -> float:
+    """The minimum on one axis, between 0 and a bound."""
+    return min(max(-slope / bend, 0.0), largest) if bend > 0.0 else 0.0

@@ -79,7 +79,7 @@ class Trial:
         The network.
     criterion : torch.nn.Module or None
         The loss module.
-    ranks : Ranks
+    ranks : Ranks, optional
         The processes that train together.
 
     Raises
@@ -89,7 +89,7 @@ class Trial:
     """
 
     def __init__(
-        self, model: torch.nn.Module, criterion: torch.nn.Module | None, ranks: Ranks
+        self, model: torch.nn.Module, criterion: torch.nn.Module | None, ranks: Ranks | None = None
     ) -> None:
         if criterion is None:
             raise ValueError(

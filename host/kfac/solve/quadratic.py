@@ -67,13 +67,16 @@ class LocalModel:
     ----------
     model, criterion : torch.nn.Module
         The network, and the loss module that closures call.
-    ranks : Ranks
+    ranks : Ranks, optional
         The processes that train together. Each has a part of the batch, whose loss is the mean
         of theirs, by the `weight` of closures that have one.
     """
 
-    def __init__(self, model: torch.nn.Module, criterion: torch.nn.Module, ranks: Ranks) -> None:
-        self.model, self.criterion, self.ranks = model, criterion, ranks
+    def __init__(
+        self, model: torch.nn.Module, criterion: torch.nn.Module, ranks: Ranks | None = None
+    ) -> None:
+        self.model, self.criterion = model, criterion
+        self.ranks = ranks or Ranks()
 
     def loss(self, closure: Closure, values: Values) -> float:
         """The loss with these parameters in the model."""

@@ -1,0 +1,1 @@
+"""K-FAC in other people's training loops; a module for each, which needs that package alone."""
