@@ -37,6 +37,7 @@ class Gathered:
         self.passes: set[Pass] = set()
         self.weight: torch.Tensor | None = None
         self._left: tuple[int, int] | None = None
+        self._task = -1
 
     def enter(self, here: Pass) -> None:
         """Note a pass that something was recorded of."""
@@ -48,6 +49,12 @@ class Gathered:
         """Remember the gradient that a backward pass has just left."""
         gradient = weight.grad
         self._left = None if gradient is None else (gradient.data_ptr(), gradient._version)
+        self._task = torch._C._current_graph_task_id()
+
+    def note_end(self) -> None:
+        """Remember what became of it by the end of that pass: DDP puts the mean in its place."""
+        if self.weight is not None and self._task == torch._C._current_graph_task_id():
+            self.note_gradient(self.weight)
 
     def drop_if_thrown_away(self) -> None:
         """Forget everything if the gradient that it made is no longer there."""
