@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
 
+from thermokron.host.kfac.agreement import agree
 from thermokron.host.kfac.choices import (
     choose_inverter,
     judge,
@@ -14,8 +17,10 @@ from thermokron.host.kfac.choices import (
 )
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Choice, find_layers
+from thermokron.host.kfac.curvature.pooled import Pool
 from thermokron.host.kfac.curvature.uncovered import Uncovered
 from thermokron.host.kfac.curvature.vectors import Vectors
+from thermokron.host.kfac.distributed import ranks_of
 from thermokron.host.kfac.hyperparameters import (
     Hyperparameters,
     Interval,
@@ -30,6 +35,7 @@ from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.preconditioner import Preconditioner
 from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt, Trial
+from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
 from thermokron.host.kfac.solve.quadratic import LocalModel
 from thermokron.host.kfac.solve.relative import Relative
@@ -153,6 +159,10 @@ class KFAC(Preconditioner):
         says so. The default lets all layers of a BERT-large in, but no vocabulary: a factor of
         8,192 rows is 0.27 GB, three times while it is inverted, which takes about 10 s on two
         cores.
+    process_group : torch.distributed.ProcessGroup, None or False
+        The processes that train the model together, each with a part of every batch: None stands
+        for those of a model in DistributedDataParallel, and for the default group where there is
+        one, False for this process alone. All of them make a KFAC, and step, together.
 
     Numbers from `lr` to `norm_constraint`, but for `mc_samples` and `seed`, may be functions of
     the step index.
@@ -172,7 +182,7 @@ class KFAC(Preconditioner):
     ------
     ValueError, TypeError
         If a hyperparameter is illegal (named, with the legal range), or the model holds nothing
-        that K-FAC covers.
+        that K-FAC covers, or processes were given different ones.
     """
 
     def __init__(
@@ -203,9 +213,13 @@ class KFAC(Preconditioner):
         exclude: Choice = None,
         others: str = "diagonal",
         dense_limit: int | None = 8192,
+        process_group: ProcessGroup | Literal[False] | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model = {model!r} is not a torch.nn.Module")
+        self._ranks = ranks_of(model, process_group)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
         self.choices: dict[str, Any] = {
             "fisher": fisher,
             "sharing": sharing,
@@ -242,9 +256,6 @@ class KFAC(Preconditioner):
             norm_constraint=norm_constraint,
         )
         self.metrics: StepMetrics | None = None
-        self._solver = Solver(
-            inverse, self.choices, self.hyperparameters, own=unit, relative=relative
-        )
         for name in self.hyperparameters:
             self.hyperparameters.at(name, 0)
         if dense_limit is not None:
@@ -257,22 +268,50 @@ class KFAC(Preconditioner):
         self._left_out = coverage.left_out
         self._others = Uncovered(model, coverage, fisher)
         generator = torch.Generator().manual_seed(check_count("seed", seed, low=0))
+        mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
+        agreement = agree(
+            self._ranks,
+            layers=self.layers,
+            unit=self.unit,
+            choices=self.choices,
+            method_given=self.method_given,
+            hyperparameters=self.hyperparameters,
+            others={"seed": seed, "mc_samples": mc_samples, "lr = 'auto'": automatic},
+        )
+        self.choices["method"] = agreement.method
+        division = Division(self.layers, self._ranks.rank, agreement.owners)
+        self._solver = Solver(
+            inverse,
+            self.choices,
+            self.hyperparameters,
+            own=unit,
+            division=division,
+            relative=relative,
+        )
+        self._pool = Pool(self.layers, self._ranks)
         self.training = TrainingState(
             self.layers,
             generator,
             lm,
             self.unit,
-            trust if isinstance(trust, TrustRegion) else None,
+            ranks=self._ranks,
+            division=division,
+            seeds=agreement.seeds,
+            trust=trust if isinstance(trust, TrustRegion) else None,
         )
-        self._trial = None if lm is None or automatic else Trial(model, criterion)
+        self._trial = None if lm is None or automatic else Trial(model, criterion, self._ranks)
         if automatic:
-            self.training.automatic = AutomaticStep(LocalModel(model, judge(criterion)), lm)
-        mc_samples, reduce = check_count("mc_samples", mc_samples), sharing == "reduce"
+            local = LocalModel(model, judge(criterion), self._ranks)
+            self.training.automatic = AutomaticStep(local, lm)
         vectors = None
         if fisher != "empirical":
             assert curvature is not None
             vectors = Vectors(
-                curvature, fisher, samples=mc_samples, reduce=reduce, generator=generator
+                curvature,
+                fisher,
+                samples=mc_samples,
+                reduce=reduce,
+                generator=self.training.drawing,
             )
         self._watcher = Watcher(
             model,

@@ -12,7 +12,7 @@ __all__ = ["StepMetrics"]
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one `KFAC.step` did.
+    """What one `KFAC.step` did: of several processes this one, but for the loss, their mean.
 
     Attributes
     ----------

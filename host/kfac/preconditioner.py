@@ -12,11 +12,11 @@ import torch
 from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.pooled import Pool
 from thermokron.host.kfac.curvature.replay import closure_of
 from thermokron.host.kfac.curvature.uncovered import Uncovered
-from thermokron.host.kfac.hyperparameters import (
-    Hyperparameters,
-)
+from thermokron.host.kfac.distributed import Ranks, check_alike
+from thermokron.host.kfac.hyperparameters import Hyperparameters
 from thermokron.host.kfac.metrics import StepMetrics
 from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.cost import Cost
@@ -56,6 +56,8 @@ class Preconditioner:
     uncovered: list[str]
     training: TrainingState
     metrics: StepMetrics | None
+    _ranks: Ranks
+    _pool: Pool
     _solver: Solver
     _left_out: list[str]
     _others: Uncovered
@@ -101,9 +103,10 @@ class Preconditioner:
             If outputs, activations or gradients are NaN or inf, or the update would be.
         UnitFault
             If the unit failed.
+
+        What one of several processes fails with ends the step of all, see
+        `thermokron.host.kfac.distributed.Exchange`.
         """
-        if self._watcher.closed:
-            raise RuntimeError("this KFAC is closed")
         with undisturbed(), self.training.unless_it_fails():
             try:
                 self.metrics = self._step(closure)
@@ -122,23 +125,42 @@ class Preconditioner:
         self._watcher.discard()
 
     def _step(self, closure: Closure | None) -> StepMetrics:
-        due, passes, loss = self._due(), self._watcher.collect(), self._watcher.loss
-        decay, blocks = self._now("decay"), self.training.blocks
-        intact = [layer for layer in self.layers if layer.intact]
-        moved = [layer for layer in intact if layer.update_factors(decay)] if due else []
-        for layer in moved:
-            blocks.outdate(layer)
-        ready = [layer for layer in intact if layer.has_factors]
-        present = gradients_of(ready)
-        self._others.check(self.layers, moved, present, due=due)
-        damping, cost = self._now("damping"), Cost()
+        ranks, blocks, step = self._ranks, self.training.blocks, self.steps
         trust = self.training.trust
-        if trust is not None:
-            trust.look_back(present)
-        updates = self._solver.updates(blocks, ready, present, self.steps, damping, cost)
-        automatic, nu, more = self.training.automatic, 1.0, {}
-        if automatic is None:
-            nu = self._shorten(present, updates, damping, cost)
+        with ranks.exchange("what was recorded") as recorded:
+            if self._watcher.closed:
+                raise RuntimeError("this KFAC is closed")
+            due, passes, loss = self._due(), self._watcher.collect(), self._watcher.loss
+            recorded.own = step, _number(loss), self._pool.report(passes if due else ())
+        steps, losses, reports = zip(*recorded.all, strict=True)
+        check_alike([{"steps": its} for its in steps])
+        with self._pool.added_up(reports), ranks.exchange("updates") as solved:
+            decay, damping, cost = self._now("decay"), self._now("damping"), Cost()
+            intact = [layer for layer in self.layers if layer.intact]
+            moved = [layer for layer in intact if layer.update_factors(decay)] if due else []
+            for layer in moved:
+                blocks.outdate(layer)
+            ready = [layer for layer in intact if layer.has_factors]
+            present = gradients_of(ready)
+            self._others.check(self.layers, moved, present, due=due)
+            if trust is not None:
+                trust.look_back(present)
+            part = self._solver.updates(blocks, ready, present, step, damping, cost)
+            stream = None if self.unit is None else self.unit.stream
+            solved.own = stream, part.told(present, blocks) if ranks.size > 1 else {}
+        streams, told = zip(*solved.all, strict=True)
+        updates = self._solver.joined(blocks, present, part, told, step, damping)
+        automatic, more = self.training.automatic, {}
+        with ranks.exchange("the length of the step") as length:
+            if automatic is None:
+                length.own = self._shortening(present, updates, damping, cost)
+            else:
+                length.own, again = 1.0, closure or closure_of(passes)
+        nu = length.all[0]
+        if nu != 1.0:
+            cost.flops(sum(update.numel() for update in updates))
+            for update in updates:
+                update.mul_(nu)
         check_updates(present, updates)
         self._begin_trial()
         if trust is not None:
@@ -148,34 +170,34 @@ class Preconditioner:
             layer.set_gradient(update)
         if automatic is not None:
             try:
-                more = self._lengthen(automatic, closure or closure_of(passes), present, damping)
+                more = self._lengthen(automatic, again, present, damping)
             except BaseException:
                 for layer, gradient in before.items():
                     layer.set_gradient(gradient)
                 raise
         metrics = StepMetrics.of(
             cost,
-            step=self.steps,
+            step=step,
             nu=nu,
             clipped=nu < 1.0,
             damping=damping,
             kappa=blocks.kappa,
-            loss=None if loss is None or loss.numel() > 1 else loss.item(),
+            loss=_mean([its for its in losses if its is not None]),
             **more,
         )
-        self.training.steps += 1
+        self.training.advance(streams)
         return metrics
 
-    def _shorten(
+    def _shortening(
         self,
         gradients: Mapping[Layer, torch.Tensor],
         updates: Sequence[torch.Tensor],
         damping: float,
         cost: Cost,
     ) -> float:
-        """Multiply updates by ν, which is returned."""
+        """ν, by which updates are to be multiplied."""
         trust = self.training.trust
-        nu = shortening(
+        return shortening(
             list(gradients.values()),
             updates,
             rates=self.hyperparameters.rates(self.steps, gradients),
@@ -190,11 +212,6 @@ class Preconditioner:
             ],
             cost=cost,
         )
-        if nu != 1.0:
-            cost.flops(sum(update.numel() for update in updates))
-            for update in updates:
-                update.mul_(nu)
-        return nu
 
     def _lengthen(
         self, automatic: AutomaticStep, closure: Closure, layers: Iterable[Layer], damping: float
@@ -318,3 +335,11 @@ class Preconditioner:
         lines += [f"layer {layer.name or '(model)'}: {layer.describe()}" for layer in self.layers]
         lines += [f"plain gradient: {label}" for label in self.uncovered + self._left_out]
         return "KFAC(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _number(loss: torch.Tensor | None) -> float | None:
+    return None if loss is None or loss.numel() > 1 else loss.item()
+
+
+def _mean(losses: Sequence[float]) -> float | None:
+    return sum(losses) / len(losses) if losses else None

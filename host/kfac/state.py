@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.solve.auto import AutomaticStep
 from thermokron.host.kfac.solve.damping import LevenbergMarquardt
+from thermokron.host.kfac.solve.division import Division
 from thermokron.host.kfac.solve.inverses import Inverter
-from thermokron.host.kfac.solve.prepared import restore, shapes_of
+from thermokron.host.kfac.solve.prepared import held, restore, shapes_of
 from thermokron.host.kfac.solve.refresh import Blocks
 from thermokron.host.kfac.solve.trust import TrustRegion
 from thermokron.model import Unit
@@ -37,6 +39,12 @@ class TrainingState:
         The damping, if it adapts.
     unit : Unit or None
         What is solved on.
+    ranks : Ranks
+        The processes that train together.
+    division : Division
+        Which of them works for which layer.
+    seeds : sequence of int or None
+        The seeds of their units, by rank.
     trust : TrustRegion or None
         The KL clip, if it adapts.
 
@@ -48,6 +56,10 @@ class TrainingState:
         Steps taken.
     blocks : Blocks
         Prepared blocks of layers.
+    drawing : torch.Generator
+        What "mc" and "ggn" draw from here: `generator` itself in a single process. Of several,
+        each has its own, seeded anew at every step by the rank and by `generator`, which is the
+        same on all.
     """
 
     def __init__(
@@ -56,13 +68,48 @@ class TrainingState:
         generator: torch.Generator,
         marquardt: LevenbergMarquardt | None,
         unit: Unit | None,
+        *,
+        ranks: Ranks,
+        division: Division,
+        seeds: Sequence[int | None],
         trust: TrustRegion | None = None,
     ) -> None:
         self.layers, self.generator = layers, generator
         self.marquardt, self.unit, self.trust = marquardt, unit, trust
+        self.ranks, self.division, self.seeds = ranks, division, seeds
+        self._stream = 0
+        self.drawing = generator if ranks.size == 1 else torch.Generator()
+        self._part_ways()
         self.automatic: AutomaticStep | None = None
         self.steps = 0
         self.blocks = Blocks()
+
+    def advance(self, streams: Sequence[int | None]) -> None:
+        """Note that a step was taken, on processes whose units have got to these streams.
+
+        All units go on at the same, so that one number says where.
+        """
+        self.steps += 1
+        if self._on_units:
+            self._go_on_at(max(stream for stream in streams if stream is not None))
+        if self.drawing is not self.generator:
+            torch.rand((), generator=self.generator)
+            self._part_ways()
+
+    @property
+    def _on_units(self) -> bool:
+        """Whether any of the processes has one."""
+        return any(seed is not None for seed in self.seeds)
+
+    def _go_on_at(self, stream: int) -> None:
+        self._stream = stream
+        if self.unit is not None:
+            self.unit.stream = stream
+
+    def _part_ways(self) -> None:
+        if self.drawing is not self.generator:
+            common = torch.randint(2**31, (), generator=self.generator.clone_state())
+            self.drawing.manual_seed(int(common) + self.ranks.rank)
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
@@ -107,8 +154,9 @@ class TrainingState:
             state["trust"] = self.trust.state_dict()
         if self.automatic is not None:
             state["last"] = dict(self.automatic.last)
-        if self.unit is not None:
-            state["unit"] = {"seed": self.unit.seed, "stream": self.unit.stream}
+        if self._on_units:
+            stream = self._stream if self.unit is None else self.unit.stream
+            state["unit"] = {"seeds": list(self.seeds), "stream": stream}
         return state
 
     def load(self, state: dict[str, Any], choices: Mapping[str, Any], inverse: Inverter) -> None:
@@ -126,12 +174,13 @@ class TrainingState:
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(f"state is damaged: {error!r}") from error
         self.generator.set_state(state["generator"].cpu())
+        self._part_ways()
         for layer in self.layers:
             layer.discard()
             layer.load_state_dict(state["layers"][layer.name])
         self.steps, self.blocks = steps, blocks
-        if self.unit is not None and stream is not None:
-            self.unit.stream = stream
+        if stream is not None:
+            self._go_on_at(stream)
         if self.automatic is not None:
             self.automatic.last = dict(state.get("last", {}))
         if self.marquardt is not None and "damping" in state:
@@ -157,12 +206,13 @@ class TrainingState:
         for name, layer in layers.items():
             layer.check_state(state["layers"][name])
         stream = None
-        if self.unit is not None and "unit" in state:
+        if self._on_units and "unit" in state:
             stream = check_count("stream", state["unit"]["stream"], low=0)
-            if state["unit"]["seed"] != self.unit.seed:
+            saved = dict(enumerate(state["unit"]["seeds"])).get(self.ranks.rank)
+            if self.unit is not None and saved not in (None, self.unit.seed):
                 raise ValueError(
-                    f"state was saved with a unit of seed {state['unit']['seed']}, this unit has "
-                    f"seed {self.unit.seed}; open it with the saved one"
+                    f"state was saved with a unit of seed {saved}, this unit has seed "
+                    f"{self.unit.seed}; open it with the saved one"
                 )
         blocks = Blocks()
         for name, saved in state["blocks"].items():
@@ -173,7 +223,8 @@ class TrainingState:
                     f"the block of layer {name!r} is made of {shapes_of(saved)} in the state; "
                     f"here it is {wanted}"
                 )
-            blocks.prepared[layer] = restore(saved, inverse)
+            here = self.division.is_own(layer) or not self._on_units
+            blocks.prepared[layer] = restore(saved, inverse) if here else held(saved, inverse)
         blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
         blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
         float(state.get("damping", 0.0))

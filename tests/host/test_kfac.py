@@ -256,7 +256,11 @@ def test_the_diagonal_control_ignores_correlations() -> None:
     [
         ({"lr": -0.1}, ValueError, "lr = -0.1 is out of range; legal: 0 or more"),
         ({"lr": math.inf}, ValueError, "lr = inf is out of range"),
-        ({"lr": "fast"}, ValueError, "lr = 'fast' is unknown; legal: a number, an optimiser"),
+        (
+            {"lr": "fast"},
+            ValueError,
+            "lr = 'fast' is unknown; legal: a number, an optimiser, 'auto'",
+        ),
         ({"damping": -1.0}, ValueError, "damping = -1.0 is out of range; legal: 1e-16 or more"),
         ({"damping": float("nan")}, ValueError, "damping = nan"),
         ({"decay": 1.0}, ValueError, "decay = 1.0 is out of range; legal: 0 to below 1"),

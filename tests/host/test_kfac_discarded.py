@@ -285,6 +285,37 @@ def test_experts_of_thrown_away_passes_do_not_count() -> None:
     assert_same(run(True), run(False))
 
 
+def test_loss_terms_that_a_layer_took_no_part_in_count_once_however_often_a_step_is_tried() -> None:
+    def run(fails: bool) -> list[torch.Tensor]:
+        model = nn.ModuleDict({"a": nn.Linear(8, 3), "b": nn.Linear(8, 3)})
+        for p in model.parameters():
+            nn.init.constant_(p, 0.1)
+        outer, bad = Chosen(model), False
+        kfac = KFAC(outer, lr=1.0, decay=0.0, kl_clip=lambda step: -1.0 if bad else 1.0)
+        for which in "ab":
+            nn.functional.cross_entropy(outer(X, which), Y).backward()
+        bad = fails
+        if fails:
+            with pytest.raises(ValueError, match=r"kl_clip = -1.0 is out of range"):
+                kfac.step()
+        bad = False
+        kfac.step()
+        return averages(kfac)
+
+    assert_same(run(True), run(False))
+
+
+class Chosen(nn.Module):
+    """One of several layers, by name."""
+
+    def __init__(self, model: nn.ModuleDict) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor, which: str) -> torch.Tensor:
+        return self.model[which](x)
+
+
 def test_what_a_layer_said_of_one_pass_is_not_lost_with_another() -> None:
     """Only the first layer's gradient is thrown away between two accumulated passes."""
     model, kfac, criterion = watched(Flow(a=nn.Linear(8, 5), act=torch.tanh, b=nn.Linear(5, 3)))

@@ -226,7 +226,7 @@ def test_defaults_are_what_the_documents_say() -> None:
 
 
 def test_a_layer_of_hardly_any_curvature_is_damped_as_the_network_is() -> None:
-    """Behind a scale of 1e-6 a gradient over its own curvature would be a million times too long."""
+    """Behind a scale of 1e-6 a step over its own curvature would be a million times too long."""
 
     class Scaled(nn.Module):
         def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Every snippet of README.md and docs/ works when copied out alone, and prints what is shown.
 
-Python runs in a fresh interpreter, commands run in bash, both in an empty folder. Of commands
-that begin with `make` it is checked that the target exists (`make -n`): the tests do not run
-themselves, and the demo takes minutes.
+Python runs in a fresh interpreter, commands run in bash, both in an empty folder; C is compiled. Of
+commands that begin with `make` it is checked that the target exists (`make -n`): the tests do not
+run themselves, and the demo takes minutes.
 """
 
 from __future__ import annotations
@@ -81,8 +81,19 @@ def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
     _assert_shown(_run(["bash", "-euc", "\n".join(rest)], tmp_path), snippet["output"])
 
 
+@pytest.mark.parametrize("snippet", _of("c"))
+def test_c(snippet: re.Match[str], tmp_path: Path) -> None:
+    """Against the headers that the commands before it make."""
+    commands = list(SNIPPET.finditer(snippet.string, 0, snippet.start()))[-1]
+    assert commands["language"] == "sh"
+    _run(["bash", "-euc", commands["code"]], tmp_path)
+    (tmp_path / "snippet.c").write_text(snippet["code"])
+    folders = [f"-I{path.parent}" for path in tmp_path.rglob("*.h")]
+    _run(["gcc", "-std=c11", "-Wall", "-Werror", "-fsyntax-only", *folders, "snippet.c"], tmp_path)
+
+
 def test_every_snippet_is_of_a_language_that_is_run() -> None:
-    others = {(page, match[0]) for page, match in SNIPPETS if match["language"] not in RUN}
+    others = {(page, match[0]) for page, match in SNIPPETS if match["language"] not in RUN | {"c"}}
     assert not others
     assert {match["language"] for page, match in SNIPPETS if page == "README.md"} == RUN
 

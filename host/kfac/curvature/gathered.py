@@ -28,6 +28,8 @@ class Gathered:
     ----------
     passes : set of Pass
         Those that the records are of.
+    left_out : set of Pass
+        Those that made no use of the layer, and whose loss terms it has counted.
     weight : tensor or None
         Whose gradient it is.
     """
@@ -35,8 +37,10 @@ class Gathered:
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.passes: set[Pass] = set()
+        self.left_out: set[Pass] = set()
         self.weight: torch.Tensor | None = None
         self._left: tuple[int, int] | None = None
+        self._task = -1
 
     def enter(self, here: Pass) -> None:
         """Note a pass that something was recorded of."""
@@ -48,6 +52,12 @@ class Gathered:
         """Remember the gradient that a backward pass has just left."""
         gradient = weight.grad
         self._left = None if gradient is None else (gradient.data_ptr(), gradient._version)
+        self._task = torch._C._current_graph_task_id()
+
+    def note_end(self) -> None:
+        """Remember what became of it by the end of that pass: DDP puts the mean in its place."""
+        if self.weight is not None and self._task == torch._C._current_graph_task_id():
+            self.note_gradient(self.weight)
 
     def drop_if_thrown_away(self) -> None:
         """Forget everything if the gradient that it made is no longer there."""
@@ -66,7 +76,7 @@ class Gathered:
         """Forget everything."""
         for here in self.passes:
             here.counted.discard(self.layer)
-        self.passes, self._left = set(), None
+        self.passes, self.left_out, self._left = set(), set(), None
         self.layer.discard()
 
 
@@ -124,7 +134,9 @@ def collect(found: Iterable[Gathered]) -> set[Pass]:
         if here.trouble is not None:
             raise here.trouble
     for gathered in live if len(passes) > 1 else ():
-        others = [here for here in passes if here.whole and gathered.layer not in here.seen]
+        # once, also where a step that failed is tried again
+        others = {h for h in passes - gathered.left_out if h.whole and gathered.layer not in h.seen}
+        gathered.left_out |= others
         if others:
             gathered.layer.pass_over(sum(here.own or 0.0 for here in others))
     return passes

@@ -103,6 +103,8 @@ class Gathering:
 
     def _ends(self, task: int) -> None:
         """The end of a backward pass; what it brought in vain is let go."""
+        for gathered in self.of.values():  # after what DDP has queued meanwhile
+            torch.autograd.Variable._execution_engine.queue_callback(gathered.note_end)
         with undisturbed():
             self.backward.finish(mean=self.mean)
         self.backward, self._task = Backward(), -1

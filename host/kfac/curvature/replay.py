@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,7 +135,25 @@ class Replays:
                     self._open.discard(replay)
 
 
-def closure_of(passes: Iterable[Pass]) -> Callable[[], torch.Tensor]:
+class Replayed:
+    """The loss of several passes, the mean of theirs by their weights.
+
+    Attributes
+    ----------
+    weight : float
+        All of these together.
+    """
+
+    def __init__(self, passes: Sequence[tuple[Replay, float]]) -> None:
+        self._passes = passes
+        self.weight = sum(weight for _, weight in passes)
+
+    def __call__(self) -> torch.Tensor:
+        losses = [replay() * (weight / self.weight) for replay, weight in self._passes]
+        return torch.stack(losses).sum()
+
+
+def closure_of(passes: Iterable[Pass]) -> Replayed:
     """The loss of passes that were backpropagated, each with its weight in what they make.
 
     Raises
@@ -143,20 +161,15 @@ def closure_of(passes: Iterable[Pass]) -> Callable[[], torch.Tensor]:
     RuntimeError
         If there is none, or one cannot be made again.
     """
-    weighted = [(here.replay, here.scale) for here in passes if here.whole]
-    if not weighted or any(replay is None or not replay.complete for replay, _ in weighted):
+    whole = [here for here in passes if here.whole]
+    weighted = [(here.replay, here.scale) for here in whole if here.replay is not None]
+    if not weighted or len(weighted) < len(whole) or not all(r.complete for r, _ in weighted):
         raise RuntimeError(
             "lr = 'auto' looks at the batch again, but criterion was not called on what the model "
             "returned; legal: loss = criterion(model(inputs), targets), a part or a view of the "
             "model's output, or step(closure) with a function that returns the batch's loss"
         )
-    total = sum(scale for _, scale in weighted)
-
-    def closure() -> torch.Tensor:
-        losses = [replay() * (scale / total) for replay, scale in weighted if replay is not None]
-        return torch.stack(losses).sum()
-
-    return closure
+    return Replayed(weighted)
 
 
 def forward_mode() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.solve.quadratic import LocalModel
 from thermokron.model.checks import check_integer, check_real
 
@@ -78,6 +79,8 @@ class Trial:
         The network.
     criterion : torch.nn.Module or None
         The loss module.
+    ranks : Ranks, optional
+        The processes that train together.
 
     Raises
     ------
@@ -85,13 +88,15 @@ class Trial:
         If there is no criterion.
     """
 
-    def __init__(self, model: torch.nn.Module, criterion: torch.nn.Module | None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, criterion: torch.nn.Module | None, ranks: Ranks | None = None
+    ) -> None:
         if criterion is None:
             raise ValueError(
                 "damping = LevenbergMarquardt(...) needs criterion, the loss module that is "
                 "called in training"
             )
-        self.local = LocalModel(model, criterion)
+        self.local = LocalModel(model, criterion, ranks)
         self._before: dict[str, torch.Tensor] | None = None
 
     def begin(self) -> None:

@@ -8,6 +8,7 @@ Eigen       Q_G [(Q_Gᵀ V Q_A) / (λ_G λ_Aᵀ + λ)] Q_Aᵀ, the damping exact
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +26,10 @@ __all__ = [
     "Eigen",
     "Factorised",
     "Inverses",
+    "Kept",
     "Prepared",
     "Programs",
+    "held",
     "restore",
     "shapes_of",
 ]
@@ -80,6 +83,11 @@ def restore(state: dict[str, Any], inverse: Inverter) -> Prepared:
         )
         return Programs(on_a, on_g, batched, kappa)
     return Eigen(state["qa"], state["la"], state["qg"], state["lg"], state["damping"], kappa)
+
+
+def held(state: dict[str, Any], inverse: Inverter) -> Prepared:
+    """A block that another process applies, or that no unit is needed for."""
+    return Kept(state) if state["method"] == "solve" else restore(state, inverse)
 
 
 def shapes_of(state: dict[str, Any]) -> list[tuple[int, ...]]:
@@ -189,6 +197,32 @@ class Programs:
         )
         return {"method": "solve", "a": a, "g": g, "batched": self.batched, "kappa": self.kappa}
 
+    def gains(self) -> list[Any]:
+        """What of the state changes whenever it is applied: how large solutions were."""
+        sides = [() if isinstance(each, torch.Tensor) else each for each in (self.a, self.g)]
+        return [_tensors(g) for side in sides for one in side for g in _gains(one.state_dict())]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state of `Programs` on the unit of another process, to be saved with all others."""
+
+    state: dict[str, Any]
+
+    @property
+    def kappa(self) -> float:
+        return float(self.state["kappa"])
+
+    def with_gains(self, gains: Iterable[Any]) -> Kept:
+        """The same, with `Programs.gains` as they are now."""
+        return Kept(_with_gains(self.state, iter(gains)))
+
+    def apply(self, gradient: torch.Tensor, inverse: Inverter, cost: Cost) -> torch.Tensor:
+        raise AssertionError("a block is applied where its unit is")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
 
 @dataclass(frozen=True)
 class Eigen:
@@ -256,6 +290,26 @@ def _arrays(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _arrays(value) for key, value in state.items()}
     return [_arrays(each) for each in state] if isinstance(state, list) else state
+
+
+def _gains(state: Any) -> Iterator[Any]:
+    """All entries of this name in the state of something programmed, in its order."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from [value] if key == "gains" else _gains(value)
+    elif isinstance(state, list):
+        for each in state:
+            yield from _gains(each)
+
+
+def _with_gains(state: Any, gains: Iterator[Any]) -> Any:
+    """The same state with other gains."""
+    if isinstance(state, dict):
+        return {
+            key: next(gains) if key == "gains" else _with_gains(value, gains)
+            for key, value in state.items()
+        }
+    return [_with_gains(each, gains) for each in state] if isinstance(state, list) else state
 
 
 def _factors(states: Any, batched: bool) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thermokron.host.kfac.curvature.context import leaving_no_trace
 from thermokron.host.kfac.curvature.layers import full_precision
+from thermokron.host.kfac.distributed import Ranks
 
 __all__ = ["Closure", "Expansion", "LocalModel"]
 
@@ -66,17 +67,25 @@ class LocalModel:
     ----------
     model, criterion : torch.nn.Module
         The network, and the loss module that closures call.
+    ranks : Ranks, optional
+        The processes that train together. Each has a part of the batch, whose loss is the mean
+        of theirs, by the `weight` of closures that have one.
     """
 
-    def __init__(self, model: torch.nn.Module, criterion: torch.nn.Module) -> None:
+    def __init__(
+        self, model: torch.nn.Module, criterion: torch.nn.Module, ranks: Ranks | None = None
+    ) -> None:
         self.model, self.criterion = model, criterion
+        self.ranks = ranks or Ranks()
 
     def loss(self, closure: Closure, values: Values) -> float:
         """The loss with these parameters in the model."""
-        with torch.enable_grad():  # it may hold derivatives of outputs
-            return self._loss(closure, values).item()
+        # it may hold derivatives of outputs
+        with self.ranks.exchange("the batch's loss") as said, torch.enable_grad():
+            said.own = _weight(closure), [self._loss(closure, values).item()]
+        (loss,) = _mean(said.all)
+        return float(loss)
 
-    @torch.enable_grad()
     def expand(self, closure: Closure, values: Values, directions: Sequence[Values]) -> Expansion:
         """The batch along directions, from the parameters `values`.
 
@@ -86,6 +95,16 @@ class LocalModel:
             If the closure did not call the criterion, or calls what torch cannot differentiate in
             forward mode.
         """
+        with self.ranks.exchange("the batch's quadratic model") as said, torch.enable_grad():
+            own = self._expanded(closure, values, directions)
+            said.own = _weight(closure), [own.loss, own.slopes, own.bends, own.squares]
+        loss, slopes, bends, squares = _mean(said.all)
+        return Expansion(float(loss), slopes, bends, squares)
+
+    def _expanded(
+        self, closure: Closure, values: Values, directions: Sequence[Values]
+    ) -> Expansion:
+        """This process's part of the batch."""
         fixed: tuple[torch.Tensor, ...] = ()
         loss, beyond, changes = torch.zeros(()), [], []
         for direction in directions:
@@ -165,6 +184,19 @@ class LocalModel:
                 (),
             )
         return loss
+
+
+def _weight(closure: Closure) -> float:
+    return float(getattr(closure, "weight", 1.0))
+
+
+def _mean(said: Sequence[tuple[float, Sequence[Any]]]) -> list[Any]:
+    """The mean of what processes found, each with its weight."""
+    if len(said) == 1:
+        return list(said[0][1])
+    total = sum(weight for weight, _ in said)
+    parts = [[value * (weight / total) for value in found] for weight, found in said]
+    return [sum(each[1:], each[0]) for each in zip(*parts, strict=True)]
 
 
 def _inner(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Tensor:
