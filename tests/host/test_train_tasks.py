@@ -355,7 +355,7 @@ def test_options_of_k_fac_change_what_is_trained() -> None:
         ("--method inverse --settle 0.2", "settle = 0.2 has no effect: kfac (numeric) reads no"),
         ("--mc-samples 5", "mc_samples = 5 has no effect: kfac (numeric) samples no labels"),
         ("--optimizer adam --engine exact", "legal: None; on the command line, no --engine"),
-        ("--kl-clip -1", "kl_clip = -1.0 is out of range; legal: 1e-12 or more"),
+        ("--kl-clip -1", "kl_clip = -1.0 is out of range; legal: 1e-16 or more"),
         ("--no-equilibrate --epochs 1", "cells, or a unit with cells = 65 or more"),
     ],
 )

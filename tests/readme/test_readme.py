@@ -33,6 +33,8 @@ SNIPPETS = [
 RUN = {"python", "sh"}
 #: What an extra of that name brings, and snippets import.
 OPTIONAL = ("lightning", "transformers", "tensorboard")
+#: What torchrun says to a process that trains with others: here there are none.
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -45,9 +47,14 @@ def _of(language: str) -> list[object]:
     ]
 
 
+def _before(snippet: re.Match[str]) -> re.Match[str]:
+    """The snippet that stands before one."""
+    return list(SNIPPET.finditer(snippet.string, 0, snippet.start()))[-1]
+
+
 def _run(command: list[str], folder: Path) -> str:
     bin_folder = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]} | ALONE
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -78,13 +85,15 @@ def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
         if line.startswith("make "):
             _run(["bash", "-ec", line.replace("make ", "make -n ", 1)], ROOT)
     rest = [line for line in lines if not line.startswith("make ")]
+    if "train.py" in snippet["code"]:
+        (tmp_path / "train.py").write_text(_before(snippet)["code"])
     _assert_shown(_run(["bash", "-euc", "\n".join(rest)], tmp_path), snippet["output"])
 
 
 @pytest.mark.parametrize("snippet", _of("c"))
 def test_c(snippet: re.Match[str], tmp_path: Path) -> None:
     """Against the headers that the commands before it make."""
-    commands = list(SNIPPET.finditer(snippet.string, 0, snippet.start()))[-1]
+    commands = _before(snippet)
     assert commands["language"] == "sh"
     _run(["bash", "-euc", commands["code"]], tmp_path)
     (tmp_path / "snippet.c").write_text(snippet["code"])
