@@ -72,13 +72,13 @@ class KFAC(Preconditioner):
     decay and learning-rate schedules stay with the optimiser.
 
     Covered are `torch.nn.Linear`, `Conv1d` to `Conv3d`, `Embedding`, `MultiheadAttention` with its
-    projections, and, with diagonal curvature, the scales and shifts of `LayerNorm`, `RMSNorm`,
-    `GroupNorm` and `BatchNorm1d` to `BatchNorm3d`, transformers' `Conv1D`, and what
-    `register_layer` was told of. Other parameters keep their plain gradient, and a warning names
-    each once, with the reason: here, or in the first step that finds it with a gradient. Those
-    without a gradient stay without. What counts are the passes that made the gradient which
-    `step` finds: others, as under `torch.no_grad`, of modules in eval mode, without a backward
-    pass, or whose gradient was set to zero, leave no trace.
+    projections, transformers' `Conv1D`, what `register_layer` was told of, and, with diagonal
+    curvature, the scales and shifts of `LayerNorm`, `RMSNorm`, `GroupNorm` and `BatchNorm1d` to
+    `BatchNorm3d`. Other parameters have what `others` says, and a warning names them. What changes
+    later, or brings no data, keeps its plain gradient, and is named once by the first step that
+    finds it with one. Parameters without a gradient stay without. What counts are the passes that
+    made the gradient which `step` finds: others, as under `torch.no_grad`, of modules in eval
+    mode, without a backward pass, or whose gradient was set to zero, leave no trace.
 
     Moments, products and sums are made in single precision at least, whatever the type of the
     network and of autocasting around the calls.
@@ -243,6 +243,7 @@ class KFAC(Preconditioner):
         lm = damping if isinstance(damping, LevenbergMarquardt) else None
         trust = None if automatic else TrustRegion() if kl_clip == "adaptive" else kl_clip
         relative = isinstance(damping, Relative)
+        self.choices["damping_of"] = "its layer" if relative else "all layers"
         self.hyperparameters = Hyperparameters(
             lr=learning_rate(lr),
             samples=samples,

@@ -12,6 +12,7 @@ import torch
 from thermokron.host.kfac.curvature.context import undisturbed
 from thermokron.host.kfac.curvature.hooks import Watcher
 from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.layers.coverage import intact_of
 from thermokron.host.kfac.curvature.pooled import Pool
 from thermokron.host.kfac.curvature.replay import closure_of
 from thermokron.host.kfac.curvature.uncovered import Uncovered
@@ -32,7 +33,7 @@ from thermokron.model import Unit
 __all__ = ["Preconditioner"]
 
 #: Options that decide what averages and prepared blocks are.
-FIXED = ("fisher", "sharing", "loss_reduction", "method", "damping_mode")
+FIXED = ("fisher", "sharing", "loss_reduction", "method", "damping_mode", "damping_of")
 
 
 class Preconditioner:
@@ -136,7 +137,7 @@ class Preconditioner:
         check_alike([{"steps": its} for its in steps])
         with self._pool.added_up(reports), ranks.exchange("updates") as solved:
             decay, damping, cost = self._now("decay"), self._now("damping"), Cost()
-            intact = [layer for layer in self.layers if layer.intact]
+            intact = intact_of(self.layers)
             moved = [layer for layer in intact if layer.update_factors(decay)] if due else []
             for layer in moved:
                 blocks.outdate(layer)

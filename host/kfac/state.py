@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from thermokron.host.kfac.curvature.layers import Layer
+from thermokron.host.kfac.curvature.factors import all_finite
+from thermokron.host.kfac.curvature.layers import Layer, full_precision
 from thermokron.host.kfac.distributed import Ranks
 from thermokron.host.kfac.hyperparameters import check_count
 from thermokron.host.kfac.solve.auto import AutomaticStep
@@ -223,10 +225,18 @@ class TrainingState:
                     f"the block of layer {name!r} is made of {shapes_of(saved)} in the state; "
                     f"here it is {wanted}"
                 )
+            check_numbers(f"the block of layer {name!r}", saved, dtypes_of(layer))
             here = self.division.is_own(layer) or not self._on_units
             blocks.prepared[layer] = restore(saved, inverse) if here else held(saved, inverse)
-        blocks.made_of = {layers[name]: tuple(pair) for name, pair in state["made_of"].items()}
-        blocks.current = {layers[name]: float(at) for name, at in state["current"].items()}
+        for name, (a, g) in state["made_of"].items():
+            wanted = [factor.shape for factor in layers[name].factors.values()]
+            if [tuple(a.shape), tuple(g.shape)] != wanted:
+                raise ValueError(f"made_of of layer {name!r} is of other shapes in the state")
+            blocks.made_of[layers[name]] = (a, g)
+        for name, at in state["current"].items():
+            if not (name in state["blocks"] and math.isfinite(float(at))):
+                raise ValueError(f"the state has no block of layer {name!r}, or of no damping")
+            blocks.current[layers[name]] = float(at)
         float(state.get("damping", 0.0))
         if self.trust is not None and "trust" in state:
             self.trust.check_state(state["trust"], layers)
@@ -234,3 +244,20 @@ class TrainingState:
             self.automatic.check_last(state.get("last", {}))
         torch.Generator().set_state(state["generator"].cpu())  # which raises if it is none
         return check_count("steps", state["steps"], low=0), blocks, stream
+
+
+def dtypes_of(layer: Layer) -> set[torch.dtype]:
+    """The types that a block's parts may have: that of the averages, or double precision."""
+    return {full_precision(layer.parameters[0]).dtype, torch.float64}
+
+
+def check_numbers(what: str, saved: Any, dtypes: set[torch.dtype]) -> None:
+    """`ValueError`, which says `what` it is, if nested tensors hold NaN or inf, or other types."""
+    if isinstance(saved, torch.Tensor) and saved.is_floating_point():
+        if saved.dtype not in dtypes:
+            raise ValueError(f"{what} is {saved.dtype} in the state; legal: {dtypes}")
+        if not all_finite(saved):
+            raise ValueError(f"{what} holds NaN or inf in the state")
+    elif isinstance(saved, dict | list | tuple):
+        for each in saved.values() if isinstance(saved, dict) else saved:
+            check_numbers(what, each, dtypes)

@@ -123,6 +123,16 @@ def test_what_was_changed_before_is_named_or_gets_a_diagonal(others) -> None:
             assert name in text
 
 
+def test_weights_tied_later_are_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 3))
+    kfac = KFAC(model, lr=0.1)
+    step(model, kfac)
+    model[2].weight = model[0].weight
+    kept, (text,) = step(model, kfac)
+    assert set(kept) == {"0.weight", "0.bias", "2.bias"}
+    assert "another layer shares it now" in text
+
+
 def test_layers_compiled_later_are_preconditioned_still() -> None:
     model = network()
     kfac = KFAC(model, lr=0.1)

@@ -89,6 +89,11 @@ def generator_through_discriminator(model, criterion) -> None:
     model.zero_grad()
 
 
+def gradient_asked_for(model, criterion) -> None:
+    """Of weights, to be looked at: it is nowhere."""
+    torch.autograd.grad(criterion(model(10 * X), Y), list(model.parameters()))
+
+
 def saliency(model, criterion) -> None:
     x = X.clone().requires_grad_()
     torch.autograd.grad(criterion(model(10 * x), Y), x)
@@ -105,6 +110,7 @@ def saliency(model, criterion) -> None:
         forward_alone,
         sharpness_aware,
         generator_through_discriminator,
+        gradient_asked_for,
         saliency,
     ],
 )
@@ -114,6 +120,71 @@ def test_passes_whose_gradient_was_thrown_away_leave_no_trace(before, fisher) ->
     criterion(model(X), Y).backward()
     kfac.step()
     assert_same(averages(kfac), plain(fisher))
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "ggn"])
+def test_gradients_that_are_only_looked_at_do_not_count_afterwards_either(fisher) -> None:
+    model, kfac, criterion = watched(fisher=fisher)
+    for half in (slice(0, 16), slice(16, 32)):
+        (criterion(model(X[half]), Y[half]) / 2).backward()
+        gradient_asked_for(model, criterion)
+    kfac.step()
+    assert_same(averages(kfac), plain(fisher))
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "ggn"])
+@pytest.mark.parametrize("first", ["asked for", "thrown away"])
+def test_a_graph_may_be_gone_through_twice(first, fisher) -> None:
+    model, kfac, criterion = watched(fisher=fisher)
+    loss = criterion(model(X), Y)
+    if first == "asked for":
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    else:
+        loss.backward(retain_graph=True)
+        model.zero_grad()
+    loss.backward()
+    kfac.step()
+    assert_same(averages(kfac), plain(fisher))
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_two_networks_may_share_a_loss_module(fisher) -> None:
+    """A generator and a discriminator, each with a K-FAC and an optimiser, in the usual loop."""
+    torch.manual_seed(0)
+    criterion = nn.CrossEntropyLoss()
+    made, judged = nn.Linear(4, 8), nn.Linear(8, 2)
+    ours, theirs = (
+        KFAC(net, lr=0.1, criterion=criterion, fisher=fisher, decay=0.0) for net in (made, judged)
+    )
+    ones = torch.ones(32, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            noise = torch.randn(32, 4)
+            fake = made(noise)
+            judged.zero_grad()
+            (criterion(judged(X), ones) + criterion(judged(fake.detach()), 0 * ones)).backward()
+            theirs.step()
+            made.zero_grad()
+            criterion(judged(fake), ones).backward()
+            ours.step()
+    rows = torch.cat([noise, torch.ones(32, 1)], 1)
+    torch.testing.assert_close(ours.layers[0].input_factor.value, rows.T @ rows / 32)
+    rows = torch.cat([torch.cat([X, fake.detach()]), torch.ones(64, 1)], 1)
+    torch.testing.assert_close(theirs.layers[0].input_factor.value, rows.T @ rows / 64)
+
+
+def test_a_gradient_that_is_truly_zero_was_not_thrown_away() -> None:
+    """Behind a head of zeros, and clipped, which looks like `zero_grad` at first sight."""
+    model = network()
+    nn.init.zeros_(model[2].weight)
+    kfac = KFAC(model, lr=0.05, decay=0.0)
+    nn.functional.cross_entropy(model(X), Y).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kfac.step()
+    assert kfac.layers[0].has_factors
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "ggn"])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.host.kfac_cases import backward_squares, quiet
-from thermokron.host.kfac import KFAC
+from thermokron.host.kfac import KFAC, Relative
 
 X, Y = torch.randn(64, 8), torch.randint(10, (64,))
 FISHERS = ("empirical", "mc", "ggn")
@@ -169,6 +169,7 @@ def assert_same(found, expected) -> None:
         ({"fisher": "ggn"}, "fisher = 'ggn', this KFAC has 'empirical'"),
         ({"sharing": "reduce"}, "sharing = 'reduce', this KFAC has 'expand'"),
         ({"method": "solve"}, "block of layer '0' is made|method"),
+        ({"damping": Relative(0.01)}, "damping_of = 'its layer', this KFAC has 'all layers'"),
         ({"damping_mode": "exact"}, "damping_mode = 'exact', this KFAC has 'factored'"),
     ],
 )
@@ -195,6 +196,11 @@ def test_a_state_of_another_kind_is_refused_whole(other, text) -> None:
         lambda s: s["blocks"]["0"].update(a=torch.zeros(3, 3)),
         lambda s: s["blocks"].update(nobody=s["blocks"]["0"]),
         lambda s: s["current"].update(nobody=0.1),
+        lambda s: s["current"].update({"0": float("nan")}),
+        lambda s: s["blocks"]["0"].update(a=s["blocks"]["0"]["a"] * float("inf")),
+        lambda s: s["blocks"]["0"].update(a=s["blocks"]["0"]["a"].half()),
+        lambda s: s["made_of"].update({"0": (1, 2)}),
+        lambda s: s["made_of"].update({"0": (torch.zeros(2, 2), torch.zeros(3, 3))}),
         lambda s: s.update(steps=-1),
         lambda s: s.update(steps="two"),
         lambda s: s.update(generator=torch.zeros(3, dtype=torch.uint8)),

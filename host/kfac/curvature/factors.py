@@ -99,6 +99,11 @@ class Factor(MovingAverage):
         self._total = total if self._total is None else self._total + total
         self._count += count
 
+    @property
+    def brought(self) -> bool:
+        """Whether anything but zeros was entered since the last update."""
+        return self._total is not None and bool(self._total.any())
+
     def take(self) -> tuple[torch.Tensor | None, float]:
         """What was entered since the last update, as `put` takes it; it is no longer here then."""
         found = self._total, self._count

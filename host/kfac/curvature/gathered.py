@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 
 from thermokron.host.kfac.curvature.layers import FreeLayer, Layer, full_precision
+from thermokron.host.kfac.curvature.layers.base import Sums
 from thermokron.host.kfac.curvature.passes import Pass
 
-__all__ = ["Gathered", "collect"]
+__all__ = ["Arriving", "Backward", "Gathered", "collect"]
+
+
+class Arriving(NamedTuple):
+    """What a backward pass brought to a weight."""
+
+    records: list[Callable[[], None]]
+    gradient: torch.Tensor
+
+
+class Aside(NamedTuple):
+    """What was recorded, and of which passes."""
+
+    sums: Sums
+    passes: set[Pass]
+    left_out: set[Pass]
 
 
 class Gathered:
@@ -32,6 +49,8 @@ class Gathered:
         Those that made no use of the layer, and whose loss terms it has counted.
     weight : tensor or None
         Whose gradient it is.
+    arriving : Arriving or None
+        What is to be recorded if the gradient that is there now is accumulated.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -39,6 +58,8 @@ class Gathered:
         self.passes: set[Pass] = set()
         self.left_out: set[Pass] = set()
         self.weight: torch.Tensor | None = None
+        self.arriving: Arriving | None = None
+        self._asked: tuple[Aside, torch.Tensor] | None = None
         self._left: tuple[int, int] | None = None
         self._task = -1
 
@@ -47,6 +68,45 @@ class Gathered:
         self.passes.add(here)
         here.seen.add(self.layer)
         here.counted.add(self.layer)
+
+    def ask(self) -> None:
+        """Keep apart what arrived of a gradient that was not accumulated.
+
+        `torch.autograd.grad` returns it, and it counts if it is what the step finds.
+        """
+        arriving, self.arriving = self.arriving, None
+        if arriving is not None and arriving.records:
+            before = self._set_aside()
+            for record in arriving.records:
+                record()
+            self._asked = self._set_aside(), arriving.gradient
+            self._put_back(before)
+
+    def take_asked(self) -> None:
+        """Count what was kept apart, and nothing else, if its gradient was put in place."""
+        gradient = None if self.weight is None else self.weight.grad
+        asked, self._asked = self._asked, None
+        if asked is not None and gradient is not None:
+            aside, own = asked
+            if gradient.data_ptr() == own.data_ptr():
+                self._set_aside()
+                self._put_back(aside)
+                assert self.weight is not None
+                self.note_gradient(self.weight)
+
+    def _set_aside(self) -> Aside:
+        """All that counts, which then counts no longer."""
+        found = Aside(self.layer.take(), self.passes, self.left_out)
+        for here in self.passes:
+            here.counted.discard(self.layer)
+        self.passes, self.left_out = set(), set()
+        return found
+
+    def _put_back(self, aside: Aside) -> None:
+        self.layer.put(aside.sums)
+        self.left_out = aside.left_out
+        for here in aside.passes:
+            self.enter(here)
 
     def note_gradient(self, weight: torch.Tensor) -> None:
         """Remember the gradient that a backward pass has just left."""
@@ -67,17 +127,15 @@ class Gathered:
         if gradient is not None:
             if (gradient.data_ptr(), gradient._version) == self._left:
                 return
-            # it was scaled or clipped perhaps, or set to zero
-            if gradient.is_sparse or bool(gradient.any()):
+            # it was scaled or clipped perhaps, or set to zero; or it was zero all the time
+            if gradient.is_sparse or bool(gradient.any()) or not self.layer.has_gradients:
                 return
         self.discard()
 
     def discard(self) -> None:
         """Forget everything."""
-        for here in self.passes:
-            here.counted.discard(self.layer)
-        self.passes, self.left_out, self._left = set(), set(), None
-        self.layer.discard()
+        self._set_aside()
+        self.arriving = self._asked = self._left = None
 
 
 class Backward:
@@ -126,6 +184,9 @@ def collect(found: Iterable[Gathered]) -> set[Pass]:
     """
     live = []
     for gathered in found:
+        if not gathered.layer.intact:
+            gathered.discard()
+        gathered.take_asked()
         gathered.drop_if_thrown_away()
         if gathered.passes:
             live.append(gathered)

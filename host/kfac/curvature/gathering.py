@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.curvature.context import undisturbed
-from thermokron.host.kfac.curvature.gathered import Backward, Gathered, collect
+from thermokron.host.kfac.curvature.gathered import Arriving, Backward, Gathered, collect
 from thermokron.host.kfac.curvature.layers import FreeLayer, Layer
 from thermokron.host.kfac.curvature.passes import Pass
 
@@ -69,7 +69,7 @@ class Gathering:
             gathered = self.of.setdefault(layer, Gathered(layer))
             gathered.weight = weight
             before = weight.register_hook(partial(self._reached, gathered))  # type: ignore[no-untyped-call]
-            after = weight.register_post_accumulate_grad_hook(gathered.note_gradient)  # type: ignore[no-untyped-call]
+            after = weight.register_post_accumulate_grad_hook(partial(self._left, gathered))  # type: ignore[no-untyped-call]
             self._gates[layer] = weight, [before, after]
 
     def begin(self) -> None:
@@ -85,27 +85,38 @@ class Gathering:
         self._waiting.setdefault(layer, []).append((self._task, record))
 
     def _reached(self, gathered: Gathered, gradient: torch.Tensor) -> None:
-        layer, task = gathered.layer, torch._C._current_graph_task_id()
-        free = self.hold_free and isinstance(layer, FreeLayer)
-        entries = self._waiting.pop(layer, [])
-        if not (entries or free or self.backward.failed):
+        """The hook of a weight's gradient, which is about to be accumulated, or returned."""
+        task = torch._C._current_graph_task_id()
+        # others are of a pass that did not get here
+        records = [record for of, record in self._waiting.pop(gathered.layer, ()) if of == task]
+        free = self.hold_free and isinstance(gathered.layer, FreeLayer)
+        if records or free or self.backward.failed:
+            self.begin()
+            gathered.drop_if_thrown_away()
+            gathered.arriving = Arriving(records, gradient.detach())
+
+    def _left(self, gathered: Gathered, weight: torch.Tensor) -> None:
+        """The hook of a weight whose gradient was accumulated."""
+        gathered.note_gradient(weight)
+        arriving, gathered.arriving = gathered.arriving, None
+        if arriving is None:
             return
-        gathered.drop_if_thrown_away()
         for here in self.backward.failed:
             gathered.enter(here)
-        if free:  # which may come first of all: the pass is known at its end
-            self.begin()
-            self.backward.held.append((gathered, gradient.detach()))
+        if self.hold_free and isinstance(gathered.layer, FreeLayer):
+            # it may come first of all: the pass is known at its end
+            self.backward.held.append((gathered, arriving.gradient))
         with undisturbed():
-            for of, record in entries:
-                if of == task:  # else of a pass that did not get here
-                    record()
+            for record in arriving.records:
+                record()
 
     def _ends(self, task: int) -> None:
         """The end of a backward pass; what it brought in vain is let go."""
         for gathered in self.of.values():  # after what DDP has queued meanwhile
             torch.autograd.Variable._execution_engine.queue_callback(gathered.note_end)
         with undisturbed():
+            for gathered in self.of.values():
+                gathered.ask()
             self.backward.finish(mean=self.mean)
         self.backward, self._task = Backward(), -1
         for layer, entries in list(self._waiting.items()):

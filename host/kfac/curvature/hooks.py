@@ -224,6 +224,7 @@ class Watcher:
             return
         if self._is_over(layer):
             self.current = Pass(whole=False)
+        self.current.used = True
         prepared = layer.prepare(module, inputs)
         use = Use(layer, module, prepared, len(output), self.current, output.output_nr)
         mark(output, self._mark, use)
@@ -254,7 +255,7 @@ class Watcher:
             return
         passes = passes_of(loss, self._mark)
         if not passes:
-            if self.current.judged:  # the loss of another model
+            if self.current.judged or self.current.used:  # the loss of another model
                 return
             passes = {self.current}  # nothing is recorded now, or all of it is checkpointed
         self._several |= any(here.judged for here in passes)
@@ -298,6 +299,8 @@ class Watcher:
             outputs, target, total = call
             try:
                 uses = uses_of(outputs, self._mark)
+                for _, use in uses:  # before it is counted whose terms are known already
+                    gathering.of[use.layer].drop_if_thrown_away()
                 with self.asleep():  # checkpointed parts run forward again
                     free = [layer for layer in self._free if layer in gathering.of and layer.intact]
                     brought = self.vectors.send(outputs, target, total, uses, free)

@@ -34,6 +34,8 @@ class Pass:
         Whether it is a pass of the model, and not of submodules that were called alone.
     running : bool
         Whether the model has not returned yet.
+    used : bool
+        Whether a graph knows of it.
     judged : bool
         Whether the loss module was called on its outputs.
     trouble : Exception or None
@@ -49,7 +51,7 @@ class Pass:
         self.seen: set[Layer] = set()
         self.counted: set[Layer] = set()
         self.running = whole
-        self.judged = False
+        self.used = self.judged = False
         self.trouble: Exception | None = None
         self.replay: Any = None
 

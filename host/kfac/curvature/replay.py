@@ -18,9 +18,9 @@ __all__ = ["Replay", "Replays", "closure_of"]
 class Replay:
     """One call of the model, and that of the loss module on what it returned.
 
-    The loss may be called on the model's output, on an item of it, or on a view of either, such as
-    `output.squeeze(-1)`. Outputs are remembered by weak references: graphs live as long as their
-    user wants.
+    The loss may be called on the model's output, on an item of it, on a view of either, such as
+    `output.squeeze(-1)`, or on it in another type, such as `output.float()`. Outputs are remembered
+    by weak references: graphs live as long as their user wants.
 
     Parameters
     ----------
@@ -70,16 +70,18 @@ class Replay:
         """A value that the loss was given; or, of an output, where it comes from."""
         if isinstance(value, torch.Tensor) and value.requires_grad:
             for key, ref in self._returned:
-                if ref() is _base(value):
-                    return _Place(key, value)
+                output = ref()
+                if output is not None and (output is _base(value) or _is_cast(value, output)):
+                    return _Place(key, value, output)
         return value
 
 
 class _Place:
     """A view of part of a model's output."""
 
-    def __init__(self, key: Any, value: torch.Tensor) -> None:
-        self.key = key
+    def __init__(self, key: Any, value: torch.Tensor, output: torch.Tensor) -> None:
+        self.key, self.dtype = key, value.dtype
+        value = output if value.dtype != output.dtype else value
         self.shape, self.strides = value.shape, value.stride()
         self.offset = value.storage_offset()
 
@@ -87,7 +89,7 @@ class _Place:
         found = _base(next(t for key, t in _tensors(output) if key == self.key))
         same = (found.shape, found.stride(), found.storage_offset())
         if same == (self.shape, self.strides, self.offset):
-            return found
+            return found.to(self.dtype)
         return torch.as_strided(found, self.shape, self.strides, self.offset)
 
 
@@ -180,6 +182,17 @@ def forward_mode() -> bool:
 def _base(tensor: torch.Tensor) -> torch.Tensor:
     """What a view is one of."""
     return tensor if tensor._base is None else tensor._base
+
+
+def _is_cast(value: torch.Tensor, output: torch.Tensor) -> bool:
+    """Whether one is the other in another type, as of `output.float()`."""
+    node = value.grad_fn
+    return (
+        type(node).__name__ == "ToCopyBackward0"
+        and node is not None
+        and node.next_functions[0][0] is output.grad_fn
+        and value.shape == output.shape
+    )
 
 
 def _tensors(output: Any) -> list[tuple[Any, torch.Tensor]]:

@@ -117,6 +117,8 @@ class Uncovered:
         """Why a parameter is not covered."""
         if name in self._frozen:
             return "frozen when KFAC was made; make it anew"
+        if owner is not None and owner.has_factors:
+            return "its layer's other parameter has no gradient, or another layer shares it now"
         if owner is not None:
             return "K-FAC saw none of its data"
         known = self._known.get(name)

@@ -139,6 +139,13 @@ class Layer(ABC):
         """Forget what was recorded since the last update."""
         self.take()
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any gradient that was recorded since the last update is not zero."""
+        return any(
+            factor.brought for name, factor in self.factors.items() if name != "input_factor"
+        )
+
     def recorded(self) -> dict[str, torch.Tensor] | None:
         """The means of what was recorded since the last update by factor, if anything was."""
         if not all(factor.pending for factor in self.factors.values()):

@@ -28,7 +28,7 @@ from thermokron.host.kfac.curvature.layers.norm import NormLayer
 from thermokron.host.kfac.curvature.layers.registry import known_class, layer_class_of
 from thermokron.host.kfac.curvature.layers.tied import TiedLayer
 
-__all__ = ["Choice", "Coverage", "find_layers", "in_words"]
+__all__ = ["Choice", "Coverage", "find_layers", "in_words", "intact_of"]
 
 ATTENTION = torch.nn.MultiheadAttention
 TRANSFORMERS = torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer
@@ -210,6 +210,22 @@ def find_layers(
             coverage.free[name] = why
             coverage.layers.append(FreeLayer(name, holder))
     return coverage
+
+
+def intact_of(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that are still what they were, each with parameters of its own.
+
+    Several layers of one module, as the projections of attention, share them from the start;
+    others do once their weights were tied.
+    """
+    owners: dict[int, Layer] = {}
+    intact, shared = [layer for layer in layers if layer.intact], set[Layer]()
+    for layer in intact:
+        for parameter in layer.parameters:
+            owner = owners.setdefault(id(parameter), layer)
+            if owner.module is not layer.module:
+                shared |= {owner, layer}
+    return [layer for layer in intact if layer not in shared] if shared else intact
 
 
 def in_words(reasons: Mapping[str, str]) -> list[str]:
