@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -48,6 +49,9 @@ def launch(
     context.set_forkserver_preload(["torch", "torch.distributed", "processes"])
     store = folder / f"store-{time.monotonic_ns()}"
     began, runs, started = time.monotonic(), [], []
+    path = list(sys.path)
+    # of which a new process gets a copy: functions of test modules are called `tests.host...`
+    sys.path.append(str(Path(__file__).parents[2]))
     for rank in range(size):
         here, there = context.Pipe(duplex=False)
         process = context.Process(
@@ -58,6 +62,7 @@ def launch(
         process.start()
         there.close()
         started.append((process, here))
+    sys.path[:] = path
     for process, here in started:
         run = Run()
         try:

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
+from kfac_cases import Flow, quiet
 from torch import nn
 from torch.nn.utils import prune
 
-from tests.host.kfac_cases import Flow, quiet
 from thermokron.host.kfac import KFAC, register_layer
 from thermokron.host.kfac.curvature.layers import (
     FreeLayer,

@@ -9,9 +9,9 @@ import weakref
 
 import pytest
 import torch
+from kfac_cases import Flow
 from torch import nn
 
-from tests.host.kfac_cases import Flow
 from thermokron.host.kfac import KFAC
 from thermokron.model import NumericUnit, UnitFault, UnitSpec
 

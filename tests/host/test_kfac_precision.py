@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kfac_cases import CASES, Flow, backward_squares, cases
 from torch import nn
 
-from tests.host.kfac_cases import CASES, Flow, backward_squares, cases
 from thermokron.host.kfac import KFAC
 from thermokron.host.kfac.solve.step_control import shortening
 

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from kfac_cases import backward_squares, quiet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.host.kfac_cases import backward_squares, quiet
 from thermokron.host.kfac import KFAC, Relative
 
 X, Y = torch.randn(64, 8), torch.randint(10, (64,))
