@@ -104,10 +104,14 @@ class Preconditioner:
             If outputs, activations or gradients are NaN or inf, or the update would be.
         UnitFault
             If the unit failed.
+        TypeError
+            If there is a closure, but nothing that needs it.
 
         What one of several processes fails with ends the step of all, see
         `thermokron.host.kfac.distributed.Exchange`.
         """
+        if closure is not None and self.training.automatic is None:
+            raise TypeError("step() takes a closure with lr = 'auto' alone; legal here: step()")
         with undisturbed(), self.training.unless_it_fails():
             try:
                 self.metrics = self._step(closure)

@@ -316,3 +316,12 @@ def test_adapt_has_nothing_to_do() -> None:
     loop.advance(*data())
     with pytest.raises(RuntimeError, match="lr = 'auto' adapts the damping in step"):
         loop.kfac.adapt(lambda: torch.zeros(()))
+
+
+def test_a_closure_that_nothing_needs_is_refused() -> None:
+    model, (x, y) = network(), data()
+    kfac = KFAC(model, lr=0.1)
+    nn.functional.cross_entropy(model(x), y).backward()
+    with pytest.raises(TypeError, match="a closure with lr = 'auto' alone"):
+        kfac.step(lambda: nn.functional.cross_entropy(model(x), y))
+    kfac.step()
