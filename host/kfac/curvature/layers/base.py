@@ -181,12 +181,14 @@ class Layer(ABC):
 
     # ---- the gradient --------------------------------------------------------------------
 
-    @abstractmethod
     def gradient(self) -> torch.Tensor | None:
-        """All of the layer's gradient in one tensor, in single precision or better.
+        """All of the layer's gradient in one tensor, `stacked`, in single precision or better.
 
         None while any of it is missing.
         """
+        gradients = [p.grad for p in self.parameters]
+        present = [full_precision(g) for g in gradients if g is not None]
+        return self.stacked(present) if len(present) == len(gradients) else None
 
     @abstractmethod
     def set_gradient(self, value: torch.Tensor) -> None:

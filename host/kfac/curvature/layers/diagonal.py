@@ -44,13 +44,8 @@ class DiagonalLayer(Layer):
     def pass_over(self, terms: float) -> None:
         self.curvature.add(torch.zeros((), device=self.parameters[0].device), terms)
 
-    def gradient(self) -> torch.Tensor | None:
-        """A row for each parameter."""
-        gradients = [p.grad for p in self.parameters]
-        present = [full_precision(g) for g in gradients if g is not None]
-        return self.stacked(present) if len(present) == len(gradients) else None
-
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A row for each parameter."""
         return torch.stack([t.reshape(-1) for t in tensors])
 
     def set_gradient(self, value: torch.Tensor) -> None:

@@ -168,13 +168,8 @@ class KroneckerLayer(Layer):
 
     # ---- the gradient --------------------------------------------------------------------
 
-    def gradient(self) -> torch.Tensor | None:
-        """[∂W, ∂b], shape (out, in) or (out, in + 1), with blocks in front if there are any."""
-        gradients = [p.grad for p in self.parameters]
-        present = [full_precision(g) for g in gradients if g is not None]
-        return self.stacked(present) if len(present) == len(gradients) else None
-
     def stacked(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[W, b], shape (out, in) or (out, in + 1), with blocks in front if there are any."""
         matrix = torch.cat([t if t.ndim == 2 else t.reshape(len(t), -1) for t in tensors], dim=1)
         return matrix if self.blocks is None else matrix.reshape(self.blocks, -1, matrix.shape[1])
 
