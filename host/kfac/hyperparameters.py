@@ -33,6 +33,11 @@ SettleSchedule = Settle | Callable[[int], Settle]
 
 MOMENTUM = 0.9  # what a rate that comes as a number is taken to go with
 TINY = 1e-16  # the least damping and clip; there for the message, nobody wants less
+#: What else `KFAC` takes, for the messages of what is no number.
+BESIDE_NUMBERS = {
+    "damping": ", Relative(...), LevenbergMarquardt(...)",
+    "kl_clip": ", None, 'adaptive', TrustRegion(...)",
+}
 #: May be None, which switches them off, or leaves them to the method.
 OPTIONAL = ("kl_clip", "norm_constraint", "refresh_threshold", "samples")
 
@@ -87,6 +92,7 @@ class Hyperparameters:
             legal, fine = "0 or more", real and 0.0 <= value < math.inf
         else:
             legal, fine = f"{TINY:g} or more", real and TINY <= value < math.inf
+            legal += "" if real else BESIDE_NUMBERS.get(name, "")
         if not fine:
             error = ValueError if real else TypeError
             raise error(f"{name} = {value!r} is out of range; legal: {legal}")

@@ -247,3 +247,15 @@ def test_a_layer_of_hardly_any_curvature_is_damped_as_the_network_is() -> None:
     assert means[0] < 1e-6 * network
     expected = {"inner": 0.01 * network, "outer": means[1]}
     assert {layer.name: v for layer, v in kfac._solver.each.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"kl_clip": "adaptiv"}, "kl_clip = 'adaptiv' .* or more, None, 'adaptive', TrustRegion"),
+        ({"damping": "big"}, r"damping = 'big' .* or more, Relative\(\.\.\.\), LevenbergMarquardt"),
+    ],
+)
+def test_what_is_no_number_is_told_what_else_there_is(options, text) -> None:
+    with pytest.raises(TypeError, match=text):
+        KFAC(torch.nn.Linear(3, 2), lr=0.1, **options)
