@@ -1,0 +1,126 @@
+"""A digital computer, as rates that depend on size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from thermokron.host.predict.quantity import Number, Quantity, Values
+from thermokron.host.predict.workload import Operation, effective_size
+
+__all__ = ["Curve", "Machine"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rate by size: lines through points, in both logarithms; beyond the ends, as at the ends.
+
+    Attributes
+    ----------
+    sizes : tuple of float
+        Rising.
+    rates : tuple of float
+        In flop/s.
+    source : str
+        Where they come from.
+    """
+
+    sizes: tuple[float, ...]
+    rates: tuple[float, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.rates) or not self.sizes:
+            raise ValueError(
+                f"a curve has {len(self.sizes)} sizes and {len(self.rates)} rates; legal: as many, "
+                "one at least"
+            )
+        if list(self.sizes) != sorted(set(self.sizes)) or min((*self.sizes, *self.rates)) <= 0.0:
+            raise ValueError(f"sizes = {self.sizes}, rates = {self.rates}; legal: rising, above 0")
+
+    def __call__(self, size: float) -> float:
+        """The rate at a size."""
+        logs = np.interp(math.log(size), np.log(self.sizes), np.log(self.rates))
+        return math.exp(float(logs))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A digital computer.
+
+    Attributes
+    ----------
+    name : str
+    gemm : Curve
+        Products of matrices, by the side of a cube with as many multiplications.
+    inverse : Curve
+        Inverses of symmetric positive definite matrices by Cholesky factorisation, n³ operations,
+        by n.
+    eigen : Curve
+        Symmetric eigendecompositions, 9n³ operations, by n.
+    gemm_trust, inverse_trust, eigen_trust : Quantity
+        Factors on these rates, 1 nominal: how far they may be off.
+    bandwidth : Quantity
+        Of memory, byte/s.
+    launch : Quantity
+        Seconds that every operation takes beside its work.
+    idle_power : Quantity
+        W, whatever it does.
+    flop_energy, byte_energy : Quantity
+        J per operation and per byte of memory.
+    source : str
+    """
+
+    name: str
+    gemm: Curve
+    inverse: Curve
+    eigen: Curve
+    gemm_trust: Quantity
+    inverse_trust: Quantity
+    eigen_trust: Quantity
+    bandwidth: Quantity
+    launch: Quantity
+    idle_power: Quantity
+    flop_energy: Quantity
+    byte_energy: Quantity
+    source: str
+
+    def product_seconds(self, m: int, k: int, n: int, values: Values, blocks: int = 1) -> Number:
+        """Of `blocks` products (m, k) x (k, n), launched together."""
+        work = 2.0 * blocks * m * k * n / self.gemm(effective_size(m, k, n))
+        moved = 4.0 * blocks * (m * k + k * n + m * n) / values(self.bandwidth)
+        return values(self.launch) + np.maximum(work / values(self.gemm_trust), moved)
+
+    def inverse_seconds(self, n: int, values: Values) -> Number:
+        """Of one inverse (n, n)."""
+        return n**3 / self.inverse(n) / values(self.inverse_trust)
+
+    def eigen_seconds(self, n: int, values: Values) -> Number:
+        """Of one eigendecomposition (n, n)."""
+        return 9.0 * n**3 / self.eigen(n) / values(self.eigen_trust)
+
+    def memory_seconds(self, moved: Number, values: Values, launches: int = 1) -> Number:
+        """Of operations that move so many bytes."""
+        return launches * values(self.launch) + moved / values(self.bandwidth)
+
+    def seconds(self, operations: Iterable[Operation], values: Values) -> Number:
+        """Of operations one after the other."""
+        total: Number = 0.0
+        for each in operations:
+            if each.kind == "gemm":
+                one = self.product_seconds(each.m, each.k, each.n, values, each.blocks)
+            else:
+                one = self.memory_seconds(each.bytes, values)
+            total = total + each.count * one
+        return total
+
+    def joules(self, seconds: Number, flops: Number, moved: Number, values: Values) -> Number:
+        """Of work that takes so long: idle power, operations, bytes of memory."""
+        return (
+            seconds * values(self.idle_power)
+            + flops * values(self.flop_energy)
+            + moved * values(self.byte_energy)
+        )

@@ -1,0 +1,177 @@
+"""What one training step asks of a computer: operations, bytes, and the blocks of K-FAC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+__all__ = ["Block", "Operation", "Workload"]
+
+#: What operations are, for which machines have rates.
+KINDS = ("gemm", "memory")
+PHASES = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kernel of the forward or backward pass.
+
+    Attributes
+    ----------
+    kind : "gemm" or "memory"
+        Whether it is a product of matrices, such as a convolution is too, or limited by memory.
+    phase : "forward" or "backward"
+    m, k, n : int
+        Of `blocks` independent products (m, k) x (k, n); 0 where it is none.
+    blocks : int
+        1 but for batched products.
+    bytes : int
+        Read and written.
+    count : int
+        How often it happens in a step.
+    name : str
+        Such as "aten.addmm".
+    """
+
+    kind: str
+    phase: str
+    m: int = 0
+    k: int = 0
+    n: int = 0
+    blocks: int = 1
+    bytes: int = 0
+    count: int = 1
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for field, legal in (("kind", KINDS), ("phase", PHASES)):
+            if getattr(self, field) not in legal:
+                raise ValueError(
+                    f"{field} = {getattr(self, field)!r} is unknown; legal: {', '.join(legal)}"
+                )
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one such kernel."""
+        return 2 * self.blocks * self.m * self.k * self.n
+
+
+@dataclass(frozen=True)
+class Block:
+    """The curvature A ⊗ G of one layer.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer.
+    inputs, outputs : int
+        Rows of A, the bias's included, and of G.
+    rows : int
+        Vectors a step of which the moments are made: examples times positions.
+    diagonal_inputs, diagonal_outputs : bool
+        Whether the factor is a diagonal, which costs nothing to invert.
+    blocks : int
+        Independent pairs of factors of these sizes, such as a grouped convolution has.
+    shared : str
+        Layers with equal inputs, such as query, key and value, have the same name here; "" alone.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    rows: int
+    diagonal_inputs: bool = False
+    diagonal_outputs: bool = False
+    blocks: int = 1
+    shared: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("inputs", "outputs", "rows", "blocks"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field} = {value!r} of block {self.name!r}; legal: 1 or more")
+
+    @property
+    def dense(self) -> tuple[tuple[int, int], ...]:
+        """Rows of each dense factor, and how many columns the gradient has for it."""
+        factors = []
+        if not self.diagonal_outputs:
+            factors.append((self.outputs, self.inputs))
+        if not self.diagonal_inputs:
+            factors.append((self.inputs, self.outputs))
+        return tuple(factors)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training step of a network.
+
+    Attributes
+    ----------
+    name : str
+    batch : int
+        Examples a step, on one machine.
+    parameters : int
+        Trained numbers.
+    operations : tuple of Operation
+        Forward and backward pass.
+    blocks : tuple of Block
+        What K-FAC covers by Kronecker factors.
+    source : str
+        Where shapes and batch come from.
+    element_bytes : int
+        Bytes of a number.
+    """
+
+    name: str
+    batch: int
+    parameters: int
+    operations: tuple[Operation, ...]
+    blocks: tuple[Block, ...]
+    source: str
+    element_bytes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch = {self.batch}; legal: 1 or more")
+        if not self.blocks:
+            raise ValueError(f"workload {self.name!r} has no block that K-FAC covers")
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest dense factor."""
+        return max((n for block in self.blocks for n, _ in block.dense), default=0)
+
+    @property
+    def flops(self) -> int:
+        """Of forward and backward pass."""
+        return sum(each.flops * each.count for each in self.operations)
+
+    def sizes(self) -> dict[int, int]:
+        """Dense factors by their rows: how many there are."""
+        found: dict[int, int] = {}
+        for block in self.blocks:
+            for rows, _ in block.dense:
+                found[rows] = found.get(rows, 0) + block.blocks
+        return dict(sorted(found.items()))
+
+    def merged(self) -> Workload:
+        """The same with equal operations counted together."""
+        counts: dict[Operation, int] = {}
+        for each in self.operations:
+            alike = replace(each, count=1)
+            counts[alike] = counts.get(alike, 0) + each.count
+        return replace(
+            self, operations=tuple(replace(each, count=count) for each, count in counts.items())
+        )
+
+
+def effective_size(m: int, k: int, n: int) -> float:
+    """Of a product: the side of the cube with as many multiplications."""
+    return math.exp((math.log(m) + math.log(k) + math.log(n)) / 3.0)
+
+
+def total_flops(operations: Iterable[Operation]) -> int:
+    """Of all of them."""
+    return sum(each.flops * each.count for each in operations)
