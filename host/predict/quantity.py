@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,8 @@ class Quantity:
         low, middle, high = np.log([self.low, self.nominal, self.high])
         place = rng.uniform(-1.0, 1.0, count)
         side = np.where(place < 0.0, middle - low, high - middle)
-        return np.exp(middle + place * side)
+        drawn: NDArray[np.float64] = np.exp(middle + place * side)
+        return drawn
 
 
 def exactly(name: str, value: float, unit: str, source: str) -> Quantity:
@@ -110,7 +110,7 @@ class Values:
         self.used: dict[str, Quantity] = {}
         self._drawn: dict[str, Number] = {}
 
-    def __call__(self, quantity: Quantity) -> Any:
+    def __call__(self, quantity: Quantity) -> Number:
         """Its value here."""
         name = quantity.name
         known = self.used.setdefault(name, quantity)
