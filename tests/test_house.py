@@ -91,7 +91,7 @@ def test_faces_import_without_heavy_packages() -> None:
 def test_a_missing_package_is_named_with_what_brings_it(command: str) -> None:
     result = _bare(f"sys.exit(cli.main({command.split()}))")
     assert result.returncode == 2
-    assert "needs torch; install it with: pip install 'thermokron[train]'\n" in result.stderr
+    assert "needs matplotlib; install it with: pip install 'thermokron[train]'\n" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

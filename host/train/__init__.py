@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 def check_packages() -> None:
     """`ModuleNotFoundError` that says what to install, if what training needs is missing."""
     try:
-        for package in ("torch", "sklearn", "matplotlib"):
+        for package in ("matplotlib", "sklearn", "torch"):
             import_module(package)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
