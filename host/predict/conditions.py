@@ -21,18 +21,23 @@ class Conditions:
         number.
     reruns : Quantity
         Part of the columns that run again: they left the converter's range, or used too little.
+    restarts : Quantity
+        Starts that this takes, per solve: such columns come together.
     samples_per_row : Quantity
         Samples of an inverse, per row of the factor: its relative error is √(n/N).
     """
 
     slowest: Quantity
     reruns: Quantity
+    restarts: Quantity
     samples_per_row: Quantity
 
 
+_TRAININGS = "our trainings of four networks, docs/predict.md"
 CONDITIONS = Conditions(
-    slowest=Quantity("slowest mode", 3.0, 20.0, 200.0, "1", "our trainings, see docs/predict.md"),
-    reruns=Quantity("columns rerun", 0.005, 0.03, 0.1, "1", "our trainings, see docs/predict.md"),
+    slowest=Quantity("slowest mode", 2.0, 8.0, 40.0, "1", _TRAININGS),
+    reruns=Quantity("columns that run again", 0.0005, 0.006, 0.06, "1", _TRAININGS),
+    restarts=Quantity("starts that reruns take", 0.1, 0.16, 0.65, "1", _TRAININGS),
     samples_per_row=Quantity(
         "samples per row",
         16.0,

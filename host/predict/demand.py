@@ -173,13 +173,11 @@ def _means(
     settling = np.maximum(np.ceil(time * clocked * (1 - 1e-12)), 1.0)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), spec.shortest_interval(False))
     first = -(-columns // spec.rhs_depth)
-    # of k columns that run again with probability p, one at least does with 1 - (1-p)^k
-    more = (1.0 - (1.0 - again) ** columns) * np.maximum(1.0, columns * again / spec.rhs_depth)
     return _runs(
         technology,
         n,
         values,
-        runs=first + more,
+        runs=first + values(conditions.restarts),
         vectors=columns * (1.0 + again),
         settling=settling,
         samples=float(samples),
