@@ -6,15 +6,13 @@ import json
 import math
 import zlib
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermokron.model.checks import check_integer, check_real, fields_from_json
-
-if TYPE_CHECKING:
-    from thermokron.model.unit import Job
+from thermokron.model.job import Job
 
 __all__ = ["PHASES", "UnitSpec"]
 

@@ -64,21 +64,35 @@ def test_modules_say_what_they_hold() -> None:
     assert not [_relative(path) for path in silent]
 
 
-def test_faces_import_without_heavy_packages() -> None:
-    """Where the heavy packages cannot be found, every face and the help still work."""
-    script = f"""
+#: What a process runs first that finds no heavy package.
+BARE = f"""
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {HEAVY!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
-import thermokron.model, thermokron.rtl, thermokron.sim, thermokron.host
 from thermokron.host import cli
-cli.build_parser()
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def _bare(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BARE + script], capture_output=True, text=True)
+
+
+def test_faces_import_without_heavy_packages() -> None:
+    """Where the heavy packages cannot be found, every face and the help still work."""
+    faces = ", ".join(f"thermokron.{package}" for package in PACKAGES)
+    result = _bare(f"import {faces}\ncli.build_parser()")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["train digits", "train demo", "study comparison"])
+def test_a_missing_package_is_named_with_what_brings_it(command: str) -> None:
+    result = _bare(f"sys.exit(cli.main({command.split()}))")
+    assert result.returncode == 2
+    assert "needs matplotlib; install it with: pip install 'thermokron[train]'\n" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("package", PACKAGES)

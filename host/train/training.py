@@ -19,10 +19,11 @@ from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
 from thermokron.host.train.evaluation import Evaluation, evaluate
 from thermokron.host.train.identity import about_task, identity, run_digest
+from thermokron.host.train.named import make_task, naming
 from thermokron.host.train.networks import BUILDERS
 from thermokron.host.train.results import RunResult
 from thermokron.host.train.schedules import scheduler
-from thermokron.host.train.tasks import Task, batch_of, make_task, naming
+from thermokron.host.train.tasks import Task, batch_of
 from thermokron.model import ArrayPhysics, UnitSpec
 from thermokron.model.files import check_writable
 
