@@ -13,6 +13,11 @@ from thermokron.host.predict.workload import Operation, effective_size
 
 __all__ = ["Curve", "Machine"]
 
+#: GV100, 500 to 4000 rows: CuPy pull request 2495 has both precisions; CPUs take twice as long.
+DOUBLE = Quantity(
+    "inverses in float64 over float32", 1.06, 1.4, 2.2, "1", "CuPy pull request 2495, GV100"
+)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -23,7 +28,7 @@ class Curve:
     sizes : tuple of float
         Rising.
     rates : tuple of float
-        In flop/s.
+        In flop/s, or parts of another rate.
     source : str
         Where they come from.
     """
@@ -72,6 +77,14 @@ class Machine:
     flop_energy, byte_energy : Quantity
         J per operation and per byte of memory.
     source : str
+    thin : Curve, optional
+        Part of the rate of products that is left where their least side is so long.
+    cached : Curve, optional
+        Bandwidth over that of large tensors, by bytes read and written, where caches help.
+    convolution : Curve, optional
+        As `gemm`, of convolutions alone.
+    double : Quantity, optional
+        How much longer inverses take in float64.
     """
 
     name: str
@@ -87,31 +100,49 @@ class Machine:
     flop_energy: Quantity
     byte_energy: Quantity
     source: str
+    thin: Curve | None = None
+    cached: Curve | None = None
+    convolution: Curve | None = None
+    double: Quantity = DOUBLE
 
-    def product_seconds(self, m: int, k: int, n: int, values: Values, blocks: int = 1) -> Number:
-        """Of `blocks` products (m, k) x (k, n), launched together."""
-        work = 2.0 * blocks * m * k * n / self.gemm(effective_size(m, k, n))
-        moved = 4.0 * blocks * (m * k + k * n + m * n) / values(self.bandwidth)
-        return values(self.launch) + np.maximum(work / values(self.gemm_trust), moved)
+    def product_seconds(
+        self, m: int, k: int, n: int, values: Values, blocks: int = 1, name: str = ""
+    ) -> Number:
+        """Of `blocks` products (m, k) x (k, n), launched together.
 
-    def inverse_seconds(self, n: int, values: Values) -> Number:
-        """Of one inverse (n, n)."""
-        return n**3 / self.inverse(n) / values(self.inverse_trust)
+        Limited by what there is to multiply or by what there is to move, whichever takes longer.
+        """
+        work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name)
+        moved = 4.0 * blocks * (m * k + k * n + m * n)
+        slower = np.maximum(work / values(self.gemm_trust), moved / self._bandwidth(moved, values))
+        return values(self.launch) + slower
 
-    def eigen_seconds(self, n: int, values: Values) -> Number:
-        """Of one eigendecomposition (n, n)."""
-        return 9.0 * n**3 / self.eigen(n) / values(self.eigen_trust)
+    def inverse_seconds(
+        self, n: int, values: Values, blocks: int = 1, *, double: bool = False
+    ) -> Number:
+        """Of inverses of `blocks` matrices (n, n)."""
+        single = blocks * n**3 / self.inverse(n) / values(self.inverse_trust)
+        return single * values(self.double) if double else single
 
-    def memory_seconds(self, moved: Number, values: Values, launches: int = 1) -> Number:
-        """Of operations that move so many bytes."""
-        return launches * values(self.launch) + moved / values(self.bandwidth)
+    def eigen_seconds(self, n: int, values: Values, blocks: int = 1) -> Number:
+        """Of eigendecompositions of `blocks` matrices (n, n)."""
+        return 9.0 * blocks * n**3 / self.eigen(n) / values(self.eigen_trust)
+
+    def memory_seconds(self, moved: float, values: Values, launches: int = 1) -> Number:
+        """Of operations that move so many bytes together."""
+        seconds = moved / self._bandwidth(moved / launches, values) if moved else 0.0
+        return launches * values(self.launch) + seconds
 
     def seconds(self, operations: Iterable[Operation], values: Values) -> Number:
         """Of operations one after the other."""
         total: Number = 0.0
         for each in operations:
             if each.kind == "gemm":
-                one = self.product_seconds(each.m, each.k, each.n, values, each.blocks)
+                one = self.product_seconds(each.m, each.k, each.n, values, each.blocks, each.name)
+            elif each.kind == "inverse":
+                one = self.inverse_seconds(each.n, values, each.blocks, double=each.double)
+            elif each.kind == "eigen":
+                one = self.eigen_seconds(each.n, values, each.blocks)
             else:
                 one = self.memory_seconds(each.bytes, values)
             total = total + each.count * one
@@ -124,3 +155,13 @@ class Machine:
             + flops * values(self.flop_energy)
             + moved * values(self.byte_energy)
         )
+
+    def _product_rate(self, m: int, k: int, n: int, name: str) -> float:
+        is_convolution = "convolution" in name and self.convolution is not None
+        rates = self.convolution if is_convolution else self.gemm
+        assert rates is not None
+        thin = 1.0 if self.thin is None or is_convolution else self.thin(min(m, k, n))
+        return rates(effective_size(m, k, n)) * thin
+
+    def _bandwidth(self, moved: float, values: Values) -> Number:
+        return values(self.bandwidth) * (1.0 if self.cached is None else self.cached(moved))

@@ -73,7 +73,7 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
             1.0 * PJ,
             5.2 * PJ,
             "J",
-            "BRAHMS 8 b, 40 nm, 0.29 pJ, to Albireo's 5.2 pJ (hwcomponents-library); middle assumed",
+            "BRAHMS 8 b at 40 nm, 0.29 pJ; Albireo, 5.2 pJ (hwcomponents-library); middle assumed",
         ),
         coupling_energy=Quantity(
             "energy per coupling code",

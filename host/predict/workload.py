@@ -6,32 +6,39 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["Block", "Operation", "Workload"]
+__all__ = ["Block", "Operation", "Workload", "effective_size", "total_bytes", "total_flops"]
 
 #: What operations are, for which machines have rates.
-KINDS = ("gemm", "memory")
-PHASES = ("forward", "backward")
+KINDS = ("gemm", "memory", "inverse", "eigen")
+#: Operations by n³: n³/3 of a Cholesky factorisation and 2n³/3 of the inverse that is made of it;
+#: 9n³ of a symmetric eigendecomposition (Golub & Van Loan, Matrix Computations 8.3).
+WORK = {"inverse": 1, "eigen": 9}
+PHASES = ("forward", "backward", "factors", "inversion", "apply", "update")
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One kernel of the forward or backward pass.
+    """One kernel of a step.
 
     Attributes
     ----------
-    kind : "gemm" or "memory"
-        Whether it is a product of matrices, such as a convolution is too, or limited by memory.
-    phase : "forward" or "backward"
+    kind : "gemm", "memory", "inverse" or "eigen"
+        A product of matrices, such as a convolution is too; what is limited by memory; the
+        inverse, or the eigendecomposition, of a symmetric positive definite matrix.
+    phase : str
+        Of the step: "forward", "backward", "factors", "inversion", "apply" or "update".
     m, k, n : int
-        Of `blocks` independent products (m, k) x (k, n); 0 where it is none.
+        Of `blocks` independent products (m, k) x (k, n), or of matrices (n, n); 0 elsewhere.
     blocks : int
-        1 but for batched products.
+        1 but for what is batched.
     bytes : int
         Read and written.
     count : int
         How often it happens in a step.
     name : str
         Such as "aten.addmm".
+    double : bool
+        Whether it is done in float64.
     """
 
     kind: str
@@ -43,6 +50,7 @@ class Operation:
     bytes: int = 0
     count: int = 1
     name: str = ""
+    double: bool = False
 
     def __post_init__(self) -> None:
         for field, legal in (("kind", KINDS), ("phase", PHASES)):
@@ -51,9 +59,28 @@ class Operation:
                     f"{field} = {getattr(self, field)!r} is unknown; legal: {', '.join(legal)}"
                 )
 
+    @classmethod
+    def product(
+        cls,
+        phase: str,
+        m: int,
+        k: int,
+        n: int,
+        blocks: int = 1,
+        *,
+        count: int = 1,
+        name: str = "",
+        element_bytes: int = 4,
+    ) -> Operation:
+        """`blocks` products (m, k) x (k, n), each matrix read or written once."""
+        moved = element_bytes * blocks * (m * k + k * n + m * n)
+        return cls("gemm", phase, m, k, n, blocks, moved, count, name)
+
     @property
     def flops(self) -> int:
-        """Multiplications and additions of one such kernel."""
+        """Multiplications and additions of one such kernel, as LAPACK's users count them."""
+        if self.kind in WORK:
+            return WORK[self.kind] * self.blocks * self.n**3
         return 2 * self.blocks * self.m * self.k * self.n
 
 
@@ -175,3 +202,8 @@ def effective_size(m: int, k: int, n: int) -> float:
 def total_flops(operations: Iterable[Operation]) -> int:
     """Of all of them."""
     return sum(each.flops * each.count for each in operations)
+
+
+def total_bytes(operations: Iterable[Operation]) -> int:
+    """Read and written by all of them."""
+    return sum(each.bytes * each.count for each in operations)
