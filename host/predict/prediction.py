@@ -159,12 +159,11 @@ class Question:
             joules[part] = worked + waiting * seconds[part]
         if self.built is not None:
             demand = self.demand(values)
-            divided = self._balance() / self.devices
-            parts = unit_seconds(self.built, demand, values)
-            spent = unit_joules(self.built, demand, values)
-            for part in UNIT_PARTS:
-                seconds[part] = divided * parts[part]
-                joules[part] = spent[part] + waiting * seconds[part]  # for the machine waits
+            every_unit = self.built.with_units(self.built.units * self.devices)
+            share = self._share(every_unit.units)
+            seconds |= unit_seconds(every_unit, demand, values, share=share)
+            for part, spent in unit_joules(every_unit, demand, values, share=share).items():
+                joules[part] = spent + waiting * seconds[part]  # for the machines wait
         order = [part for part in PARTS if part in seconds]
         return Costs({p: seconds[p] for p in order}, {p: joules[p] for p in order})
 
@@ -196,17 +195,18 @@ class Question:
             total = total + made.times(block.blocks)
         return total
 
-    def _balance(self) -> float:
-        """The time that units side by side take, over the time of one."""
-        built = self.built
-        assert built is not None
-        if built.units == 1:
+    def _share(self, units: int) -> float:
+        """The time that units side by side take, over that of one, at nominal values.
+
+        Each takes the next layer when it is free, as `KFAC` on a pool does.
+        """
+        if units == 1:
             return 1.0
         times: list[float] = []
         for block in self.workload.blocks:
             demand = self._demand(replace(block, blocks=1), Values())
             times += [float(demand.seconds)] * block.blocks
-        return makespan(times, built.units) / sum(times)
+        return makespan(times, units) / sum(times)
 
 
 def _of_each(
