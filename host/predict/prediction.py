@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thermokron.host.engines.pool import makespan
 from thermokron.host.predict import digital
 from thermokron.host.predict.conditions import CONDITIONS, Conditions
 from thermokron.host.predict.demand import Demand, eliminate, invert, solve
@@ -206,19 +207,10 @@ class Question:
         for block in self.workload.blocks:
             demand = self._demand(replace(block, blocks=1), Values())
             times += [float(demand.seconds)] * block.blocks
-        return makespan(times, units) / sum(times)
+        return makespan(units, times) / sum(times)
 
 
 def _of_each(
     blocks: Iterable[Block], make: Callable[..., Iterable[Operation]], *more: Any
 ) -> list[Operation]:
     return [each for block in blocks for each in make(block, *more)]
-
-
-def makespan(times: list[float], units: int) -> float:
-    """How long tasks take on units, each begun on the one that is free first, in order."""
-    ends = [0.0] * units
-    for time in times:
-        first = ends.index(min(ends))
-        ends[first] += time
-    return max(ends)

@@ -62,7 +62,7 @@ def work_out(unit: Unit | None, pieces: Sequence[Callable[[Cost], T]], cost: Cos
     for _, own in done:
         cost.add(own)
         cost.inversions += own.inversions
-    cost.makespan += makespan(unit, [sum(own.seconds.values()) for _, own in done])
+    cost.makespan += makespan(len(unit.units), [sum(own.seconds.values()) for _, own in done])
     return [result for result, _ in done]
 
 
