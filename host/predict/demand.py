@@ -118,12 +118,26 @@ def eliminate(technology: Technology, rows: int, conditions: Conditions, values:
 def invert(
     technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
 ) -> Demand:
-    """Of M⁻¹ by a covariance, as `Programmed.inv` does it; without `samples` so many per row."""
-    if len(blocks(technology, rows)) > 1:
-        raise ValueError(
-            f"a factor of {rows:,} rows does not fit {technology.spec.cells:,} cells, and inverses "
-            "in blocks are not predicted; legal: method = 'solve', or more cells"
-        )
+    """Of M⁻¹ by covariances, as `inv` does it; without `samples` so many per row.
+
+    Of a factor larger than the array, every pivot's, and P⁻¹Q by means.
+    """
+    total = eliminate(technology, rows, conditions, values)
+    for size in blocks(technology, rows):
+        total = total + _covariance(technology, size, conditions, values, samples)
+    return total
+
+
+def blocks(technology: Technology, rows: int) -> list[int]:
+    """Sizes of the blocks through which a factor goes, as `linalg` divides it; one if it fits."""
+    count = -(-rows // technology.spec.cells)
+    edges = [i * rows // count for i in range(count + 1)]
+    return [stop - start for start, stop in itertools.pairwise(edges)]
+
+
+def _covariance(
+    technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
+) -> Demand:
     slowest = values(conditions.slowest)
     wanted = rows * values(conditions.samples_per_row) if samples is None else float(samples)
     spec = technology.spec
@@ -144,13 +158,6 @@ def invert(
         spacing=spacing,
         second_moments=True,
     )
-
-
-def blocks(technology: Technology, rows: int) -> list[int]:
-    """Sizes of the blocks through which a factor goes, as `linalg` divides it; one if it fits."""
-    count = -(-rows // technology.spec.cells)
-    edges = [i * rows // count for i in range(count + 1)]
-    return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
 def _means(

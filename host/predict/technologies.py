@@ -159,7 +159,7 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
 def _cmos28() -> Technology:
     return built_at_28nm(
         UnitSpec(
-            cells=64,
+            cells=4096,
             coupling_bits=8,
             bias_bits=8,
             adc_bits=8,
@@ -177,7 +177,7 @@ def _cmos28() -> Technology:
 def _tngd() -> Technology:
     """What TNGD says: 16 bits, 50 Gb/s for all that is programmed and read, RC of 1 us."""
     spec = UnitSpec(
-        cells=64,
+        cells=4096,
         coupling_bits=16,
         bias_bits=16,
         adc_bits=16,
@@ -205,7 +205,7 @@ def _tngd() -> Technology:
 def _board() -> Technology:
     """Parts: AD7606 for eight cells each, multiplying DACs as couplings, amplifiers, Ethernet."""
     spec = UnitSpec(
-        cells=64,
+        cells=4096,
         coupling_bits=12,
         bias_bits=12,
         adc_bits=16,
