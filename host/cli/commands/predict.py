@@ -1,4 +1,4 @@
-"""`thermokron predict`: what training would cost, on machines and on units that nobody has built."""
+"""`thermokron predict`: what training would cost on hardware, built or not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from thermokron.host.predict.forecast import Forecast, Prediction
     from thermokron.host.predict.report import Table
     from thermokron.host.predict.technology import Technology
-    from thermokron.host.predict.workload import Workload
 
 __all__ = ["add_parser", "run"]
 
@@ -120,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("NETWORK is missing; thermokron predict --list names them")
     from thermokron.host.predict.forecast import forecast
     from thermokron.host.predict.machines import machine
+    from thermokron.host.predict.networks import network
     from thermokron.host.predict.optimizers import OPTIMIZERS, optimizer
 
     options = {
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     if technology is None and asked:
         raise ValueError(f"technology = 'none', and {asked[0].name} needs one")
     predicted = forecast(
-        _workload(args.network, args.batch),
+        network(args.network, args.batch),
         machine=machine(args.machine),
         technology=technology,
         optimizers=chosen,
@@ -171,16 +171,6 @@ def _measure() -> int:
         path = measure(lambda part, done: bars.update(bar, description=part, completed=done))
     print(f"wrote {path}; use it with: thermokron predict NETWORK --machine this")
     return 0
-
-
-def _workload(name: str, batch: int | None) -> Workload:
-    from thermokron.host.predict.networks import network
-
-    if ":" in name and not name.startswith("mlp:"):
-        from thermokron.host.predict.networks import of_task
-
-        return of_task(name, batch)
-    return network(name, batch)
 
 
 def _technology(args: argparse.Namespace) -> Technology | None:
