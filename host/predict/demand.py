@@ -15,11 +15,12 @@ from typing import Self
 
 import numpy as np
 
-from thermokron.host.predict.quantity import Number, Quantity, Values
+from thermokron.host.predict.conditions import Conditions
+from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
-__all__ = ["Conditions", "Demand", "eliminate", "invert", "solve"]
+__all__ = ["PASSES", "Demand", "blocks", "eliminate", "invert", "result_words", "solve"]
 
 #: Relative bias that is left before covariances are read, as of `linalg`, and means that eliminate.
 SETTLING_BIAS = 1e-4
@@ -27,27 +28,6 @@ SETTLING_BIAS = 1e-4
 SHARE, PASSES = 8, 2
 #: Between samples of a covariance, in τ/λ_min.
 INTERVAL = 2.0
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What of a step depends on the data.
-
-    Attributes
-    ----------
-    slowest : Quantity
-        1/λ_min of the damped factors, scaled to unit diagonal: their mean eigenvalue, 1, over their
-        least, which is what settling and sampling take, in τ. A lower bound on the condition
-        number.
-    reruns : Quantity
-        Part of the columns that run again.
-    samples_per_row : Quantity
-        Samples of an inverse, per row of the factor: its relative error is √(n/N).
-    """
-
-    slowest: Quantity
-    reruns: Quantity
-    samples_per_row: Quantity
 
 
 @dataclass(frozen=True)
@@ -122,21 +102,17 @@ def solve(
     return total
 
 
-def eliminate(
-    technology: Technology, rows: int, conditions: Conditions, values: Values
-) -> tuple[Demand, int]:
-    """Of a factor larger than the array, when it is renewed: P⁻¹Q of every block; host operations.
+def eliminate(technology: Technology, rows: int, conditions: Conditions, values: Values) -> Demand:
+    """Of a factor larger than the array, when it is renewed: P⁻¹Q of every block.
 
-    Nothing of one that fits. Substitution costs 2n² operations a column beside, at every solve.
+    Nothing of one that fits.
     """
-    total, flops, left = Demand(), 0, rows
-    sizes = blocks(technology, rows)
-    for size in sizes[:-1]:
+    total, left = Demand(), rows
+    for size in blocks(technology, rows)[:-1]:
         left -= size
         once = _means(technology, size, left, conditions, values, SHARE, SETTLING_BIAS)
         total = total + once.times(PASSES)
-        flops += 2 * size * left**2 + 4 * PASSES * size**2 * left
-    return total, flops
+    return total
 
 
 def invert(
@@ -197,13 +173,11 @@ def _means(
     settling = np.maximum(np.ceil(time * clocked * (1 - 1e-12)), 1.0)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), spec.shortest_interval(False))
     first = -(-columns // spec.rhs_depth)
-    # of k columns that run again with probability p, one at least does with 1 - (1-p)^k
-    more = (1.0 - (1.0 - again) ** columns) * np.maximum(1.0, columns * again / spec.rhs_depth)
     return _runs(
         technology,
         n,
         values,
-        runs=first + more,
+        runs=first + values(conditions.restarts),
         vectors=columns * (1.0 + again),
         settling=settling,
         samples=float(samples),
@@ -237,7 +211,7 @@ def _runs(
         cells=n,
         codes_per_cycle=technology.ports,
     )
-    sums, clipped, products = _words(technology, samples)
+    sums, clipped, products = result_words(technology, samples)
     results = (sums + clipped) * vectors * n
     made: Number = 0.0
     if second_moments:
@@ -259,7 +233,7 @@ def _runs(
     )
 
 
-def _words(technology: Technology, samples: Number) -> tuple[int, int, int]:
+def result_words(technology: Technology, samples: Number) -> tuple[int, int, int]:
     """Words on the link for a sum, a clip count and a product, as of `UnitSpec.result_words`."""
     spec, width = technology.spec, technology.word_bits
     most = math.ceil(float(np.max(samples)))

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from thermokron.host.engines.pool import makespan
 from thermokron.host.predict import digital
 from thermokron.host.predict.conditions import CONDITIONS, Conditions
 from thermokron.host.predict.demand import Demand, eliminate, invert, solve
-from thermokron.host.predict.digital import Work
+from thermokron.host.predict.host_share import (
+    inverted_operations,
+    programming_operations,
+    solving_operations,
+)
 from thermokron.host.predict.machine import Machine
 from thermokron.host.predict.optimizers import Optimizer
 from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.technology import Technology
 from thermokron.host.predict.unit import UNIT_PARTS, unit_joules, unit_seconds
-from thermokron.host.predict.workload import Block, Workload
+from thermokron.host.predict.workload import (
+    Block,
+    Operation,
+    Workload,
+    total_bytes,
+    total_flops,
+)
 from thermokron.model.checks import check_integer
 
 __all__ = ["PARTS", "Costs", "Question"]
@@ -32,8 +44,10 @@ PARTS = (
     "apply",
     "update",
 )
-#: What a unit takes off the host, or what of a step it is: the rest is as it is without.
+#: What inverts and applies; without it, a step of K-FAC is as long as the rest.
 FREE = ("inversion", "program", *UNIT_PARTS, "apply")
+#: What devices side by side divide among themselves.
+SHARED = ("inversion", "program", "apply")
 
 
 @dataclass(frozen=True)
@@ -107,67 +121,52 @@ class Question:
         built = self.technology.holding(self.workload.largest)
         object.__setattr__(self, "built", built)
 
+    def operations(self) -> dict[str, list[Operation]]:
+        """What digital computers do in a step by part; what comes every so many steps, once."""
+        load, how, built = self.workload, self.optimizer, self.built
+        made = {"forward and backward": list(load.operations)}
+        if how.kfac:
+            made["factors"] = list(digital.curvature_operations(load.blocks))
+        if how.kind == "kfac-exact":
+            made["inversion"] = _of_each(load.blocks, digital.inversion_operations)
+        if built is not None:
+            made["program"] = _of_each(load.blocks, programming_operations, built)
+            if how.kind == "kfac-inverse":
+                made["program"] += _of_each(load.blocks, inverted_operations)
+        if how.kind == "kfac-solve":
+            assert built is not None
+            made["apply"] = _of_each(load.blocks, solving_operations, built)
+        elif how.kfac:
+            made["apply"] = _of_each(load.blocks, digital.apply_operations)
+        first_order = "adam" if how.kind == "adam" else "sgd"
+        made["update"] = list(digital.update_operations(load, first_order))
+        return made
+
     def evaluate(self, values: Values) -> Costs:
         """The costs, with quantities worth what `values` says."""
-        work = {"forward and backward": digital.passes(self.workload, self.machine, values)}
-        if self.optimizer.kfac:
-            work["factors"] = self._factors(values)
-            work |= self._on_host(values)
-        work["update"] = digital.update(self.workload, self.optimizer.kind, self.machine, values)
-        seconds = {part: each.seconds for part, each in work.items()}
-        joules = {part: self._joules(part, each, values) for part, each in work.items()}
+        seconds: dict[str, Number] = {}
+        joules: dict[str, Number] = {}
+        machine, how = self.machine, self.optimizer
+        often = dict.fromkeys(("inversion", "program"), how.refresh)
+        often["factors"] = how.factor_interval
+        waiting = self.devices * values(machine.idle_power)
+        for part, made in self.operations().items():
+            every = often.get(part, 1)
+            shared = part in SHARED
+            seconds[part] = machine.seconds(made, values) / every / (self.devices if shared else 1)
+            copies = (1 if shared else self.devices) / every
+            flops, moved = total_flops(made) * copies, total_bytes(made) * copies
+            worked = machine.joules(0.0, flops, moved, values)
+            joules[part] = worked + waiting * seconds[part]
         if self.built is not None:
             demand = self.demand(values)
-            balance = self._balance() / self.devices
-            parts = unit_seconds(self.built, demand, values)
-            seconds |= {part: balance * each for part, each in parts.items()}
-            joules |= unit_joules(self.built, demand, values)
-            idle = self.devices * values(self.machine.idle_power)
-            for part in parts:  # the machine waits
-                joules[part] = joules[part] + idle * seconds[part]
+            every_unit = self.built.with_units(self.built.units * self.devices)
+            share = self._share(every_unit.units)
+            seconds |= unit_seconds(every_unit, demand, values, share=share)
+            for part, spent in unit_joules(every_unit, demand, values, share=share).items():
+                joules[part] = spent + waiting * seconds[part]  # for the machines wait
         order = [part for part in PARTS if part in seconds]
         return Costs({p: seconds[p] for p in order}, {p: joules[p] for p in order})
-
-    def _joules(self, part: str, work: Work, values: Values) -> Number:
-        """Of work that is done on every device, or divided among them."""
-        machine, copies = self.machine, 1 if part in FREE else self.devices
-        idle = self.devices * values(machine.idle_power) * work.seconds
-        return idle + copies * machine.joules(0.0, work.flops, work.bytes, values)
-
-    def _factors(self, values: Values) -> Work:
-        each = [digital.factors(block, self.machine, values) for block in self.workload.blocks]
-        return sum(each, Work()).times(1.0 / self.optimizer.factor_interval)
-
-    def _on_host(self, values: Values) -> dict[str, Work]:
-        """What the host does with the blocks, divided among the devices."""
-        often, machine = 1.0 / self.optimizer.refresh, self.machine
-        blocks = self.workload.blocks
-        made: dict[str, Work] = {}
-        if self.optimizer.kind == "kfac-exact":
-            each = [digital.inversion(block, machine, values) for block in blocks]
-            made["inversion"] = sum(each, Work()).times(often)
-        if self.optimizer.kind != "kfac-solve":
-            made["apply"] = sum((digital.apply(b, machine, values) for b in blocks), Work())
-        if self.built is not None:
-            program = Work()
-            for block in blocks:
-                for rows, columns in block.dense:
-                    once = digital.program(rows, machine, values)
-                    _, flops = eliminate(self.built, rows, self.conditions, values)
-                    if flops:
-                        once = once + digital.products(flops, rows, machine, values)
-                    program = program + once.times(often * block.blocks)
-                    if self.optimizer.kind == "kfac-solve":
-                        substituted = 2 * rows**2 * columns if flops else 0
-                        moved = digital.columns(rows, columns, machine, values)
-                        if substituted:
-                            moved = moved + digital.products(substituted, rows, machine, values)
-                        program = program + moved.times(block.blocks)
-            made["program"] = program
-        divided = 1.0 / self.devices
-        return {
-            part: replace(work, seconds=divided * work.seconds) for part, work in made.items()
-        }
 
     # ---- the unit -----------------------------------------------------------------------------
 
@@ -192,28 +191,26 @@ class Question:
                     samples=how.samples or 1,
                     settle=how.settle,
                 )
-                renewed, _ = eliminate(built, rows, self.conditions, values)
+                renewed = eliminate(built, rows, self.conditions, values)
                 made = made + renewed.times(often)
             total = total + made.times(block.blocks)
         return total
 
-    def _balance(self) -> float:
-        """The time that units side by side take, over the time of one."""
-        built = self.built
-        assert built is not None
-        if built.units == 1:
+    def _share(self, units: int) -> float:
+        """The time that units side by side take, over that of one, at nominal values.
+
+        Each takes the next layer when it is free, as `KFAC` on a pool does.
+        """
+        if units == 1:
             return 1.0
         times: list[float] = []
         for block in self.workload.blocks:
             demand = self._demand(replace(block, blocks=1), Values())
             times += [float(demand.seconds)] * block.blocks
-        return makespan(times, built.units) / sum(times)
+        return makespan(units, times) / sum(times)
 
 
-def makespan(times: list[float], units: int) -> float:
-    """How long tasks take on units, each begun on the one that is free first, in order."""
-    ends = [0.0] * units
-    for time in times:
-        first = ends.index(min(ends))
-        ends[first] += time
-    return max(ends)
+def _of_each(
+    blocks: Iterable[Block], make: Callable[..., Iterable[Operation]], *more: Any
+) -> list[Operation]:
+    return [each for block in blocks for each in make(block, *more)]

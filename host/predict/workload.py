@@ -13,7 +13,7 @@ KINDS = ("gemm", "memory", "inverse", "eigen")
 #: Operations by n³: n³/3 of a Cholesky factorisation and 2n³/3 of the inverse that is made of it;
 #: 9n³ of a symmetric eigendecomposition (Golub & Van Loan, Matrix Computations 8.3).
 WORK = {"inverse": 1, "eigen": 9}
-PHASES = ("forward", "backward", "factors", "inversion", "apply", "update")
+PHASES = ("forward", "backward", "factors", "inversion", "program", "apply", "update")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Operation:
         A product of matrices, such as a convolution is too; what is limited by memory; the
         inverse, or the eigendecomposition, of a symmetric positive definite matrix.
     phase : str
-        Of the step: "forward", "backward", "factors", "inversion", "apply" or "update".
+        Of the step, one of `PHASES`; "program" is what the host does for a unit.
     m, k, n : int
         Of `blocks` independent products (m, k) x (k, n), or of matrices (n, n); 0 elsewhere.
     blocks : int

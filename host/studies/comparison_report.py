@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thermokron.host.studies.runs import Outcome, Run, Store
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.tables import markdown, median, number, write
 
 if TYPE_CHECKING:
     from thermokron.host.studies.comparison import Comparison, Network

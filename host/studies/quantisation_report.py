@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from thermokron.host.studies.runs import Outcome, Run, Store
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.tables import markdown, median, number, write
 
 if TYPE_CHECKING:
     from thermokron.host.studies.quantisation import Point, Quantisation, Variant

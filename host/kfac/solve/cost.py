@@ -70,7 +70,7 @@ def work_out(unit: Unit | None, pieces: Sequence[Callable[[Cost], T]], cost: Cos
         cost.add(own)
         cost.inversions += own.inversions
     times = [sum(own.seconds.values()) for _, own in done]
-    cost.makespan += makespan(unit, times)
+    cost.makespan += makespan(len(unit.units), times)
     cost.span += max(times, default=0.0)
     return [result for result, _ in done]
 

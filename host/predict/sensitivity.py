@@ -1,0 +1,155 @@
+"""When does it pay? What an advantage hangs on, and where it begins."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thermokron.host.predict.prediction import Question
+from thermokron.host.predict.quantity import Quantity, Values
+
+__all__ = ["BreakEven", "Swing", "break_even", "tornado"]
+
+#: Points of a scan for break-even, before what lies between is halved.
+POINTS, HALVINGS = 41, 40
+
+
+@dataclass(frozen=True)
+class Swing:
+    """What one quantity does to a ratio of times.
+
+    Attributes
+    ----------
+    quantity : Quantity
+    at_low, at_high : float
+        The ratio with the quantity at either end of its range, all others nominal.
+    """
+
+    quantity: Quantity
+    at_low: float
+    at_high: float
+
+    @property
+    def width(self) -> float:
+        """How far it swings, as a factor."""
+        return max(self.at_low / self.at_high, self.at_high / self.at_low)
+
+
+def tornado(one: Question, other: Question) -> list[Swing]:
+    """What the speedup of `one` over `other`, per step, hangs on; the most first."""
+    nominal = Values()
+    _ratio(one, other, nominal)
+    swings = [
+        Swing(
+            each,
+            _ratio(one, other, Values(fixed={each.name: each.low})),
+            _ratio(one, other, Values(fixed={each.name: each.high})),
+        )
+        for each in nominal.uncertain()
+    ]
+    return sorted(swings, key=lambda swing: -swing.width)
+
+
+def _ratio(one: Question, other: Question, values: Values) -> float:
+    times = [float(each.evaluate(values).total_seconds) for each in (other, one)]
+    return times[0] / times[1]
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Where one optimiser's step becomes shorter than another's.
+
+    Attributes
+    ----------
+    name, unit : str
+        Of what was moved, all else fixed.
+    low, high : float
+        Between which it was looked for.
+    crossings : tuple of (float, bool)
+        Values at which both take as long, and whether `one` is the shorter beyond.
+    at_low : bool
+        Whether it is at the lower end.
+    points : tuple of (float, float)
+        Values, and speedups there.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    crossings: tuple[tuple[float, bool], ...]
+    at_low: bool
+    points: tuple[tuple[float, float], ...]
+
+    def __str__(self) -> str:
+        told = f"{self.name} from {self.low:.3g} to {self.high:.3g} {self.unit}".replace(" 1", "")
+        if not self.crossings:
+            return f"{told}: {'always' if self.at_low else 'nowhere'}"
+        ranges, begin = [], "up to" if self.at_low else ""
+        for value, pays in self.crossings:
+            if pays:
+                begin = f"from {value:.3g}"
+            else:
+                ranges.append(
+                    f"up to {value:.3g}" if begin == "up to" else f"{begin} to {value:.3g}"
+                )
+                begin = ""
+        if begin:
+            ranges.append(begin)
+        return f"{told}: {' and '.join(ranges)}"
+
+
+def break_even(
+    name: str,
+    unit: str,
+    speedup: Callable[[float], float],
+    low: float,
+    high: float,
+    *,
+    integers: bool = False,
+) -> BreakEven:
+    """Look for where a speedup passes 1, along the logarithm of what is moved.
+
+    Parameters
+    ----------
+    name, unit : str
+        Of what is moved.
+    speedup : callable
+        At a value.
+    low, high : float
+        Above 0.
+    integers : bool
+        Whether only whole values are.
+
+    Raises
+    ------
+    ValueError
+        If the range is none.
+    """
+    if not (0.0 < low < high and math.isfinite(high)):
+        raise ValueError(f"{name} from {low} to {high}; legal: above 0, rising")
+    values: Sequence[float] = np.geomspace(low, high, POINTS).tolist()
+    if integers:
+        values = sorted({float(round(value)) for value in values})
+    points = [(value, speedup(value)) for value in values]
+    crossings = []
+    for (left, before), (right, after) in itertools.pairwise(points):
+        if (before > 1.0) == (after > 1.0):
+            continue
+        for _ in range(HALVINGS):
+            middle = math.sqrt(left * right)
+            if integers and right - left <= 1.0:
+                break
+            middle = float(round(middle)) if integers else middle
+            if middle in (left, right):
+                break
+            if (speedup(middle) > 1.0) == (before > 1.0):
+                left = middle
+            else:
+                right = middle
+        crossings.append((right, after > 1.0))
+    return BreakEven(name, unit, low, high, tuple(crossings), points[0][1] > 1.0, tuple(points))
