@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
+
 from thermokron.host.linalg import Activity, inv, solve
 from thermokron.host.predict.quantity import Values
 from thermokron.host.predict.technologies import built_at_28nm
@@ -64,14 +65,14 @@ def test_counts_add_up():
 
 @pytest.fixture(scope="module")
 def trained():
-    spec = UnitSpec(cells=40, lanes=8, clock_hz=1e9, tau_s=5e-9)
+    spec = UnitSpec(cells=70, lanes=14, clock_hz=1e9, tau_s=5e-9)
     config = TrainConfig(network="mlp", hidden=(8,), epochs=1)
     outcome = execute(Run(label="tiny", config=config, spec=spec))
     return spec, outcome.unit, len(outcome.step_loss), outcome
 
 
 def test_a_run_of_training_knows_what_its_steps_asked_for(trained):
-    spec, unit, steps, outcome = trained
+    spec, unit, _, outcome = trained
     assert set(unit) >= {field.name for field in fields(Activity)}
     assert unit["couplings"] == unit["runs"] * spec.coupling_count
     assert unit["biases"] == unit["vectors"] * spec.cells
