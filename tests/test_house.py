@@ -7,12 +7,25 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "rtl", "sim", "host")  # a package imports only from those to its left
+#: Rooms of the host: a module imports from its own and from those of rows above.
+ROOMS = (
+    ("driver", "products"),
+    ("engines",),
+    ("linalg",),
+    ("kfac",),
+    ("integrations", "train"),
+    ("predict", "studies"),
+    ("explore",),
+    ("cli",),
+)
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -52,6 +65,54 @@ def test_imports_run_one_way() -> None:
             if root in PACKAGES or (root == "thermokron" and f"{root}.{second}" not in allowed):
                 against.append(f"{_relative(path)}:{line} imports {name}")
     assert not against
+
+
+def test_imports_inside_the_host_run_one_way() -> None:
+    rank = {room: row for row, rooms in enumerate(ROOMS) for room in rooms}
+    against = []
+    for path in (ROOT / "host").rglob("*.py"):
+        own = path.relative_to(ROOT / "host").with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for line, name in _imports(path):
+            if not name.startswith("thermokron.host"):
+                continue
+            room = (*name.split("."), "")[2]  # what only the host's face has is in no row
+            if room != own and not rank.get(room, len(ROOMS)) < rank[own]:
+                against.append(f"{_relative(path)}:{line} imports {name}")
+    assert not against
+
+
+def test_there_is_no_circle() -> None:
+    """Neither of modules nor, in any folder, of what stands side by side in it."""
+    names = {_module(path): path for path in MODULES}
+    beside: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    for importer, path in names.items():
+        for _, name in _imports(path):
+            imported = tuple(name.split("."))
+            while imported and imported not in names:  # the name of something in a module
+                imported = imported[:-1]
+            if not imported or imported == importer:
+                continue
+            shared = takewhile(
+                lambda pair: pair[0] == pair[1], zip(importer, imported, strict=False)
+            )
+            folder = tuple(part for part, _ in shared)
+            first, second = ((*module, "the face")[len(folder)] for module in (importer, imported))
+            beside.setdefault(folder, {}).setdefault(first, set()).add(second)
+    circles = []
+    for folder, imports in beside.items():
+        try:
+            TopologicalSorter(imports).prepare()
+        except CycleError as error:
+            circles.append(f"{'.'.join(folder)}: {' <- '.join(error.args[1])}")
+    assert not circles
+
+
+def _module(path: Path) -> tuple[str, ...]:
+    """The parts of a module's dotted name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ("thermokron", *(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
 def test_modules_are_short() -> None:
