@@ -20,7 +20,7 @@ from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
-__all__ = ["PASSES", "Demand", "blocks", "eliminate", "invert", "solve"]
+__all__ = ["PASSES", "Demand", "blocks", "eliminate", "invert", "result_words", "solve"]
 
 #: Relative bias that is left before covariances are read, as of `linalg`, and means that eliminate.
 SETTLING_BIAS = 1e-4
@@ -218,7 +218,7 @@ def _runs(
         cells=n,
         codes_per_cycle=technology.ports,
     )
-    sums, clipped, products = _words(technology, samples)
+    sums, clipped, products = result_words(technology, samples)
     results = (sums + clipped) * vectors * n
     made: Number = 0.0
     if second_moments:
@@ -240,7 +240,7 @@ def _runs(
     )
 
 
-def _words(technology: Technology, samples: Number) -> tuple[int, int, int]:
+def result_words(technology: Technology, samples: Number) -> tuple[int, int, int]:
     """Words on the link for a sum, a clip count and a product, as of `UnitSpec.result_words`."""
     spec, width = technology.spec, technology.word_bits
     most = math.ceil(float(np.max(samples)))
