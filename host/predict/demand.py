@@ -20,7 +20,16 @@ from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
-__all__ = ["PASSES", "Demand", "blocks", "eliminate", "invert", "result_words", "solve"]
+__all__ = [
+    "PASSES",
+    "Demand",
+    "blocks",
+    "eliminate",
+    "invert",
+    "of_runs",
+    "result_words",
+    "solve",
+]
 
 #: Relative bias that is left before covariances are read, as of `linalg`, and means that eliminate.
 SETTLING_BIAS = 1e-4
@@ -147,7 +156,7 @@ def _covariance(
     clocked = values(technology.tau) * values(technology.clock)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), shortest)
     settling = np.maximum(np.ceil(covariance_settling(1.0, SETTLING_BIAS) * slowest * clocked), 1.0)
-    return _runs(
+    return of_runs(
         technology,
         n,
         values,
@@ -180,7 +189,7 @@ def _means(
     settling = np.maximum(np.ceil(time * clocked * (1 - 1e-12)), 1.0)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), spec.shortest_interval(False))
     first = -(-columns // spec.rhs_depth)
-    return _runs(
+    return of_runs(
         technology,
         n,
         values,
@@ -193,7 +202,7 @@ def _means(
     )
 
 
-def _runs(
+def of_runs(
     technology: Technology,
     n: int,
     values: Values,
@@ -205,7 +214,13 @@ def _runs(
     spacing: Number,
     second_moments: bool,
 ) -> Demand:
-    """Of so many runs with one matrix on n cells; settling and spacing in clock cycles."""
+    """Of so many runs with one matrix on n cells, and so many bias vectors in all.
+
+    Parameters
+    ----------
+    settling, spacing : number
+        Clock cycles before the first sample, and between samples.
+    """
     spec, clock = technology.spec, values(technology.clock)
     couplings = n * (n + 1) // 2
     cycles = spec.cycles_of(

@@ -11,7 +11,7 @@ from thermokron.host.predict.quantity import ASSUMED, Quantity, exactly
 from thermokron.host.predict.technology import Technology
 from thermokron.model import UnitSpec
 
-__all__ = ["TECHNOLOGIES", "built_at_28nm", "technology"]
+__all__ = ["TECHNOLOGIES", "as_built", "built_at_28nm", "technology"]
 
 UM2, MM2, PJ, NS, US = 1e-12, 1e-6, 1e-12, 1e-9, 1e-6
 TNGD = "arXiv 2405.13817, appendix C"
@@ -154,6 +154,12 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
         ),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def as_built(spec: UnitSpec, **changes: object) -> Technology:
+    """The same with the control plane as it is: every run loads all couplings of the array, a code
+    a cycle, and codes pass the port in words of 32 bits."""
+    return built_at_28nm(spec, **{"fitted": False, "ports": 1, "word_bits": 32, **changes})
 
 
 def _cmos28() -> Technology:
