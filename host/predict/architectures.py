@@ -83,8 +83,10 @@ class TransformerLayer(nn.Module):
         Whether what is normalised is what the parts get, and not what they return.
     activation : callable
         Of the feed-forward part.
-    fused, causal, dropout
-        Of `Attention`; dropout also of what the parts return.
+    fused, causal : bool
+        Of `Attention`.
+    dropout, forgetting : float
+        Of what the parts return, and of attention's weights; the same if `forgetting` is None.
     """
 
     def __init__(
@@ -98,10 +100,12 @@ class TransformerLayer(nn.Module):
         fused: bool = False,
         causal: bool = False,
         dropout: float = 0.0,
+        forgetting: float | None = None,
     ) -> None:
         super().__init__()
         self.first, self.activation = first, activation
-        self.attention = Attention(width, heads, fused=fused, causal=causal, dropout=dropout)
+        own = dropout if forgetting is None else forgetting
+        self.attention = Attention(width, heads, fused=fused, causal=causal, dropout=own)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()

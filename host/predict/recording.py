@@ -56,6 +56,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.phase = "forward"
+        self._drawn: Any = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -63,13 +64,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func.overloadpacket
-        if not (func.is_view or packet in FREE):
-            self.operations += _operations(packet, func, self.phase, args, kwargs, out)
+        if packet is aten.bernoulli_:
+            self._drawn = out
+        # dropout scales what it has drawn, in the same kernel where there are kernels for it
+        scales = packet is aten.div_ and args[0] is self._drawn
+        if not (func.is_view or packet in FREE or scales):
+            self.operations += _operations(packet, self.phase, args, kwargs, out)
         return out
 
 
 def _operations(
-    packet: Any, func: Any, phase: str, args: Any, kwargs: Any, out: Any
+    packet: Any, phase: str, args: Any, kwargs: Any, out: Any
 ) -> Iterator[Operation]:
     name = str(packet)
     if packet in PRODUCTS:
