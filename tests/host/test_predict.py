@@ -263,17 +263,12 @@ def test_time_and_energy_grow_with_samples_bits_and_cells(kind):
 
 
 def test_units_side_by_side_take_less_time_down_to_the_longest_layer():
-    times = [
-        float(
-            sum(
-                question(technology=technology("cmos28").with_units(units))
-                .evaluate(Values())
-                .seconds[p]
-                for p in ("load", "settle", "sample")
-            )
-        )
-        for units in (1, 2, 4, 8)
-    ]
+    def at_work(units):
+        built = technology("cmos28").with_units(units)
+        seconds = question(technology=built).evaluate(Values()).seconds
+        return sum(float(seconds[part]) for part in ("load", "settle", "sample"))
+
+    times = [at_work(units) for units in (1, 2, 4, 8)]
     assert times[0] == pytest.approx(2 * times[1]) == pytest.approx(4 * times[2])
     assert times[3] == times[2]  # there are four layers
 
@@ -308,7 +303,8 @@ def test_tornado_is_sorted_and_names_what_matters():
 
 
 def test_break_even_is_where_both_take_as_long():
-    one, other = question(), question("kfac-exact")
+    wide = square_layers(1024, 128)
+    one, other = question(workload=wide), question("kfac-exact", workload=wide)
     found = {each.name: each for each in pays(one, other)}
     assert {"width", "slowest mode", "tau", "link bandwidth", "steps between renewals"} == set(
         found
@@ -372,6 +368,7 @@ def bare(**changes):
         (lambda: Block("l", 0, 1, 1), "inputs = 0 of block 'l'"),
         (lambda: Operation("magic", "forward"), "kind = 'magic'"),
         (lambda: regression(20, 1e6, 28), "bits = 20"),
+        (lambda: regression(3, 1e6, 28), "bits = 3"),
         (lambda: break_even("x", "1", abs, 3.0, 2.0), "x from 3.0 to 2.0"),
     ],
 )
