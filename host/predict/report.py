@@ -19,6 +19,7 @@ __all__ = [
     "assumptions",
     "explain",
     "parts_table",
+    "speedup_table",
     "step_table",
     "swing_table",
     "target_table",
@@ -35,67 +36,63 @@ def spread(value: Spread | None, scale: float = 1.0) -> str:
     if value is None:
         return ""
     nominal, low, high = (number(each * scale) for each in (value.nominal, value.low, value.high))
-    return nominal if low == high else f"{nominal} ({low} to {high})"
+    return nominal if low == high else f"{nominal} ({low}–{high})"
 
 
 def step_table(forecast: Forecast) -> Table:
     """A step of every optimiser."""
-    head = (
-        "a step",
-        "ms",
-        "J",
-        "most of it",
-        "speedup over exact, as often renewed",
-        "its limit (Amdahl)",
-        "speedup over Adam",
-    )
     rows = []
-    adam = forecast.find("adam")
     for each in forecast.predictions:
-        digital = forecast.digital(each) if each.optimizer.on_unit else None
         limit = each.nominal.limit
         share = float(each.nominal.seconds[limit]) / float(each.nominal.total_seconds)
         rows.append(
             (
-                str(each.optimizer),
+                each.optimizer.name,
                 spread(each.seconds_per_step, 1e3),
                 spread(each.joules_per_step),
-                f"{limit}, {share:.0%}",
+                f"{limit.replace(' and ', ', ')} {share:.0%}",
+            )
+        )
+    return ("optimizer", "ms a step", "J a step", "limited by"), rows
+
+
+def speedup_table(forecast: Forecast) -> Table:
+    """Steps in the time of one of exact K-FAC's, or of Adam's, and what Amdahl allows."""
+    adam, rows = forecast.find("adam"), []
+    for each in forecast.predictions:
+        digital = forecast.digital(each) if each.optimizer.on_unit else None
+        if digital is None and adam is None:
+            continue
+        rows.append(
+            (
+                each.optimizer.name,
                 "" if digital is None else spread(each.speedup(digital)),
                 "" if digital is None else spread(digital.for_free().speedup(digital)),
                 "" if adam is None else spread(each.speedup(adam)),
+                "" if adam is None else spread(each.for_free().speedup(adam)),
             )
         )
+    head = ("speedup a step", "over exact", "at most", "over Adam", "at most")
     return head, rows
 
 
 def target_table(forecast: Forecast) -> Table:
     """Training to the target; no rows where its steps are not known."""
-    head = (
-        "to the target",
-        "thousand steps",
-        "hours",
-        "kWh",
-        "speedup over Adam",
-        "its limit (Amdahl)",
-    )
-    rows = []
-    adam = forecast.find("adam")
+    adam, rows = forecast.find("adam"), []
     for each in forecast.predictions:
         if each.steps is None:
             continue
-        steps = Spread.of(*each.steps)
-        free = each.for_free()
         rows.append(
             (
-                str(each.optimizer),
-                spread(steps, 1e-3),
+                each.optimizer.name,
+                spread(Spread.of(*each.steps), 1e-3),
                 spread(each.seconds_to_target, 1 / HOUR),
                 spread(each.joules_to_target, 1 / KWH),
                 "" if adam is None else spread(each.speedup_to_target(adam)),
-                "" if adam is None else spread(free.speedup_to_target(adam)),
+                "" if adam is None else spread(each.for_free().speedup_to_target(adam)),
             )
         )
+    head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "at most")
     return head, rows
 
 
@@ -106,8 +103,8 @@ def parts_table(forecast: Forecast) -> Table:
     for each in forecast.predictions:
         times = [each.nominal.seconds.get(part) for part in used]
         told = ("" if time is None else number(1e3 * float(time)) for time in times)
-        rows.append((str(each.optimizer), *told, number(1e3 * float(each.nominal.total_seconds))))
-    return ("ms", *used, "all"), rows
+        rows.append((each.optimizer.name, *told, number(1e3 * float(each.nominal.total_seconds))))
+    return ("ms a step", *used, "all"), rows
 
 
 def swing_table(swings: Sequence[Swing], most: int = 12) -> Table:

@@ -188,7 +188,7 @@ def test_all_outputs_say_the_same(found):
     assert len(record["predictions"]) == len(OPTIMIZERS) == len(table) == len(parts)
     for each, told in zip(found.predictions, record["predictions"], strict=True):
         milliseconds = report.number(1e3 * told["seconds_per_step"]["nominal"])
-        title = str(each.optimizer)
+        title = each.optimizer.name
         assert table[title][1].startswith(milliseconds)
         assert parts[title][-1] == milliseconds
         if told["seconds_to_target"] is not None:

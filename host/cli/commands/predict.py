@@ -246,7 +246,8 @@ def _show(args: argparse.Namespace, predicted: Forecast) -> None:
         print(report.as_json(predicted), end="")
     else:
         print(report.explain(predicted), end="\n\n")
-    tables = [("", report.step_table(predicted)), ("", report.target_table(predicted))]
+    makers = (report.step_table, report.speedup_table, report.target_table)
+    tables = [("", make(predicted)) for make in makers]
     if args.parts:
         tables.append(("", report.parts_table(predicted)))
     pair = _pair(predicted)
@@ -267,15 +268,15 @@ def _show(args: argparse.Namespace, predicted: Forecast) -> None:
 
 
 def _pair(predicted: Forecast) -> tuple[Prediction, Prediction] | None:
-    """The quickest on a unit, and what it is held against."""
+    """Who gains most by a unit, and what it is held against."""
     from thermokron.host.predict.pays import rival
 
     on_unit = [p for p in predicted.predictions if p.optimizer.on_unit]
     others = [p for p in predicted.predictions if not p.optimizer.on_unit]
     if not on_unit or not others:
         return None
-    best = min(on_unit, key=lambda p: float(p.nominal.total_seconds))
-    return best, rival(best, others)
+    pairs = [(each, rival(each, others)) for each in on_unit]
+    return max(pairs, key=lambda pair: pair[0].speedup(pair[1]).nominal)
 
 
 def _pays(args: argparse.Namespace, best: Prediction, other: Prediction) -> list[tuple[str, Table]]:
@@ -303,9 +304,12 @@ def _print(title: str, table: Table) -> None:
     head, rows = table
     if not rows:
         return
-    shown = RichTable(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False
+    )
     for place, name in enumerate(head):
-        shown.add_column(name, justify="right" if place else "left")
+        plain = name in ("limited by", "where", "source")
+        shown.add_column(name, justify="left" if plain or not place else "right")
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)
