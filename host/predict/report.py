@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from thermokron.host.predict.forecast import Forecast, Prediction, Spread
 from thermokron.host.predict.prediction import PARTS
+from thermokron.host.predict.predictions import Prediction, Predictions, Spread
 from thermokron.host.predict.quantity import Quantity, Values
-from thermokron.host.predict.sensitivity import Swing
-from thermokron.host.tables import number
+from thermokron.host.predict.sensitivity import BreakEven, Swing
+from thermokron.host.tables import markdown, number
 
 __all__ = [
     "as_dict",
     "as_json",
     "assumptions",
+    "break_even_table",
     "explain",
+    "in_words",
     "parts_table",
     "speedup_table",
     "step_table",
@@ -31,15 +33,17 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 HOUR, KWH = 3600.0, 3.6e6
 
 
-def spread(value: Spread | None, scale: float = 1.0) -> str:
+def spread(value: Spread | None, scale: float = 1.0, *, brief: bool = False) -> str:
     """Nominal, and in brackets between what nine of ten draws lie; "" of what is not known."""
     if value is None:
         return ""
+    if brief:
+        return number(value.nominal * scale)
     nominal, low, high = (number(each * scale) for each in (value.nominal, value.low, value.high))
     return nominal if low == high else f"{nominal} ({low}–{high})"
 
 
-def step_table(forecast: Forecast) -> Table:
+def step_table(forecast: Predictions) -> Table:
     """A step of every optimiser."""
     rows = []
     for each in forecast.predictions:
@@ -56,8 +60,11 @@ def step_table(forecast: Forecast) -> Table:
     return ("optimizer", "ms a step", "J a step", "limited by"), rows
 
 
-def speedup_table(forecast: Forecast) -> Table:
-    """Steps in the time of one of exact K-FAC's, or of Adam's, and what Amdahl allows."""
+def speedup_table(forecast: Predictions, *, brief: bool = False) -> Table:
+    """Steps in the time of one of exact K-FAC's, or of Adam's, and what Amdahl allows.
+
+    In brief, as of the others, limits have no brackets.
+    """
     adam, rows = forecast.find("adam"), []
     for each in forecast.predictions:
         digital = forecast.digital(each) if each.optimizer.on_unit else None
@@ -67,16 +74,16 @@ def speedup_table(forecast: Forecast) -> Table:
             (
                 each.optimizer.name,
                 "" if digital is None else spread(each.speedup(digital)),
-                "" if digital is None else spread(digital.for_free().speedup(digital)),
+                "" if digital is None else spread(digital.for_free().speedup(digital), brief=brief),
                 "" if adam is None else spread(each.speedup(adam)),
-                "" if adam is None else spread(each.for_free().speedup(adam)),
+                "" if adam is None else spread(each.for_free().speedup(adam), brief=brief),
             )
         )
     head = ("speedup a step", "over exact", "at most", "over Adam", "at most")
     return head, rows
 
 
-def target_table(forecast: Forecast) -> Table:
+def target_table(forecast: Predictions, *, brief: bool = False) -> Table:
     """Training to the target; no rows where its steps are not known."""
     adam, rows = forecast.find("adam"), []
     for each in forecast.predictions:
@@ -85,18 +92,20 @@ def target_table(forecast: Forecast) -> Table:
         rows.append(
             (
                 each.optimizer.name,
-                spread(Spread.of(*each.steps), 1e-3),
+                spread(Spread.of(*each.steps), 1e-3, brief=brief),
                 spread(each.seconds_to_target, 1 / HOUR),
-                spread(each.joules_to_target, 1 / KWH),
+                spread(each.joules_to_target, 1 / KWH, brief=brief),
                 "" if adam is None else spread(each.speedup_to_target(adam)),
-                "" if adam is None else spread(each.for_free().speedup_to_target(adam)),
+                ""
+                if adam is None
+                else spread(each.for_free().speedup_to_target(adam), brief=brief),
             )
         )
     head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "at most")
     return head, rows
 
 
-def parts_table(forecast: Forecast) -> Table:
+def parts_table(forecast: Predictions) -> Table:
     """Nominal milliseconds of every part."""
     used = [part for part in PARTS if any(part in p.seconds for p in forecast.predictions)]
     rows = []
@@ -107,18 +116,28 @@ def parts_table(forecast: Forecast) -> Table:
     return ("ms a step", *used, "all"), rows
 
 
-def swing_table(swings: Sequence[Swing], most: int = 12) -> Table:
-    """What a speedup hangs on."""
-    head = ("what moves", "from", "to", "unit", "speedup at low", "speedup at high", "source")
+def swing_table(swings: Sequence[Swing], *, brief: bool = False, most: int = 12) -> Table:
+    """What a speedup hangs on; in brief without sources."""
     rows = []
     for swing in swings[:most]:
         q = swing.quantity
-        ends = (number(q.low), number(q.high), q.unit)
-        rows.append((q.name, *ends, number(swing.at_low), number(swing.at_high), q.source))
-    return head, rows
+        name = q.name if q.unit == "1" else f"{q.name}, {q.unit}"
+        ends = (number(q.low), number(q.high), number(swing.at_low), number(swing.at_high))
+        rows.append((name, *ends, *([] if brief else [q.source])))
+    head = ("what moves", "from", "to", "speedup there", "and there", "source")
+    return head[: 5 if brief else 6], rows
 
 
-def assumptions(forecast: Forecast) -> Table:
+def break_even_table(found: Sequence[BreakEven]) -> Table:
+    """Where one is the shorter."""
+    rows = [
+        (each.name if each.unit == "1" else f"{each.name}, {each.unit}", each.told())
+        for each in found
+    ]
+    return ("what moves", "where"), rows
+
+
+def assumptions(forecast: Predictions) -> Table:
     """Every number that the predictions used, with its range and source."""
     used: dict[str, Quantity] = {}
     for each in forecast.predictions:
@@ -136,7 +155,7 @@ def assumptions(forecast: Forecast) -> Table:
     return head, rows
 
 
-def explain(forecast: Forecast) -> str:
+def explain(forecast: Predictions) -> str:
     """Which optimiser is the quickest, what limits it, and what would have to be true."""
     question = forecast.question
     told = [
@@ -213,7 +232,14 @@ def _ends(predictions: Sequence[Prediction]) -> Iterable[Prediction]:
     return predictions if len(predictions) < 2 else (predictions[0], predictions[-1])
 
 
-def as_dict(forecast: Forecast) -> dict[str, Any]:
+def in_words(forecast: Predictions) -> str:
+    """The paragraph, and the tables in Markdown."""
+    tables = (step_table(forecast), speedup_table(forecast), target_table(forecast))
+    told = [markdown(*table).rstrip() for table in tables if table[1]]
+    return "\n\n".join([explain(forecast), *told])
+
+
+def as_dict(forecast: Predictions) -> dict[str, Any]:
     """All figures, units in the names; spreads as nominal, low and high."""
     question = forecast.question
     technology = forecast.technology
@@ -237,12 +263,12 @@ def as_dict(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _spec(forecast: Forecast) -> Any:
+def _spec(forecast: Predictions) -> Any:
     built = [p.question.built for p in forecast.predictions if p.question.built is not None]
     return json.loads(built[0].spec.to_json()) if built else None
 
 
-def _record(forecast: Forecast, each: Prediction) -> dict[str, Any]:
+def _record(forecast: Predictions, each: Prediction) -> dict[str, Any]:
     def plain(value: Spread | None) -> Any:
         return None if value is None else vars(value)
 
@@ -269,6 +295,6 @@ def _record(forecast: Forecast, each: Prediction) -> dict[str, Any]:
     }
 
 
-def as_json(forecast: Forecast) -> str:
+def as_json(forecast: Predictions) -> str:
     """`as_dict` as text."""
     return json.dumps(as_dict(forecast), indent=1, allow_nan=False) + "\n"

@@ -11,6 +11,7 @@ import numpy as np
 
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Quantity, Values
+from thermokron.host.tables import number
 
 __all__ = ["BreakEven", "Swing", "break_even", "speedup", "tornado"]
 
@@ -88,16 +89,16 @@ class BreakEven:
 
     def told(self) -> str:
         """In words: where `one` is the shorter."""
-        within = f"from {self.low:.3g} to {self.high:.3g}"
+        within = f"from {number(self.low)} to {number(self.high)}"
         if not self.crossings:
             return f"{'everywhere' if self.at_low else 'nowhere'} {within}"
         ranges, begin = [], "up to" if self.at_low else ""
         for value, pays in self.crossings:
             if pays:
-                begin = f"from {value:.3g}"
+                begin = f"from {number(value)}"
             else:
                 ranges.append(
-                    f"up to {value:.3g}" if begin == "up to" else f"{begin} to {value:.3g}"
+                    f"up to {number(value)}" if begin == "up to" else f"{begin} to {number(value)}"
                 )
                 begin = ""
         return " and ".join([*ranges, begin] if begin else ranges)

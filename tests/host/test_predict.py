@@ -321,10 +321,10 @@ def test_break_even_is_where_both_take_as_long():
 @pytest.mark.parametrize(
     ("ratio", "told"),
     [
-        (lambda x: x / 10, "from 10"),
-        (lambda x: 10 / x, "up to 10"),
-        (lambda x: 2.0, "everywhere from 1 to 100"),
-        (lambda x: 0.5, "nowhere from 1 to 100"),
+        (lambda x: x / 10, "from 10.0"),
+        (lambda x: 10 / x, "up to 10.0"),
+        (lambda x: 2.0, "everywhere from 1.00 to 100"),
+        (lambda x: 0.5, "nowhere from 1.00 to 100"),
         (lambda x: 1.1 - abs(math.log(x / 10)) / 10, "from 3.68 to 27.2"),
     ],
 )
