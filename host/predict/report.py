@@ -209,6 +209,12 @@ def explain(forecast: Predictions) -> str:
             f"{spread(best.seconds_to_target, 1 / HOUR)} hours and "
             f"{spread(best.joules_to_target, 1 / KWH)} kWh."
         )
+    published = None if forecast.target is None else forecast.target.measured
+    if published is not None:
+        told.append(
+            f"Published for a first-order step: {1e3 * published.low:.0f} to "
+            f"{1e3 * published.high:.0f} ms ({published.source})."
+        )
     told.append(
         f"In brackets is where nine of ten of {forecast.draws:,} draws from all ranges lie."
     )
