@@ -172,7 +172,7 @@ def networks(folder: Path) -> list[str]:
         "a unit that solves, over exact every step",
         "eight units",
         "eight, over exact every 10",
-        "one pays, tau in s",
+        "one pays, tau",
     )
     return [markdown(head, rows)]
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from thermokron.host.predict.prediction import PARTS
 from thermokron.host.predict.predictions import Predictions
 from thermokron.host.predict.sensitivity import BreakEven, Swing
+from thermokron.host.predict.units import with_unit
 from thermokron.host.tables import number
 from thermokron.host.train.plots import save_figure
 
@@ -91,13 +92,12 @@ def plot_tornado(swings: Sequence[Swing], nominal: float, title: str, path: Path
         low, high = sorted((swing.at_low, swing.at_high))
         axes.barh(place, high - low, left=low, color="#2f7fa8", height=0.65)
         q = swing.quantity
-        ends = (number(q.low, 2), number(q.high, 2))
+        ends = (with_unit(q.unit, q.low), with_unit(q.unit, q.high))
         if swing.at_low > swing.at_high:
             ends = ends[1], ends[0]
         for at, end, side in ((low, ends[0], "right"), (high, ends[1], "left")):
             axes.text(at, place, f" {end} ", ha=side, va="center", fontsize=9, color=INK)
-    quantities = [swing.quantity for swing in swings]
-    names = [q.name if q.unit == "1" else f"{q.name}, {q.unit}" for q in quantities]
+    names = [swing.quantity.name for swing in swings]
     axes.set_yticks(range(len(swings)), names)
     axes.invert_yaxis()
     axes.axvline(nominal, color=INK, lw=1)
@@ -124,7 +124,9 @@ def plot_break_even(found: Sequence[BreakEven], title: str, path: Path) -> Path:
         axes.axhline(1.0, color="#d1495b", lw=1, ls="--")
         for value, _ in each.crossings:
             axes.plot([value], [1.0], "o", color=INK)
-            axes.annotate(number(value, 2), (value, 1.0), (4, 6), textcoords="offset points")
+            axes.annotate(
+                with_unit(each.unit, value), (value, 1.0), (4, 6), textcoords="offset points"
+            )
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(each.name if each.unit == "1" else f"{each.name}, {each.unit}", color=INK)

@@ -11,6 +11,7 @@ from thermokron.host.predict.prediction import PARTS
 from thermokron.host.predict.predictions import Prediction, Predictions, Spread
 from thermokron.host.predict.quantity import Quantity, Values
 from thermokron.host.predict.sensitivity import BreakEven, Swing
+from thermokron.host.predict.units import scaled, with_unit
 from thermokron.host.tables import markdown, number
 
 __all__ = [
@@ -121,38 +122,42 @@ def swing_table(swings: Sequence[Swing], *, brief: bool = False, most: int = 12)
     rows = []
     for swing in swings[:most]:
         q = swing.quantity
-        name = q.name if q.unit == "1" else f"{q.name}, {q.unit}"
-        ends = (number(q.low), number(q.high), number(swing.at_low), number(swing.at_high))
-        rows.append((name, *ends, *([] if brief else [q.source])))
+        ends = (with_unit(q.unit, q.low), with_unit(q.unit, q.high))
+        gains = (number(swing.at_low), number(swing.at_high))
+        rows.append((q.name, *ends, *gains, *([] if brief else [q.source])))
     head = ("what moves", "from", "to", "speedup there", "and there", "source")
     return head[: 5 if brief else 6], rows
 
 
 def break_even_table(found: Sequence[BreakEven]) -> Table:
     """Where one is the shorter."""
-    rows = [
-        (each.name if each.unit == "1" else f"{each.name}, {each.unit}", each.told())
-        for each in found
-    ]
-    return ("what moves", "where"), rows
+    return ("what moves", "where"), [(each.name, each.told()) for each in found]
 
 
-def assumptions(forecast: Predictions) -> Table:
-    """Every number that the predictions used, with its range and source."""
+def quantities(forecast: Predictions) -> list[Quantity]:
+    """Every number that the predictions used."""
     used: dict[str, Quantity] = {}
     for each in forecast.predictions:
         values = Values()
         each.question.evaluate(values)
         used |= values.used
-    if forecast.target is not None:
-        for quantity in (forecast.target.steps, forecast.target.ratio):
-            used[quantity.name] = quantity
-    head = ("quantity", "low", "nominal", "high", "unit", "source")
-    rows = [
-        (q.name, number(q.low), number(q.nominal), number(q.high), q.unit, q.source)
-        for q in used.values()
-    ]
-    return head, rows
+    target = forecast.target
+    return [*used.values(), *([] if target is None else (target.steps, target.ratio))]
+
+
+def assumptions(forecast: Predictions, *, brief: bool = False) -> Table:
+    """The same, each with its range and source."""
+    rows: list[tuple[str, ...]] = []
+    for q in quantities(forecast):
+        if brief:
+            rows.append((q.name, with_unit(q.unit, q.nominal, q.low, q.high), q.source))
+            continue
+        factor, unit = scaled(q.unit, q.nominal)
+        numbers = (number(factor * value) for value in (q.low, q.nominal, q.high))
+        rows.append((q.name, *numbers, unit, q.source))
+    if brief:
+        return ("quantity", "nominal (range)", "source"), rows
+    return ("quantity", "low", "nominal", "high", "unit", "source"), rows
 
 
 def explain(forecast: Predictions) -> str:
@@ -262,10 +267,7 @@ def as_dict(forecast: Predictions) -> dict[str, Any]:
         "seed": forecast.seed,
         "target": None if forecast.target is None else forecast.target.what,
         "predictions": [_record(forecast, each) for each in forecast.predictions],
-        "assumptions": [
-            dict(zip(("name", "low", "nominal", "high", "unit", "source"), row, strict=True))
-            for row in assumptions(forecast)[1]
-        ],
+        "assumptions": [vars(quantity) for quantity in quantities(forecast)],
     }
 
 

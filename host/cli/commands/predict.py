@@ -285,7 +285,7 @@ def _tables(
             swings = report.swing_table(tornado(*questions), brief=brief)
             tables.append((f"{against}: what the speedup hangs on", swings))
     if args.assumptions or not brief:
-        tables.append(("Assumptions", report.assumptions(predicted)))
+        tables.append(("Assumptions", report.assumptions(predicted, brief=brief)))
     return tables
 
 
