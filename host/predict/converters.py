@@ -31,6 +31,8 @@ _AREA = (1.3461916439910742, 0.9932794744745022, 0.18071538424508238, 0.29912426
 #: Effective bits, the middles of three classes, and the survey's median and upper quartile in pJ;
 #: the latter of 10 bits is 19.2, but what the upper edge of 8 bits may be, that of 10 may.
 _BITS, _MEDIAN, _UPPER = (7.65, 10.0, 11.5), (5.89, 11.0, 48.0), (31.3, 31.3, 110.0)
+#: Bits from which on the regression holds.
+FEWEST = 4
 #: Whose figures the survey's are taken for.
 _NODE_NM = 28.0
 
@@ -41,7 +43,7 @@ def regression(bits: float, rate: float, node_nm: float) -> tuple[float, float]:
     Parameters
     ----------
     bits : float
-        Effective, 3 to 16.
+        Effective, 4 to 16.
     rate : float
         Samples per second, 1 to 1e10.
     node_nm : float
@@ -52,7 +54,7 @@ def regression(bits: float, rate: float, node_nm: float) -> tuple[float, float]:
     ValueError
         If an argument is out of range.
     """
-    check_real("bits", bits, 3.0, 16.0)
+    check_real("bits", bits, 4.0, 16.0)
     check_real("rate", rate, 1.0, 1e10)
     check_real("node_nm", node_nm, 3.0, 350.0)
     sndr = 20.0 * math.log10(2.0) * bits + 10.0 * math.log10(1.5)
@@ -67,7 +69,11 @@ def regression(bits: float, rate: float, node_nm: float) -> tuple[float, float]:
 
 
 def adc_energy(bits: int, rate: float, node_nm: float) -> Quantity:
-    """J per conversion. Of other nodes than 28 nm the survey is scaled as the regression is."""
+    """J per conversion; of fewer than 4 bits that of 4, where the regression ends.
+
+    Of other nodes than 28 nm, and at rates that cost energy, the survey is scaled as it is.
+    """
+    bits = max(bits, FEWEST)
     least, _ = regression(bits, rate, node_nm)
     slow, _ = regression(bits, 1e6, _NODE_NM)
     scale = least / slow
@@ -85,7 +91,7 @@ def adc_energy(bits: int, rate: float, node_nm: float) -> Quantity:
 
 def adc_area(bits: int, rate: float, node_nm: float) -> Quantity:
     """m² of one converter: the regression, and for all that is not of the best up to ten times."""
-    _, area = regression(bits, rate, node_nm)
+    _, area = regression(max(bits, FEWEST), rate, node_nm)
     return Quantity(
         "ADC area", 1e-12 * area, 3e-12 * area, 1e-11 * area, "m2", f"{REGRESSION}; x3, x10 assumed"
     )

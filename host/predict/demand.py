@@ -20,7 +20,16 @@ from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
-__all__ = ["PASSES", "Demand", "blocks", "eliminate", "invert", "result_words", "solve"]
+__all__ = [
+    "PASSES",
+    "Demand",
+    "blocks",
+    "eliminate",
+    "invert",
+    "of_runs",
+    "result_words",
+    "solve",
+]
 
 #: Relative bias that is left before covariances are read, as of `linalg`, and means that eliminate.
 SETTLING_BIAS = 1e-4
@@ -118,12 +127,26 @@ def eliminate(technology: Technology, rows: int, conditions: Conditions, values:
 def invert(
     technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
 ) -> Demand:
-    """Of M⁻¹ by a covariance, as `Programmed.inv` does it; without `samples` so many per row."""
-    if len(blocks(technology, rows)) > 1:
-        raise ValueError(
-            f"a factor of {rows:,} rows does not fit {technology.spec.cells:,} cells, and inverses "
-            "in blocks are not predicted; legal: method = 'solve', or more cells"
-        )
+    """Of M⁻¹ by covariances, as `inv` does it; without `samples` so many per row.
+
+    Of a factor larger than the array, every pivot's, and P⁻¹Q by means.
+    """
+    total = eliminate(technology, rows, conditions, values)
+    for size in blocks(technology, rows):
+        total = total + _covariance(technology, size, conditions, values, samples)
+    return total
+
+
+def blocks(technology: Technology, rows: int) -> list[int]:
+    """Sizes of the blocks through which a factor goes, as `linalg` divides it; one if it fits."""
+    count = -(-rows // technology.spec.cells)
+    edges = [i * rows // count for i in range(count + 1)]
+    return [stop - start for start, stop in itertools.pairwise(edges)]
+
+
+def _covariance(
+    technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
+) -> Demand:
     slowest = values(conditions.slowest)
     wanted = rows * values(conditions.samples_per_row) if samples is None else float(samples)
     spec = technology.spec
@@ -133,7 +156,7 @@ def invert(
     clocked = values(technology.tau) * values(technology.clock)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), shortest)
     settling = np.maximum(np.ceil(covariance_settling(1.0, SETTLING_BIAS) * slowest * clocked), 1.0)
-    return _runs(
+    return of_runs(
         technology,
         n,
         values,
@@ -144,13 +167,6 @@ def invert(
         spacing=spacing,
         second_moments=True,
     )
-
-
-def blocks(technology: Technology, rows: int) -> list[int]:
-    """Sizes of the blocks through which a factor goes, as `linalg` divides it; one if it fits."""
-    count = -(-rows // technology.spec.cells)
-    edges = [i * rows // count for i in range(count + 1)]
-    return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
 def _means(
@@ -173,7 +189,7 @@ def _means(
     settling = np.maximum(np.ceil(time * clocked * (1 - 1e-12)), 1.0)
     spacing = np.maximum(np.ceil(INTERVAL * slowest * clocked), spec.shortest_interval(False))
     first = -(-columns // spec.rhs_depth)
-    return _runs(
+    return of_runs(
         technology,
         n,
         values,
@@ -186,7 +202,7 @@ def _means(
     )
 
 
-def _runs(
+def of_runs(
     technology: Technology,
     n: int,
     values: Values,
@@ -198,7 +214,13 @@ def _runs(
     spacing: Number,
     second_moments: bool,
 ) -> Demand:
-    """Of so many runs with one matrix on n cells; settling and spacing in clock cycles."""
+    """Of so many runs with one matrix on n cells, and so many bias vectors in all.
+
+    Parameters
+    ----------
+    settling, spacing : number
+        Clock cycles before the first sample, and between samples.
+    """
     spec, clock = technology.spec, values(technology.clock)
     couplings = n * (n + 1) // 2
     cycles = spec.cycles_of(

@@ -157,7 +157,9 @@ class Forecast:
         return next((p for p in self.predictions if p.optimizer.name == name), None)
 
     def digital(self, prediction: Prediction) -> Prediction | None:
-        """Exact K-FAC that renews its inverses as often as another, or None."""
+        """Exact K-FAC that renews its inverses as often as another K-FAC, or None."""
+        if not prediction.optimizer.kfac:
+            return None
         return self.find(f"kfac-exact@{prediction.optimizer.refresh}")
 
     @property

@@ -41,9 +41,17 @@ def solving_operations(block: Block, technology: Technology) -> tuple[Operation,
     return tuple(made)
 
 
-def inverted_operations(block: Block) -> tuple[Operation, ...]:
-    """Sampled moments of both factors made inverses."""
-    return tuple(_passes(SAMPLED_PASSES, rows * rows, block.blocks) for rows, _ in block.dense)
+def inverted_operations(block: Block, technology: Technology) -> tuple[Operation, ...]:
+    """Sampled moments of both factors made inverses, and put together where they went in blocks."""
+    made: list[Operation] = []
+    for rows, _ in block.dense:
+        made.append(_passes(SAMPLED_PASSES, rows * rows, block.blocks))
+        left = rows
+        for size in blocks(technology, rows)[:-1]:
+            left -= size
+            made.append(_product(size, left, left, block.blocks))
+            made.append(_product(size, left, size, block.blocks))
+    return tuple(made)
 
 
 def _passes(passes: int, numbers: int, count: int) -> Operation:

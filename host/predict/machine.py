@@ -71,7 +71,7 @@ class Machine:
     bandwidth : Quantity
         Of memory, byte/s.
     launch : Quantity
-        Seconds that every operation takes beside its work.
+        Seconds that it takes to begin an operation.
     idle_power : Quantity
         W, whatever it does.
     flop_energy, byte_energy : Quantity
@@ -85,6 +85,9 @@ class Machine:
         As `gemm`, of convolutions alone.
     double : Quantity, optional
         How much longer inverses take in float64.
+    asynchronous : bool
+        Whether operations are begun while those before them run, as on a GPU: one takes as long as
+        its launch or its work, whichever is longer, and else both.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Machine:
     cached: Curve | None = None
     convolution: Curve | None = None
     double: Quantity = DOUBLE
+    asynchronous: bool = False
 
     def product_seconds(
         self, m: int, k: int, n: int, values: Values, blocks: int = 1, name: str = ""
@@ -115,7 +119,7 @@ class Machine:
         work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name)
         moved = 4.0 * blocks * (m * k + k * n + m * n)
         slower = np.maximum(work / values(self.gemm_trust), moved / self._bandwidth(moved, values))
-        return values(self.launch) + slower
+        return self._launched(slower, values)
 
     def inverse_seconds(
         self, n: int, values: Values, blocks: int = 1, *, double: bool = False
@@ -130,8 +134,8 @@ class Machine:
 
     def memory_seconds(self, moved: float, values: Values, launches: int = 1) -> Number:
         """Of operations that move so many bytes together."""
-        seconds = moved / self._bandwidth(moved / launches, values) if moved else 0.0
-        return launches * values(self.launch) + seconds
+        one = moved / launches
+        return launches * self._launched(one / self._bandwidth(one, values), values)
 
     def seconds(self, operations: Iterable[Operation], values: Values) -> Number:
         """Of operations one after the other."""
@@ -163,5 +167,9 @@ class Machine:
         thin = 1.0 if self.thin is None or is_convolution else self.thin(min(m, k, n))
         return rates(effective_size(m, k, n)) * thin
 
+    def _launched(self, work: Number, values: Values) -> Number:
+        launch = values(self.launch)
+        return np.maximum(launch, work) if self.asynchronous else launch + work
+
     def _bandwidth(self, moved: float, values: Values) -> Number:
-        return values(self.bandwidth) * (1.0 if self.cached is None else self.cached(moved))
+        return values(self.bandwidth) * (self.cached(moved) if self.cached and moved else 1.0)

@@ -101,7 +101,7 @@ class Question:
     Raises
     ------
     ValueError
-        If there is no technology where one is needed, or a factor does not fit it.
+        If there is no technology where one is needed.
     """
 
     workload: Workload
@@ -132,7 +132,7 @@ class Question:
         if built is not None:
             made["program"] = _of_each(load.blocks, programming_operations, built)
             if how.kind == "kfac-inverse":
-                made["program"] += _of_each(load.blocks, inverted_operations)
+                made["program"] += _of_each(load.blocks, inverted_operations, built)
         if how.kind == "kfac-solve":
             assert built is not None
             made["apply"] = _of_each(load.blocks, solving_operations, built)

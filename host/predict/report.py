@@ -153,8 +153,8 @@ def explain(forecast: Forecast) -> str:
     first = [p for p in forecast.predictions if not p.optimizer.kfac]
     digital = [p for p in forecast.predictions if p.optimizer.kind == "kfac-exact"]
     if first:
-        quickest = min(first, key=_seconds)
-        told.append(f"{quickest.optimizer} takes {_ms(quickest)} a step.")
+        last = first[-1]
+        told.append(f"{last.optimizer} takes {_ms(last)} a step.")
     for each in _ends(digital):
         told.append(
             f"{each.optimizer} takes {_ms(each)}, most of it for {each.nominal.limit}; inverting "
@@ -249,7 +249,7 @@ def _record(forecast: Forecast, each: Prediction) -> dict[str, Any]:
     def plain(value: Spread | None) -> Any:
         return None if value is None else vars(value)
 
-    digital = forecast.digital(each) if each.optimizer.kfac else None
+    digital = forecast.digital(each)
     adam = forecast.find("adam")
     return {
         "optimizer": each.optimizer.name,

@@ -12,7 +12,7 @@ import numpy as np
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Quantity, Values
 
-__all__ = ["BreakEven", "Swing", "break_even", "tornado"]
+__all__ = ["BreakEven", "Swing", "break_even", "speedup", "tornado"]
 
 #: Points of a scan for break-even, before what lies between is halved.
 POINTS, HALVINGS = 41, 40
@@ -42,19 +42,20 @@ class Swing:
 def tornado(one: Question, other: Question) -> list[Swing]:
     """What the speedup of `one` over `other`, per step, hangs on; the most first."""
     nominal = Values()
-    _ratio(one, other, nominal)
+    speedup(one, other, nominal)
     swings = [
         Swing(
             each,
-            _ratio(one, other, Values(fixed={each.name: each.low})),
-            _ratio(one, other, Values(fixed={each.name: each.high})),
+            speedup(one, other, Values(fixed={each.name: each.low})),
+            speedup(one, other, Values(fixed={each.name: each.high})),
         )
         for each in nominal.uncertain()
     ]
     return sorted(swings, key=lambda swing: -swing.width)
 
 
-def _ratio(one: Question, other: Question, values: Values) -> float:
+def speedup(one: Question, other: Question, values: Values) -> float:
+    """How many steps of `one` fit into one of `other`, with quantities worth what `values` says."""
     times = [float(each.evaluate(values).total_seconds) for each in (other, one)]
     return times[0] / times[1]
 
@@ -85,10 +86,11 @@ class BreakEven:
     at_low: bool
     points: tuple[tuple[float, float], ...]
 
-    def __str__(self) -> str:
-        told = f"{self.name} from {self.low:.3g} to {self.high:.3g} {self.unit}".replace(" 1", "")
+    def told(self) -> str:
+        """In words: where `one` is the shorter."""
+        within = f"from {self.low:.3g} to {self.high:.3g}"
         if not self.crossings:
-            return f"{told}: {'always' if self.at_low else 'nowhere'}"
+            return f"{'everywhere' if self.at_low else 'nowhere'} {within}"
         ranges, begin = [], "up to" if self.at_low else ""
         for value, pays in self.crossings:
             if pays:
@@ -98,15 +100,13 @@ class BreakEven:
                     f"up to {value:.3g}" if begin == "up to" else f"{begin} to {value:.3g}"
                 )
                 begin = ""
-        if begin:
-            ranges.append(begin)
-        return f"{told}: {' and '.join(ranges)}"
+        return " and ".join([*ranges, begin] if begin else ranges)
 
 
 def break_even(
     name: str,
     unit: str,
-    speedup: Callable[[float], float],
+    ratio: Callable[[float], float],
     low: float,
     high: float,
     *,
@@ -118,8 +118,8 @@ def break_even(
     ----------
     name, unit : str
         Of what is moved.
-    speedup : callable
-        At a value.
+    ratio : callable
+        The speedup at a value.
     low, high : float
         Above 0.
     integers : bool
@@ -135,7 +135,7 @@ def break_even(
     values: Sequence[float] = np.geomspace(low, high, POINTS).tolist()
     if integers:
         values = sorted({float(round(value)) for value in values})
-    points = [(value, speedup(value)) for value in values]
+    points = [(value, ratio(value)) for value in values]
     crossings = []
     for (left, before), (right, after) in itertools.pairwise(points):
         if (before > 1.0) == (after > 1.0):
@@ -147,7 +147,7 @@ def break_even(
             middle = float(round(middle)) if integers else middle
             if middle in (left, right):
                 break
-            if (speedup(middle) > 1.0) == (before > 1.0):
+            if (ratio(middle) > 1.0) == (before > 1.0):
                 left = middle
             else:
                 right = middle

@@ -11,7 +11,7 @@ from thermokron.host.predict.quantity import ASSUMED, Quantity, exactly
 from thermokron.host.predict.technology import Technology
 from thermokron.model import UnitSpec
 
-__all__ = ["TECHNOLOGIES", "built_at_28nm", "technology"]
+__all__ = ["TECHNOLOGIES", "as_built", "built_at_28nm", "technology"]
 
 UM2, MM2, PJ, NS, US = 1e-12, 1e-6, 1e-12, 1e-9, 1e-6
 TNGD = "arXiv 2405.13817, appendix C"
@@ -156,10 +156,16 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def as_built(spec: UnitSpec, **changes: object) -> Technology:
+    """The same with the control plane as it is: every run loads all couplings of the array, a code
+    a cycle, and codes pass the port in words of 32 bits."""
+    return built_at_28nm(spec, **{"fitted": False, "ports": 1, "word_bits": 32, **changes})
+
+
 def _cmos28() -> Technology:
     return built_at_28nm(
         UnitSpec(
-            cells=64,
+            cells=4096,
             coupling_bits=8,
             bias_bits=8,
             adc_bits=8,
@@ -177,7 +183,7 @@ def _cmos28() -> Technology:
 def _tngd() -> Technology:
     """What TNGD says: 16 bits, 50 Gb/s for all that is programmed and read, RC of 1 us."""
     spec = UnitSpec(
-        cells=64,
+        cells=4096,
         coupling_bits=16,
         bias_bits=16,
         adc_bits=16,
@@ -205,7 +211,7 @@ def _tngd() -> Technology:
 def _board() -> Technology:
     """Parts: AD7606 for eight cells each, multiplying DACs as couplings, amplifiers, Ethernet."""
     spec = UnitSpec(
-        cells=64,
+        cells=4096,
         coupling_bits=12,
         bias_bits=12,
         adc_bits=16,

@@ -34,7 +34,8 @@ class Technology:
         By which it is asked for, and what it stands for.
     spec : UnitSpec
         Bits, lanes, clock and nominal τ. Its `cells` are those of the unit that is built, or, with
-        `fitted`, a default: the array is made as large as the largest factor.
+        `fitted`, the most: the array is as large as the largest factor, if that is smaller. Larger
+        ones go through blocks.
     tau, clock : Quantity
         s and Hz; nominal what `spec` says.
     adc : Converters
@@ -58,8 +59,6 @@ class Technology:
     fitted : bool
         Whether the array is as large as the factor on it, in time: smaller factors load only the
         couplings and biases that they have. Without, as in the control plane today, all are.
-    board : bool
-        Whether it is one: cells are of parts, and there is no area on a chip.
     """
 
     name: str
@@ -102,22 +101,10 @@ class Technology:
     # ---- sizes --------------------------------------------------------------------------------
 
     def holding(self, rows: int) -> Technology:
-        """The same with an array for factors of so many rows.
-
-        Raises
-        ------
-        ValueError
-            If the array is smaller, and not `fitted`, or larger than any.
-        """
+        """The same with an array for factors of up to so many rows, if it is `fitted`."""
         if not self.fitted:
-            if rows > self.spec.cells:
-                raise ValueError(
-                    f"a factor has {rows:,} rows, and technology {self.name!r} {self.spec.cells:,} "
-                    "cells; prediction does not divide factors into blocks: give cells >= "
-                    f"{rows:,}, or fitted = True"
-                )
             return self
-        return replace(self, spec=sized(self.spec, max(rows, 2)))
+        return replace(self, spec=sized(self.spec, min(max(rows, 2), self.spec.cells)))
 
     def with_units(self, units: int) -> Technology:
         """The same, so many side by side."""

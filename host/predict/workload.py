@@ -149,6 +149,10 @@ class Workload:
         Where shapes and batch come from.
     element_bytes : int
         Bytes of a number.
+    uncovered : tuple of str
+        Parameters that keep their plain gradients, and why.
+    diagonal : int
+        Outputs of layers with diagonal curvature, such as norms, in all examples.
     """
 
     name: str
@@ -158,6 +162,8 @@ class Workload:
     blocks: tuple[Block, ...]
     source: str
     element_bytes: int = 4
+    uncovered: tuple[str, ...] = ()
+    diagonal: int = 0
 
     def __post_init__(self) -> None:
         if self.batch < 1:
