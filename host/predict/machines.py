@@ -196,7 +196,9 @@ def machine(name: str) -> Machine:
 def _card(name: str) -> Machine:
     card = CARDS[name]
 
-    def quantity(what: str, figures: tuple[float, float, float], unit: str, source: str) -> Quantity:
+    def quantity(
+        what: str, figures: tuple[float, float, float], unit: str, source: str
+    ) -> Quantity:
         return Quantity(f"{card.label} {what}", *figures, unit, source)
 
     fastest = max(card.gemm.values())

@@ -73,9 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _operations(
-    packet: Any, phase: str, args: Any, kwargs: Any, out: Any
-) -> Iterator[Operation]:
+def _operations(packet: Any, phase: str, args: Any, kwargs: Any, out: Any) -> Iterator[Operation]:
     name = str(packet)
     if packet in PRODUCTS:
         for m, k, n, blocks, moved in PRODUCTS[packet](*args, **kwargs, out=out):
