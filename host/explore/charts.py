@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from thermokron.host.explore.numbers import si
 from thermokron.host.explore.results import OBJECTIVES, Evaluated, Found
 
-__all__ = ["LEGEND", "anchor", "legend", "scatter", "si"]
+__all__ = ["LEGEND", "anchor", "legend", "scatter"]
 
 WIDTH, HEIGHT = 560, 400
 LEFT, RIGHT, TOP, BOTTOM = 88, 16, 14, 52
-_PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 #: Class of a mark, and what it is.
 LEGEND = {
     "front": "on the front",
@@ -20,28 +20,6 @@ LEGEND = {
     "beyond": "loss beyond what is allowed",
     "default": "what is to be beaten",
 }
-
-
-def si(value: float, unit: str, digits: int = 3) -> str:
-    """A number with a prefix of its unit, "3.14 µs"; areas in mm² or µm²."""
-    if not math.isfinite(value):
-        return "–"
-    if unit == "m²":
-        scale, unit = (1e6, "mm²") if value >= 1e-8 else (1e12, "µm²")
-        return f"{_digits(value * scale, digits)} {unit}"
-    if value == 0.0:
-        return f"0 {unit}"
-    power = min(max(3 * math.floor(math.log10(abs(value)) / 3), -15), 9)
-    if round(abs(value) / 10.0**power, digits - 3) >= 1000.0 and power < 9:
-        power += 3
-    return f"{_digits(value / 10.0**power, digits)} {_PREFIXES[power]}{unit}"
-
-
-def _digits(value: float, digits: int) -> str:
-    if value == 0.0:
-        return "0"
-    places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{places}f}"
 
 
 def anchor(one: Evaluated) -> str:

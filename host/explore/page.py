@@ -10,7 +10,8 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from thermokron.host.explore.charts import anchor, legend, scatter, si
+from thermokron.host.explore.charts import anchor, legend, scatter
+from thermokron.host.explore.numbers import si
 from thermokron.host.explore.results import DRAWS, OBJECTIVES, PERCENTILES, Evaluated, Found
 from thermokron.host.studies.runs import Store
 from thermokron.model.files import write_whole

@@ -10,6 +10,7 @@ from typing import Any
 
 from thermokron.host.explore.axes import AXES, Axis, axis
 from thermokron.host.explore.candidate import Candidate
+from thermokron.host.explore.numbers import si
 from thermokron.host.studies.plan_files import PlanFiles
 from thermokron.host.studies.runs import Run, make_config
 from thermokron.host.studies.settings import about, check_number_of_runs, own_tasks, take
@@ -165,10 +166,11 @@ class Plan:
     def baselines(self) -> dict[str, Candidate]:
         """What the search has to beat, by name: the default unit, and the same at this clock."""
         default = UnitSpec()
+        clocked = replace(default, **self.unit)
         return {
             "the default unit": Candidate(default, word_bits=self.word_bits),
-            "the default unit at this clock": Candidate(
-                replace(default, **self.unit), word_bits=self.word_bits
+            f"the default at {si(self.clock_hz, 'Hz', 2)}": Candidate(
+                clocked, word_bits=self.word_bits
             ),
         }
 

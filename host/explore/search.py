@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,9 +83,11 @@ class _Search:
         first = [plan.run(n, c, seed) for n, c in baselines.items() for seed in plan.seeds]
         self._train("what is to be beaten", [*references, *first], 0, len(references + first))
         exact = median(self.store[run].final_loss for run in references)
-        if not 0.0 < exact < math.inf:
+        before = median(self.store[run].train_loss[0] for run in references)
+        if not 0.0 < exact < before:
             raise ValueError(
-                f"exact K-FAC has a loss of {exact} with these settings; lower lr, or raise damping"
+                f"exact K-FAC begins with a loss of {before:.3g} and ends with {exact:.3g}; lower "
+                "lr, or raise damping"
             )
         proposals = Proposals(plan, log)
         trials: list[Evaluated] = []

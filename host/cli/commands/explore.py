@@ -119,15 +119,16 @@ def _tell(found: Found, console: object) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from thermokron.host.explore.charts import si
+    from thermokron.host.explore.numbers import si
 
     assert isinstance(console, Console)
     allowed = f"{1 + found.plan.within:.4g} times exact K-FAC's {found.exact:.4g}"
     if not found.front:
         console.print(f"no candidate ends with a loss of at most {allowed}", soft_wrap=True)
         return
-    heads = ("", "time", "energy", "area", "loss", "cells", "bits", "τ", "ports", "units")
-    table = Table(*heads, box=None, pad_edge=False)
+    heads = ("", "time", "energy", "mm²", "loss", "cells", "bits", "τ", "ports", "units")
+    table = Table(*heads, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
     titles = {id(one): name for name, one in reversed(found.chosen.items())}
     for one in [*found.front, *found.baselines]:
         time, energy, area = one.objectives
@@ -135,7 +136,7 @@ def _tell(found: Found, console: object) -> None:
         name = f"{one.name} {titles[id(one)]}" if id(one) in titles else one.name
         table.add_row(
             name.removeprefix("the "),
-            *(si(time, "s"), si(energy, "J"), si(area, "m²"), f"{one.ratio:.3g}"),
+            *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}", f"{one.ratio:.3g}"),
             f"{spec.cells}",
             f"{spec.coupling_bits}/{spec.bias_bits}/{spec.adc_bits}",
             *(si(spec.tau_s, "s"), f"{use.ports}", f"{use.units}"),
