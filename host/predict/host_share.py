@@ -12,10 +12,9 @@ from thermokron.host.predict.workload import Block, Operation
 
 __all__ = ["inverted_operations", "programming_operations", "solving_operations"]
 
-#: Passes over a matrix, over columns, and kernels that make them.
-MATRIX_PASSES, COLUMN_PASSES, KERNELS = 12, 12, 20
-#: Passes over what was sampled: moments to an inverse, unscaled.
-SAMPLED_PASSES = 8
+#: Passes over a matrix, over columns, and over what was sampled: moments to an inverse, unscaled.
+#: Each is a kernel.
+MATRIX_PASSES, COLUMN_PASSES, SAMPLED_PASSES = 12, 12, 8
 
 
 def programming_operations(block: Block, technology: Technology) -> tuple[Operation, ...]:
@@ -55,8 +54,7 @@ def inverted_operations(block: Block, technology: Technology) -> tuple[Operation
 
 
 def _passes(passes: int, numbers: int, count: int) -> Operation:
-    moved = 4 * passes * numbers // KERNELS
-    return Operation("memory", "program", bytes=moved, count=KERNELS * count)
+    return Operation("memory", "program", bytes=4 * numbers, count=passes * count)
 
 
 def _product(m: int, k: int, n: int, count: int) -> Operation:

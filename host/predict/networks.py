@@ -273,8 +273,8 @@ def _graph(batch: int) -> Step:
 
 #: By name, what makes a network for a batch, and the usual batch.
 NETWORKS: dict[str, tuple[Callable[[int], Step], int]] = {
-    "vit-s16": (_vit_s16, 1024),
-    "ogbg-gnn": (_ogbg_gnn, 512),
+    "vit-s16": (_vit_s16, 128),
+    "ogbg-gnn": (_ogbg_gnn, 64),
     "bert-base": (_bert_base, 32),
     "gpt2-small": (_gpt2_small, 8),
     "resnet-50": (_resnet_50, 32),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from thermokron.host.predict.forecast import Prediction
 from thermokron.host.predict.prediction import Question
+from thermokron.host.predict.predictions import Prediction
 from thermokron.host.predict.quantity import Quantity, Values
 from thermokron.host.predict.sensitivity import BreakEven, break_even, speedup
 from thermokron.host.predict.workload import Block, Operation, Workload

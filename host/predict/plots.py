@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from thermokron.host.predict.forecast import Forecast
 from thermokron.host.predict.prediction import PARTS
+from thermokron.host.predict.predictions import Predictions
 from thermokron.host.predict.sensitivity import BreakEven, Swing
+from thermokron.host.predict.units import with_unit
 from thermokron.host.tables import number
 from thermokron.host.train.plots import save_figure
 
@@ -36,11 +37,10 @@ DPI = 110
 ABOUT = "thermokron predict"
 
 
-def plot_parts(forecast: Forecast, path: Path) -> Path:
+def plot_parts(forecast: Predictions, path: Path) -> Path:
     """Bars of every optimiser's step, by part, and the ranges of the whole."""
     count = len(forecast.predictions)
     figure, axes = _figure(11.0, 1.6 + 0.42 * count)
-    longest = max(p.nominal.total_seconds for p in forecast.predictions)
     names = [str(each.optimizer) for each in forecast.predictions]
     for part in PARTS:
         widths = [1e3 * float(p.nominal.seconds.get(part, 0.0)) for p in forecast.predictions]
@@ -61,24 +61,20 @@ def plot_parts(forecast: Forecast, path: Path) -> Path:
         )
     axes.set_yticks(range(count), names)
     axes.invert_yaxis()
-    shown = sorted(float(p.nominal.total_seconds) for p in forecast.predictions)
-    if float(longest) > 20 * shown[len(shown) // 2]:  # else most would be a hair
-        axes.set_xlim(0.0, 1e3 * 6 * shown[len(shown) // 2])
-        for place, each in enumerate(forecast.predictions):
-            total = 1e3 * float(each.nominal.total_seconds)
-            if total > axes.get_xlim()[1]:
-                axes.text(
-                    axes.get_xlim()[1],
-                    place,
-                    f" {number(total)} ms",
-                    va="center",
-                    color=INK,
-                    fontsize=9,
-                    clip_on=False,
-                )
+    totals = sorted(1e3 * float(p.nominal.total_seconds) for p in forecast.predictions)
+    end = min(1.5 * totals[-1], 6.0 * totals[len(totals) // 2])  # else most would be a hair
+    axes.set_xlim(0.0, end)
+    for place, each in enumerate(forecast.predictions):
+        total = 1e3 * float(each.nominal.total_seconds)
+        if total > end:
+            told = f" {number(total)} ms"
+            axes.text(end, place, told, va="center", color=INK, fontsize=9, clip_on=False)
     axes.set_xlabel("ms a step, nominal; lines: nine of ten draws", color=INK)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.4, -0.18 - 0.6 / count), ncols=6, frameon=False
+        loc="upper center",
+        bbox_to_anchor=(0.4, -0.7 / (1.0 + 0.42 * count)),
+        ncols=6,
+        frameon=False,
     )
     question = forecast.question
     technology = "" if forecast.technology is None else f", units: {forecast.technology.name}"
@@ -96,19 +92,22 @@ def plot_tornado(swings: Sequence[Swing], nominal: float, title: str, path: Path
         low, high = sorted((swing.at_low, swing.at_high))
         axes.barh(place, high - low, left=low, color="#2f7fa8", height=0.65)
         q = swing.quantity
-        ends = (number(q.low, 2), number(q.high, 2))
+        ends = (with_unit(q.unit, q.low), with_unit(q.unit, q.high))
         if swing.at_low > swing.at_high:
             ends = ends[1], ends[0]
         for at, end, side in ((low, ends[0], "right"), (high, ends[1], "left")):
             axes.text(at, place, f" {end} ", ha=side, va="center", fontsize=9, color=INK)
-    axes.set_yticks(range(len(swings)), [f"{s.quantity.name}, {s.quantity.unit}" for s in swings])
+    names = [swing.quantity.name for swing in swings]
+    axes.set_yticks(range(len(swings)), names)
     axes.invert_yaxis()
     axes.axvline(nominal, color=INK, lw=1)
     axes.axvline(1.0, color="#d1495b", lw=1, ls="--")
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    _plain_logarithm(axes.xaxis)
-    axes.set_xlabel("speedup a step; dashed: 1", color=INK)
+    reached = [nominal, 1.0]
+    for swing in swings:
+        reached += [swing.at_low, swing.at_high]
+    room = 0.15 * (max(reached) - min(reached)) or 0.01
+    axes.set_xlim(min(reached) - room, max(reached) + room)
+    axes.set_xlabel("speedup a step; dashed: 1, line: nominal", color=INK)
     axes.set_title(title, loc="left", color=INK)
     return save_figure(figure, path, dpi=DPI, about=ABOUT)
 
@@ -125,7 +124,9 @@ def plot_break_even(found: Sequence[BreakEven], title: str, path: Path) -> Path:
         axes.axhline(1.0, color="#d1495b", lw=1, ls="--")
         for value, _ in each.crossings:
             axes.plot([value], [1.0], "o", color=INK)
-            axes.annotate(number(value, 2), (value, 1.0), (4, 6), textcoords="offset points")
+            axes.annotate(
+                with_unit(each.unit, value), (value, 1.0), (4, 6), textcoords="offset points"
+            )
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(each.name if each.unit == "1" else f"{each.name}, {each.unit}", color=INK)
@@ -137,7 +138,11 @@ def plot_break_even(found: Sequence[BreakEven], title: str, path: Path) -> Path:
 
 def _plain_logarithm(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    low, high = axis.get_view_interval()
+    if high < 20.0 * low:  # else minor ticks would crowd
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

@@ -27,6 +27,7 @@ from thermokron.host.predict.workload import (
     Block,
     Operation,
     Workload,
+    counted,
     total_bytes,
     total_flops,
 )
@@ -121,26 +122,27 @@ class Question:
         built = self.technology.holding(self.workload.largest)
         object.__setattr__(self, "built", built)
 
-    def operations(self) -> dict[str, list[Operation]]:
+    @cached_property
+    def operations(self) -> dict[str, tuple[Operation, ...]]:
         """What digital computers do in a step by part; what comes every so many steps, once."""
         load, how, built = self.workload, self.optimizer, self.built
         made = {"forward and backward": list(load.operations)}
         if how.kfac:
             made["factors"] = list(digital.curvature_operations(load.blocks))
         if how.kind == "kfac-exact":
-            made["inversion"] = _of_each(load.blocks, digital.inversion_operations)
+            made["inversion"] = _of_each(load, digital.inversion_operations)
         if built is not None:
-            made["program"] = _of_each(load.blocks, programming_operations, built)
+            made["program"] = _of_each(load, programming_operations, built)
             if how.kind == "kfac-inverse":
-                made["program"] += _of_each(load.blocks, inverted_operations, built)
+                made["program"] += _of_each(load, inverted_operations, built)
         if how.kind == "kfac-solve":
             assert built is not None
-            made["apply"] = _of_each(load.blocks, solving_operations, built)
+            made["apply"] = _of_each(load, solving_operations, built)
         elif how.kfac:
-            made["apply"] = _of_each(load.blocks, digital.apply_operations)
+            made["apply"] = _of_each(load, digital.apply_operations)
         first_order = "adam" if how.kind == "adam" else "sgd"
         made["update"] = list(digital.update_operations(load, first_order))
-        return made
+        return {part: counted(each) for part, each in made.items()}
 
     def evaluate(self, values: Values) -> Costs:
         """The costs, with quantities worth what `values` says."""
@@ -150,7 +152,7 @@ class Question:
         often = dict.fromkeys(("inversion", "program"), how.refresh)
         often["factors"] = how.factor_interval
         waiting = self.devices * values(machine.idle_power)
-        for part, made in self.operations().items():
+        for part, made in self.operations.items():
             every = often.get(part, 1)
             shared = part in SHARED
             seconds[part] = machine.seconds(made, values) / every / (self.devices if shared else 1)
@@ -161,7 +163,7 @@ class Question:
         if self.built is not None:
             demand = self.demand(values)
             every_unit = self.built.with_units(self.built.units * self.devices)
-            share = self._share(every_unit.units)
+            share = self._share
             seconds |= unit_seconds(every_unit, demand, values, share=share)
             for part, spent in unit_joules(every_unit, demand, values, share=share).items():
                 joules[part] = spent + waiting * seconds[part]  # for the machines wait
@@ -172,7 +174,8 @@ class Question:
 
     def demand(self, values: Values) -> Demand:
         """What a step asks of the units of all devices together."""
-        return sum((self._demand(block, values) for block in self.workload.blocks), Demand())
+        each = (self._demand(block, values).times(count) for block, count in self.workload.kinds)
+        return sum(each, Demand())
 
     def _demand(self, block: Block, values: Values) -> Demand:
         built, how, often = self.built, self.optimizer, 1.0 / self.optimizer.refresh
@@ -196,21 +199,34 @@ class Question:
             total = total + made.times(block.blocks)
         return total
 
-    def _share(self, units: int) -> float:
-        """The time that units side by side take, over that of one, at nominal values.
+    @cached_property
+    def _share(self) -> float:
+        """The time that the units of all devices take, over that of one, at nominal values.
 
         Each takes the next layer when it is free, as `KFAC` on a pool does.
         """
+        assert self.built is not None
+        units = self.built.units * self.devices
         if units == 1:
             return 1.0
-        times: list[float] = []
-        for block in self.workload.blocks:
-            demand = self._demand(replace(block, blocks=1), Values())
-            times += [float(demand.seconds)] * block.blocks
-        return makespan(units, times) / sum(times)
+        times = {
+            block: float(self._demand(replace(block, blocks=1), Values()).seconds)
+            for block, _ in self.workload.kinds
+        }
+        each = [
+            times[replace(block, name="", shared="")]
+            for block in self.workload.blocks
+            for _ in range(block.blocks)
+        ]
+        return makespan(units, each) / sum(each)
 
 
 def _of_each(
-    blocks: Iterable[Block], make: Callable[..., Iterable[Operation]], *more: Any
+    workload: Workload, make: Callable[..., Iterable[Operation]], *more: Any
 ) -> list[Operation]:
-    return [each for block in blocks for each in make(block, *more)]
+    """Of all blocks."""
+    return [
+        replace(each, count=each.count * count)
+        for block, count in workload.kinds
+        for each in make(block, *more)
+    ]

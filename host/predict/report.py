@@ -7,18 +7,22 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from thermokron.host.predict.forecast import Forecast, Prediction, Spread
 from thermokron.host.predict.prediction import PARTS
+from thermokron.host.predict.predictions import Prediction, Predictions, Spread
 from thermokron.host.predict.quantity import Quantity, Values
-from thermokron.host.predict.sensitivity import Swing
-from thermokron.host.tables import number
+from thermokron.host.predict.sensitivity import BreakEven, Swing
+from thermokron.host.predict.units import scaled, with_unit
+from thermokron.host.tables import markdown, number
 
 __all__ = [
     "as_dict",
     "as_json",
     "assumptions",
+    "break_even_table",
     "explain",
+    "in_words",
     "parts_table",
+    "speedup_table",
     "step_table",
     "swing_table",
     "target_table",
@@ -30,116 +34,133 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 HOUR, KWH = 3600.0, 3.6e6
 
 
-def spread(value: Spread | None, scale: float = 1.0) -> str:
+def spread(value: Spread | None, scale: float = 1.0, *, brief: bool = False) -> str:
     """Nominal, and in brackets between what nine of ten draws lie; "" of what is not known."""
     if value is None:
         return ""
+    if brief:
+        return number(value.nominal * scale)
     nominal, low, high = (number(each * scale) for each in (value.nominal, value.low, value.high))
-    return nominal if low == high else f"{nominal} ({low} to {high})"
+    return nominal if low == high else f"{nominal} ({low}–{high})"
 
 
-def step_table(forecast: Forecast) -> Table:
+def step_table(forecast: Predictions) -> Table:
     """A step of every optimiser."""
-    head = (
-        "a step",
-        "ms",
-        "J",
-        "most of it",
-        "speedup over exact, as often renewed",
-        "its limit (Amdahl)",
-        "speedup over Adam",
-    )
     rows = []
-    adam = forecast.find("adam")
     for each in forecast.predictions:
-        digital = forecast.digital(each) if each.optimizer.on_unit else None
         limit = each.nominal.limit
         share = float(each.nominal.seconds[limit]) / float(each.nominal.total_seconds)
         rows.append(
             (
-                str(each.optimizer),
+                each.optimizer.name,
                 spread(each.seconds_per_step, 1e3),
                 spread(each.joules_per_step),
-                f"{limit}, {share:.0%}",
-                "" if digital is None else spread(each.speedup(digital)),
-                "" if digital is None else spread(digital.for_free().speedup(digital)),
-                "" if adam is None else spread(each.speedup(adam)),
+                f"{limit.replace(' and ', ', ')} {share:.0%}",
             )
         )
+    return ("optimizer", "ms a step", "J a step", "limited by"), rows
+
+
+def speedup_table(forecast: Predictions, *, brief: bool = False) -> Table:
+    """Steps in the time of one of exact K-FAC's, or of Adam's, and what Amdahl allows.
+
+    In brief, as of the others, limits have no brackets.
+    """
+    adam, rows = forecast.find("adam"), []
+    for each in forecast.predictions:
+        digital = forecast.digital(each) if each.optimizer.on_unit else None
+        if digital is None and adam is None:
+            continue
+        rows.append(
+            (
+                each.optimizer.name,
+                "" if digital is None else spread(each.speedup(digital)),
+                "" if digital is None else spread(digital.for_free().speedup(digital), brief=brief),
+                "" if adam is None else spread(each.speedup(adam)),
+                "" if adam is None else spread(each.for_free().speedup(adam), brief=brief),
+            )
+        )
+    head = ("speedup a step", "over exact", "at most", "over Adam", "at most")
     return head, rows
 
 
-def target_table(forecast: Forecast) -> Table:
+def target_table(forecast: Predictions, *, brief: bool = False) -> Table:
     """Training to the target; no rows where its steps are not known."""
-    head = (
-        "to the target",
-        "thousand steps",
-        "hours",
-        "kWh",
-        "speedup over Adam",
-        "its limit (Amdahl)",
-    )
-    rows = []
-    adam = forecast.find("adam")
+    adam, rows = forecast.find("adam"), []
     for each in forecast.predictions:
         if each.steps is None:
             continue
-        steps = Spread.of(*each.steps)
-        free = each.for_free()
         rows.append(
             (
-                str(each.optimizer),
-                spread(steps, 1e-3),
+                each.optimizer.name,
+                spread(Spread.of(*each.steps), 1e-3, brief=brief),
                 spread(each.seconds_to_target, 1 / HOUR),
-                spread(each.joules_to_target, 1 / KWH),
+                spread(each.joules_to_target, 1 / KWH, brief=brief),
                 "" if adam is None else spread(each.speedup_to_target(adam)),
-                "" if adam is None else spread(free.speedup_to_target(adam)),
+                ""
+                if adam is None
+                else spread(each.for_free().speedup_to_target(adam), brief=brief),
             )
         )
+    head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "at most")
     return head, rows
 
 
-def parts_table(forecast: Forecast) -> Table:
+def parts_table(forecast: Predictions) -> Table:
     """Nominal milliseconds of every part."""
     used = [part for part in PARTS if any(part in p.seconds for p in forecast.predictions)]
     rows = []
     for each in forecast.predictions:
         times = [each.nominal.seconds.get(part) for part in used]
         told = ("" if time is None else number(1e3 * float(time)) for time in times)
-        rows.append((str(each.optimizer), *told, number(1e3 * float(each.nominal.total_seconds))))
-    return ("ms", *used, "all"), rows
+        rows.append((each.optimizer.name, *told, number(1e3 * float(each.nominal.total_seconds))))
+    return ("ms a step", *used, "all"), rows
 
 
-def swing_table(swings: Sequence[Swing], most: int = 12) -> Table:
-    """What a speedup hangs on."""
-    head = ("what moves", "from", "to", "unit", "speedup at low", "speedup at high", "source")
+def swing_table(swings: Sequence[Swing], *, brief: bool = False, most: int = 12) -> Table:
+    """What a speedup hangs on; in brief without sources."""
     rows = []
     for swing in swings[:most]:
         q = swing.quantity
-        ends = (number(q.low), number(q.high), q.unit)
-        rows.append((q.name, *ends, number(swing.at_low), number(swing.at_high), q.source))
-    return head, rows
+        ends = (with_unit(q.unit, q.low), with_unit(q.unit, q.high))
+        gains = (number(swing.at_low), number(swing.at_high))
+        rows.append((q.name, *ends, *gains, *([] if brief else [q.source])))
+    head = ("what moves", "from", "to", "speedup there", "and there", "source")
+    return head[: 5 if brief else 6], rows
 
 
-def assumptions(forecast: Forecast) -> Table:
-    """Every number that the predictions used, with its range and source."""
+def break_even_table(found: Sequence[BreakEven]) -> Table:
+    """Where one is the shorter."""
+    return ("what moves", "where"), [(each.name, each.told()) for each in found]
+
+
+def quantities(forecast: Predictions) -> list[Quantity]:
+    """Every number that the predictions used."""
     used: dict[str, Quantity] = {}
     for each in forecast.predictions:
         values = Values()
         each.question.evaluate(values)
         used |= values.used
-    if forecast.target is not None:
-        for quantity in (forecast.target.steps, forecast.target.ratio):
-            used[quantity.name] = quantity
-    head = ("quantity", "low", "nominal", "high", "unit", "source")
-    rows = [
-        (q.name, number(q.low), number(q.nominal), number(q.high), q.unit, q.source)
-        for q in used.values()
-    ]
-    return head, rows
+    target = forecast.target
+    return [*used.values(), *([] if target is None else (target.steps, target.ratio))]
 
 
-def explain(forecast: Forecast) -> str:
+def assumptions(forecast: Predictions, *, brief: bool = False) -> Table:
+    """The same, each with its range and source."""
+    rows: list[tuple[str, ...]] = []
+    for q in quantities(forecast):
+        if brief:
+            rows.append((q.name, with_unit(q.unit, q.nominal, q.low, q.high), q.source))
+            continue
+        factor, unit = scaled(q.unit, q.nominal)
+        numbers = (number(factor * value) for value in (q.low, q.nominal, q.high))
+        rows.append((q.name, *numbers, unit, q.source))
+    if brief:
+        return ("quantity", "nominal (range)", "source"), rows
+    return ("quantity", "low", "nominal", "high", "unit", "source"), rows
+
+
+def explain(forecast: Predictions) -> str:
     """Which optimiser is the quickest, what limits it, and what would have to be true."""
     question = forecast.question
     told = [
@@ -193,6 +214,12 @@ def explain(forecast: Forecast) -> str:
             f"{spread(best.seconds_to_target, 1 / HOUR)} hours and "
             f"{spread(best.joules_to_target, 1 / KWH)} kWh."
         )
+    published = None if forecast.target is None else forecast.target.measured
+    if published is not None:
+        told.append(
+            f"Published for a first-order step: {1e3 * published.low:.0f} to "
+            f"{1e3 * published.high:.0f} ms ({published.source})."
+        )
     told.append(
         f"In brackets is where nine of ten of {forecast.draws:,} draws from all ranges lie."
     )
@@ -216,7 +243,14 @@ def _ends(predictions: Sequence[Prediction]) -> Iterable[Prediction]:
     return predictions if len(predictions) < 2 else (predictions[0], predictions[-1])
 
 
-def as_dict(forecast: Forecast) -> dict[str, Any]:
+def in_words(forecast: Predictions) -> str:
+    """The paragraph, and the tables in Markdown."""
+    tables = (step_table(forecast), speedup_table(forecast), target_table(forecast))
+    told = [markdown(*table).rstrip() for table in tables if table[1]]
+    return "\n\n".join([explain(forecast), *told])
+
+
+def as_dict(forecast: Predictions) -> dict[str, Any]:
     """All figures, units in the names; spreads as nominal, low and high."""
     question = forecast.question
     technology = forecast.technology
@@ -233,19 +267,16 @@ def as_dict(forecast: Forecast) -> dict[str, Any]:
         "seed": forecast.seed,
         "target": None if forecast.target is None else forecast.target.what,
         "predictions": [_record(forecast, each) for each in forecast.predictions],
-        "assumptions": [
-            dict(zip(("name", "low", "nominal", "high", "unit", "source"), row, strict=True))
-            for row in assumptions(forecast)[1]
-        ],
+        "assumptions": [vars(quantity) for quantity in quantities(forecast)],
     }
 
 
-def _spec(forecast: Forecast) -> Any:
+def _spec(forecast: Predictions) -> Any:
     built = [p.question.built for p in forecast.predictions if p.question.built is not None]
     return json.loads(built[0].spec.to_json()) if built else None
 
 
-def _record(forecast: Forecast, each: Prediction) -> dict[str, Any]:
+def _record(forecast: Predictions, each: Prediction) -> dict[str, Any]:
     def plain(value: Spread | None) -> Any:
         return None if value is None else vars(value)
 
@@ -272,6 +303,6 @@ def _record(forecast: Forecast, each: Prediction) -> dict[str, Any]:
     }
 
 
-def as_json(forecast: Forecast) -> str:
+def as_json(forecast: Predictions) -> str:
     """`as_dict` as text."""
     return json.dumps(as_dict(forecast), indent=1, allow_nan=False) + "\n"

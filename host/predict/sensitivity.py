@@ -11,6 +11,7 @@ import numpy as np
 
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Quantity, Values
+from thermokron.host.predict.units import with_unit
 
 __all__ = ["BreakEven", "Swing", "break_even", "speedup", "tornado"]
 
@@ -88,19 +89,23 @@ class BreakEven:
 
     def told(self) -> str:
         """In words: where `one` is the shorter."""
-        within = f"from {self.low:.3g} to {self.high:.3g}"
+        within = f"from {self._told(self.low)} to {self._told(self.high)}"
         if not self.crossings:
             return f"{'everywhere' if self.at_low else 'nowhere'} {within}"
-        ranges, begin = [], "up to" if self.at_low else ""
+        ranges, begin = [], "" if self.at_low else None
         for value, pays in self.crossings:
+            told = self._told(value)
             if pays:
-                begin = f"from {value:.3g}"
+                begin = f"from {told}"
             else:
-                ranges.append(
-                    f"up to {value:.3g}" if begin == "up to" else f"{begin} to {value:.3g}"
-                )
-                begin = ""
-        return " and ".join([*ranges, begin] if begin else ranges)
+                ranges.append(f"{begin} to {told}" if begin else f"up to {told}")
+                begin = None
+        if begin:
+            ranges.append(begin)
+        return " and ".join(ranges)
+
+    def _told(self, value: float) -> str:
+        return with_unit(self.unit, value)
 
 
 def break_even(

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-__all__ = ["Block", "Operation", "Workload", "effective_size", "total_bytes", "total_flops"]
+__all__ = [
+    "Block",
+    "Operation",
+    "Workload",
+    "counted",
+    "effective_size",
+    "total_bytes",
+    "total_flops",
+]
 
 #: What operations are, for which machines have rates.
 KINDS = ("gemm", "memory", "inverse", "eigen")
@@ -181,6 +190,15 @@ class Workload:
         """Of forward and backward pass."""
         return sum(each.flops * each.count for each in self.operations)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[Block, int], ...]:
+        """Blocks that are alike but for their names, and how many there are."""
+        counts: dict[Block, int] = {}
+        for block in self.blocks:
+            alike = replace(block, name="", shared="")
+            counts[alike] = counts.get(alike, 0) + 1
+        return tuple(counts.items())
+
     def sizes(self) -> dict[int, int]:
         """Dense factors by their rows: how many there are."""
         found: dict[int, int] = {}
@@ -191,13 +209,16 @@ class Workload:
 
     def merged(self) -> Workload:
         """The same with equal operations counted together."""
-        counts: dict[Operation, int] = {}
-        for each in self.operations:
-            alike = replace(each, count=1)
-            counts[alike] = counts.get(alike, 0) + each.count
-        return replace(
-            self, operations=tuple(replace(each, count=count) for each, count in counts.items())
-        )
+        return replace(self, operations=counted(self.operations))
+
+
+def counted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """Equal operations counted together."""
+    counts: dict[Operation, int] = {}
+    for each in operations:
+        alike = replace(each, count=1)
+        counts[alike] = counts.get(alike, 0) + each.count
+    return tuple(replace(each, count=count) for each, count in counts.items())
 
 
 def effective_size(m: int, k: int, n: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from thermokron.host.cli.spec_options import SPEC_OPTIONS, add_spec_options
 
 if TYPE_CHECKING:
     from thermokron.host.predict.conditions import Conditions
-    from thermokron.host.predict.forecast import Forecast, Prediction
+    from thermokron.host.predict.forecast import Forecast
+    from thermokron.host.predict.predictions import Prediction
     from thermokron.host.predict.report import Table
     from thermokron.host.predict.technology import Technology
 
@@ -240,59 +240,65 @@ def _settle(text: str | None) -> float | str | None:
 
 
 def _show(args: argparse.Namespace, predicted: Forecast) -> None:
-    from thermokron.host.predict import report
 
-    if args.json:
-        print(report.as_json(predicted), end="")
-    else:
-        print(report.explain(predicted), end="\n\n")
-    tables = [("", report.step_table(predicted)), ("", report.target_table(predicted))]
-    if args.parts:
-        tables.append(("", report.parts_table(predicted)))
     pair = _pair(predicted)
     if pair is None and (args.tornado or args.break_even):
-        raise ValueError("--tornado and --break-even need a unit's optimizer and another")
-    if args.tornado or args.break_even or (args.output and pair):
-        assert pair is not None
-        tables += _pays(args, *pair)
-    if args.assumptions:
-        tables.append(("", report.assumptions(predicted)))
-    if not args.json:
-        for title, table in tables:
+        raise ValueError("--tornado and --break-even need an optimizer with a unit, and another")
+    if args.json:
+        print(predicted.as_json(), end="")
+    else:
+        print(predicted.explain(), end="\n\n")
+        for title, table in _tables(args, predicted, pair, brief=True):
             _print(title, table)
     if args.output is not None:
-        for path in _write(args.output, predicted, tables, pair):
+        for path in _write(args, predicted, pair):
             if not args.json:
                 print(f"wrote {path}")
 
 
+def _tables(
+    args: argparse.Namespace,
+    predicted: Forecast,
+    pair: tuple[Prediction, Prediction] | None,
+    *,
+    brief: bool,
+) -> list[tuple[str, Table]]:
+    """Titles and tables: those asked for, or all if not in brief."""
+    from thermokron.host.predict import report
+    from thermokron.host.predict.pays import pays
+    from thermokron.host.predict.sensitivity import tornado
+
+    tables = [
+        ("", report.step_table(predicted)),
+        ("", report.speedup_table(predicted, brief=brief)),
+        ("", report.target_table(predicted, brief=brief)),
+    ]
+    if args.parts or not brief:
+        tables.append(("Parts", report.parts_table(predicted)))
+    if pair is not None:
+        against = f"{pair[0].optimizer.name} against {pair[1].optimizer.name}"
+        questions = pair[0].question, pair[1].question
+        if args.break_even or not brief:
+            found = report.break_even_table(pays(*questions))
+            tables.append((f"{against}: where its step is the shorter", found))
+        if args.tornado or not brief:
+            swings = report.swing_table(tornado(*questions), brief=brief)
+            tables.append((f"{against}: what the speedup hangs on", swings))
+    if args.assumptions or not brief:
+        tables.append(("Assumptions", report.assumptions(predicted, brief=brief)))
+    return tables
+
+
 def _pair(predicted: Forecast) -> tuple[Prediction, Prediction] | None:
-    """The quickest on a unit, and what it is held against."""
+    """Who gains most by a unit, and what it is held against."""
     from thermokron.host.predict.pays import rival
 
     on_unit = [p for p in predicted.predictions if p.optimizer.on_unit]
     others = [p for p in predicted.predictions if not p.optimizer.on_unit]
     if not on_unit or not others:
         return None
-    best = min(on_unit, key=lambda p: float(p.nominal.total_seconds))
-    return best, rival(best, others)
-
-
-def _pays(args: argparse.Namespace, best: Prediction, other: Prediction) -> list[tuple[str, Table]]:
-    from thermokron.host.predict.pays import pays
-    from thermokron.host.predict.report import swing_table
-    from thermokron.host.predict.sensitivity import tornado
-
-    against = f"{best.optimizer} against {other.optimizer}"
-    tables: list[tuple[str, Table]] = []
-    if args.break_even:
-        found = pays(best.question, other.question)
-        rows = [(each.name, each.unit, each.told()) for each in found]
-        tables.append((f"{against}: shorter step", (("what moves", "unit", "where"), rows)))
-    if args.tornado:
-        swings = tornado(best.question, other.question)
-        tables.append((f"{against}: what the speedup hangs on", swing_table(swings)))
-    return tables
+    pairs = [(each, rival(each, others)) for each in on_unit]
+    return max(pairs, key=lambda pair: pair[0].speedup(pair[1]).nominal)
 
 
 def _print(title: str, table: Table) -> None:
@@ -303,37 +309,38 @@ def _print(title: str, table: Table) -> None:
     head, rows = table
     if not rows:
         return
-    shown = RichTable(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False
+    )
     for place, name in enumerate(head):
-        shown.add_column(name, justify="right" if place else "left")
+        plain = not place or name in ("limited by", "where", "source")
+        shown.add_column(name, justify="left" if plain else "right", no_wrap=not place)
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)
 
 
 def _write(
-    folder: Path,
-    predicted: Forecast,
-    tables: Sequence[tuple[str, Table]],
-    pair: tuple[Prediction, Prediction] | None,
+    args: argparse.Namespace, predicted: Forecast, pair: tuple[Prediction, Prediction] | None
 ) -> list[Path]:
-    from thermokron.host.predict import plots, report
+    from thermokron.host.predict import plots
     from thermokron.host.predict.pays import pays
     from thermokron.host.predict.quantity import Values
     from thermokron.host.predict.sensitivity import speedup, tornado
     from thermokron.host.tables import markdown, write
     from thermokron.model.files import write_whole
 
-    made: list[Path] = [write_whole(folder / "prediction.json", report.as_json(predicted))]
-    paragraphs = [report.explain(predicted)]
-    for title, table in [*tables, ("Assumptions", report.assumptions(predicted))]:
+    folder: Path = args.output
+    made = [write_whole(folder / "prediction.json", predicted.as_json())]
+    paragraphs = [predicted.explain()]
+    for title, table in _tables(args, predicted, pair, brief=False):
         if table[1]:
             paragraphs += [f"## {title}" if title else "", markdown(*table)]
     made.append(write(folder / "prediction.md", *paragraphs))
     made.append(plots.plot_parts(predicted, folder / "parts.png"))
     if pair is not None:
         best, other = pair
-        title = f"{best.optimizer} against {other.optimizer}, {best.question.workload.name}"
+        title = f"{best.optimizer.name} against {other.optimizer.name}, {args.network}"
         questions = best.question, other.question
         swings, now = tornado(*questions), speedup(*questions, Values())
         made.append(plots.plot_tornado(swings, now, title, folder / "tornado.png"))
