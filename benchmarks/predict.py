@@ -185,7 +185,7 @@ def tngd(folder: Path) -> list[str]:
     outputs = 64 * 10  # b = 64, d_z = 10: MNIST
     for parameters in (1e3, 1e4, 1e5, 1e6):
         moved = 16 * (outputs * (outputs + 2 * parameters) + 2 * parameters) / bandwidth
-        rows.append((number(parameters), number(1e3 * moved), number(1e3 * 50 * tau)))
+        rows.append((f"{parameters:,.0f}", number(1e3 * moved), number(1e3 * 50 * tau)))
     own = markdown(
         ("TNGD's step, parameters", "ms to set and read", "ms of dynamics, 50 tau"), rows
     )
@@ -231,7 +231,10 @@ def conditions(folder: Path) -> list[str]:
         taken, config = _steps(name, spec)
         seen = observed(_question(workload, config, spec), _later(taken))
         rows.append(
-            (name, *(number(q.nominal) for q in (seen.slowest, seen.reruns, seen.restarts)))
+            (
+                name,
+                *(number(round(q.nominal, 6)) for q in (seen.slowest, seen.reruns, seen.restarts)),
+            )
         )
     head = ("training", "1/λ_min, scaled", "columns that run again", "starts that takes, a solve")
     return [markdown(head, rows)]
