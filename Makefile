@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 # What to install beside the core. Three more are other people's work that the tests use: thermox and
-# curvlinops compute the same, loops trains: make test EXTRAS=sim,train,test,lint,loops
-EXTRAS ?= sim,train,test,lint
+# curvlinops compute the same, loops trains: make test EXTRAS=sim,train,explore,test,lint,loops
+EXTRAS ?= sim,train,explore,test,lint
 # Tests that run side by side.
 JOBS ?= 2
 # More arguments for the command: make cosim ARGS="--sim icarus --waves"
@@ -83,7 +83,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q -e '.[sim,train,test,lint,thermox,curvlinops,loops]' setuptools
+	@build/pins/bin/pip install -q -e '.[sim,train,explore,test,lint,thermox,curvlinops,loops]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

@@ -31,7 +31,7 @@ from thermokron.host.predict.measure import about, clock_of, measure
 from thermokron.host.predict.quantity import Values
 from thermokron.host.predict.tracing import trace
 from thermokron.host.predict.workload import Workload
-from thermokron.host.studies.tables import markdown
+from thermokron.host.tables import markdown
 
 PARTS = ("forward, backward", "factors", "inversion", "apply")
 NEVER = 10**9

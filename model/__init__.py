@@ -2,6 +2,7 @@
 
 from thermokron.model.array import NoiseArray
 from thermokron.model.discretisation import van_loan
+from thermokron.model.job import Job
 from thermokron.model.numeric import NumericUnit
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.sampling import BLOCKS, SampleBlocks, sample_blocks
@@ -12,7 +13,7 @@ from thermokron.model.theory import (
     mean_error,
     mean_settling,
 )
-from thermokron.model.unit import BaseUnit, Job, Readout, Unit, UnitFault
+from thermokron.model.unit import BaseUnit, Readout, Unit, UnitFault
 
 __all__ = [
     "BLOCKS",

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.model.job import Job
 from thermokron.model.kept import KeptArrays
 from thermokron.model.physics import ArrayPhysics
 from thermokron.model.sampling import sample_blocks
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
-from thermokron.model.unit import BaseUnit, Job, Readout
+from thermokron.model.unit import BaseUnit, Readout
 
 __all__ = ["NumericUnit"]
 

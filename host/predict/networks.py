@@ -8,6 +8,8 @@ resnet-50   ImageNet
 mlp:WxD     D hidden layers of width W, W inputs, 10 classes, such as mlp:1024x3
 digits, cnn, vit, graph
             the tasks of `thermokron train`: its mlp of 32 hidden units, and the others
+module:function
+            what a function of yours returns, see `thermokron.host.train.tasks`
 """
 
 from __future__ import annotations
@@ -59,7 +61,39 @@ def network(name: str, batch: int | None = None) -> Workload:
     """
     if batch is not None and (not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch!r}; legal: 1 or more")
+    if ":" in name and not name.startswith("mlp:"):
+        return _of_task(name, batch)
     return _traced(name, batch)
+
+
+def _of_task(name: str, batch: int | None) -> Workload:
+    """That of a function of the user's, as `thermokron train` takes them."""
+    import torch
+
+    from thermokron.host.predict.tracing import trace
+    from thermokron.host.train import TrainConfig
+    from thermokron.host.train.named import make_task, naming
+    from thermokron.host.train.tasks import batch_of
+
+    config = TrainConfig(network=name)
+    chosen = config.batch_size if batch is None else batch
+    with make_task(config, torch.Generator()) as task:
+        examples = torch.arange(chosen) % len(task.train)  # type: ignore[arg-type]
+        with naming(name, "taking a batch of its training examples", passing=(ValueError,)):
+            inputs, targets = batch_of(task.train, examples)
+
+        def loss(output: Any) -> torch.Tensor:
+            value: torch.Tensor = task.loss(output, targets.to("meta"))
+            return value
+
+        return trace(
+            task.model,
+            *inputs,
+            loss=loss,
+            name=name,
+            batch=chosen,
+            source=f"{name}, a function of yours",
+        )
 
 
 @cache
@@ -239,8 +273,8 @@ def _graph(batch: int) -> Step:
 
 #: By name, what makes a network for a batch, and the usual batch.
 NETWORKS: dict[str, tuple[Callable[[int], Step], int]] = {
-    "vit-s16": (_vit_s16, 1024),
-    "ogbg-gnn": (_ogbg_gnn, 512),
+    "vit-s16": (_vit_s16, 128),
+    "ogbg-gnn": (_ogbg_gnn, 64),
     "bert-base": (_bert_base, 32),
     "gpt2-small": (_gpt2_small, 8),
     "resnet-50": (_resnet_50, 32),

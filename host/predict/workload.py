@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-__all__ = ["Block", "Operation", "Workload", "effective_size", "total_bytes", "total_flops"]
+__all__ = [
+    "Block",
+    "Operation",
+    "Workload",
+    "counted",
+    "effective_size",
+    "total_bytes",
+    "total_flops",
+]
 
 #: What operations are, for which machines have rates.
 KINDS = ("gemm", "memory", "inverse", "eigen")
 #: Operations by n³: n³/3 of a Cholesky factorisation and 2n³/3 of the inverse that is made of it;
 #: 9n³ of a symmetric eigendecomposition (Golub & Van Loan, Matrix Computations 8.3).
 WORK = {"inverse": 1, "eigen": 9}
-PHASES = ("forward", "backward", "factors", "inversion", "apply", "update")
+PHASES = ("forward", "backward", "factors", "inversion", "program", "apply", "update")
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Operation:
         A product of matrices, such as a convolution is too; what is limited by memory; the
         inverse, or the eigendecomposition, of a symmetric positive definite matrix.
     phase : str
-        Of the step: "forward", "backward", "factors", "inversion", "apply" or "update".
+        Of the step, one of `PHASES`; "program" is what the host does for a unit.
     m, k, n : int
         Of `blocks` independent products (m, k) x (k, n), or of matrices (n, n); 0 elsewhere.
     blocks : int
@@ -187,6 +196,15 @@ class Workload:
         """Of forward and backward pass."""
         return sum(each.flops * each.count for each in self.operations)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[Block, int], ...]:
+        """Blocks that are alike but for their names, and how many there are."""
+        counts: dict[Block, int] = {}
+        for block in self.blocks:
+            alike = replace(block, name="", shared="")
+            counts[alike] = counts.get(alike, 0) + 1
+        return tuple(counts.items())
+
     def sizes(self) -> dict[int, int]:
         """Dense factors by their rows: how many there are."""
         found: dict[int, int] = {}
@@ -197,13 +215,16 @@ class Workload:
 
     def merged(self) -> Workload:
         """The same with equal operations counted together."""
-        counts: dict[Operation, int] = {}
-        for each in self.operations:
-            alike = replace(each, count=1)
-            counts[alike] = counts.get(alike, 0) + each.count
-        return replace(
-            self, operations=tuple(replace(each, count=count) for each, count in counts.items())
-        )
+        return replace(self, operations=counted(self.operations))
+
+
+def counted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """Equal operations counted together."""
+    counts: dict[Operation, int] = {}
+    for each in operations:
+        alike = replace(each, count=1)
+        counts[alike] = counts.get(alike, 0) + each.count
+    return tuple(replace(each, count=count) for each, count in counts.items())
 
 
 def effective_size(m: int, k: int, n: int) -> float:

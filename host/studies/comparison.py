@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thermokron.host.studies.claims import Claim
 from thermokron.host.studies.comparison_report import write_report
 from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
 from thermokron.host.studies.settings import about, check_number_of_runs, hints, own_tasks, take
-from thermokron.host.studies.tables import median
+from thermokron.host.tables import median
 from thermokron.host.train import TrainConfig
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
 from thermokron.model.checks import finite
 
-__all__ = ["Claim", "Comparison", "Contender", "Network"]
+__all__ = ["Comparison", "Contender", "Network"]
 
 #: Values of one setting that are tried at most.
 MOST_POINTS = 1000
@@ -112,36 +113,6 @@ class Contender:
         """Settings tried, in the order of the grid; without one, a single trial of no settings."""
         axes = [[(name, value) for value in _axis(name, v)] for name, v in self.grid.items()]
         return [dict(point) for point in itertools.product(*axes)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """Something that should hold on every network it names.
-
-    Attributes
-    ----------
-    contender, against : str
-        Who is compared with whom, by name.
-    measure : "epochs" or "accuracy"
-        The quotient of median epochs to the last target, or how many percentage points the
-        contender's median test accuracy is lower.
-    at_most : float
-        What that should not exceed.
-    networks : list of str
-        By name.
-    """
-
-    contender: str
-    against: str
-    at_most: float
-    networks: list[str]
-    measure: str = "epochs"
-
-    def __post_init__(self) -> None:
-        if self.measure not in ("epochs", "accuracy"):
-            raise ValueError(f"measure = {self.measure!r} is unknown; legal: epochs, accuracy")
-        if not self.networks:
-            raise ValueError("networks needs one entry at least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,13 +319,22 @@ class Comparison:
         seeds = self.seeds if contender.unit is None else self.seeds[: network.unit_seeds]
         return [self._run(network, contender, best, seed) for seed in seeds]
 
-    def outcomes(self, network: Network, contender: Contender, store: Store) -> list[Outcome]:
-        """What came of them."""
-        return [store[run] for run in self.reported(network, contender, store)]
-
     def report(self, store: Store, folder: Path) -> list[Path]:
         """`tables.md` and `loss.png`."""
-        return write_report(self, store, folder)
+        results: dict[str, dict[str, list[tuple[Run, Outcome]]]] = {}
+        for network, contender in self.pairs():
+            runs = self.reported(network, contender, store)
+            found = [(run, store[run]) for run in runs]
+            results.setdefault(network.name, {})[contender.name] = found
+        return write_report(
+            folder,
+            title=self.title,
+            targets=self.targets,
+            results=results,
+            claims=self.claims,
+            made_from=store.told_runs(),
+            versions=store.told_versions(),
+        )
 
 
 def _label(network: Network, contender: Contender, trial: dict[str, float]) -> str:

@@ -3,65 +3,82 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from thermokron.host.studies.runs import Outcome, Run, Store
-from thermokron.host.studies.tables import markdown, median, number, write
-
-if TYPE_CHECKING:
-    from thermokron.host.studies.comparison import Comparison, Network
+from thermokron.host.studies.claims import Claim
+from thermokron.host.studies.runs import Outcome, Run
+from thermokron.host.tables import markdown, median, number, write
 
 __all__ = ["write_report"]
 
+#: What came out on one network: by contender, runs and their outcomes, seed by seed.
+Results = Mapping[str, Sequence[tuple[Run, Outcome]]]
 
-def write_report(study: Comparison, store: Store, folder: Path) -> list[Path]:
-    """`tables.md` and `loss.png`; all outcomes must be in the store."""
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    targets: Sequence[float],
+    results: Mapping[str, Results],
+    claims: Sequence[Claim],
+    made_from: str,
+    versions: str,
+) -> list[Path]:
+    """Write `tables.md` and `loss.png`; their paths.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go.
+    title : str
+        Of the study.
+    targets : list of float
+        Training losses, falling.
+    results : dict of str to `Results`
+        What came out, by network.
+    claims : list of Claim
+        What should have.
+    made_from, versions : str
+        Sentences on which runs these are, and on what made them.
+    """
     from thermokron.host.studies.plots import plot_curves
 
-    parts = [f"## {study.title}"]
-    for network in study.networks:
-        parts += [f"### {network.name}", _table(study, network, store)]
-    if study.claims:
-        parts += ["### What should hold", _verdicts(study, store)]
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    for network, contender in study.pairs():
-        losses = [outcome.step_loss for outcome in study.outcomes(network, contender, store)]
-        curves.setdefault(network.name, {})[contender.name] = losses
+    parts = [f"## {title}"]
+    for network, found in results.items():
+        parts += [f"### {network}", _table(found, targets)]
+    if claims:
+        parts += ["### What should hold", _verdicts(claims, results, targets[-1])]
+    curves = {
+        network: {name: [outcome.step_loss for _, outcome in side] for name, side in found.items()}
+        for network, found in results.items()
+    }
     return [
-        write(folder / "tables.md", *parts, store.told_runs(), store.told_versions()),
+        write(folder / "tables.md", *parts, made_from, versions),
         plot_curves(
-            curves,
-            folder / "loss.png",
-            title=study.title,
-            targets=study.targets,
-            about=store.told_runs(),
+            curves, folder / "loss.png", title=title, targets=list(targets), about=made_from
         ),
     ]
 
 
-def _table(study: Comparison, network: Network, store: Store) -> str:
-    head = ["", "settings", *(f"epochs to {target:g}" for target in study.targets)]
-    found = [
-        (contender, study.outcomes(network, contender, store))
-        for other, contender in study.pairs()
-        if other is network
-    ]
-    classes = any(math.isfinite(o.test_accuracy) for _, side in found for o in side)
+def _table(found: Results, targets: Sequence[float]) -> str:
+    head = ["", "settings", *(f"epochs to {target:g}" for target in targets)]
+    classes = any(math.isfinite(o.test_accuracy) for side in found.values() for _, o in side)
     head += ["final loss", "epochs run", "seeds"]
     head += ["test accuracy" if classes else "test loss", "ms per epoch"]
-    head += [f"s to {study.targets[-1]:g}", "ms on the unit per epoch"]
+    head += [f"s to {targets[-1]:g}", "ms on the unit per epoch"]
     rows = []
-    for contender, outcomes in found:
-        run = study.reported(network, contender, store)[0]
+    for contender, side in found.items():
+        run, outcomes = side[0][0], [outcome for _, outcome in side]
         epochs = run.config.epochs
         per_epoch = median(o.wall_seconds for o in outcomes) / epochs
-        reached = [median(o.epochs_to(t) for o in outcomes) for t in study.targets]
+        reached = [median(o.epochs_to(t) for o in outcomes) for t in targets]
         hardware = median(o.hardware_seconds for o in outcomes) / epochs
-        simulated = contender.unit is not None
+        simulated = run.spec is not None
         rows.append(
             [
-                contender.name,
+                contender,
                 _settings(run),
                 *(number(value) for value in reached),
                 number(median(o.final_loss for o in outcomes), 2),
@@ -78,17 +95,12 @@ def _table(study: Comparison, network: Network, store: Store) -> str:
     return markdown(head, rows)
 
 
-def _verdicts(study: Comparison, store: Store) -> str:
-    contenders = {c.name: c for c in study.contenders}
-    networks = {n.name: n for n in study.networks}
-    target = study.targets[-1]
+def _verdicts(claims: Sequence[Claim], results: Mapping[str, Results], target: float) -> str:
     rows = []
-    for claim in study.claims:
-        for name in claim.networks:
-            pair = [
-                study.outcomes(networks[name], contenders[who], store)
-                for who in (claim.contender, claim.against)
-            ]
+    for claim in claims:
+        for network in claim.networks:
+            who = (claim.contender, claim.against)
+            pair = [[outcome for _, outcome in results[network][name]] for name in who]
             shared = min(map(len, pair))  # the same seeds on both sides
             pair = [side[:shared] for side in pair]
             if claim.measure == "epochs":
@@ -101,7 +113,7 @@ def _verdicts(study: Comparison, store: Store) -> str:
                 found = 100.0 * (second - first)
             rows.append(
                 [
-                    f"{claim.contender} against {claim.against}, {name}",
+                    f"{claim.contender} against {claim.against}, {network}",
                     what,
                     number(found),
                     number(claim.at_most),

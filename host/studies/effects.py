@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from thermokron.host.studies.runs import Run
-from thermokron.host.train_options import KFAC_ONLY, UNIT_ONLY
+from thermokron.host.train.options import KFAC_ONLY, UNIT_ONLY
 
 __all__ = ["check_effects"]
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from thermokron.host.studies.plan_files import PlanFiles
 from thermokron.host.studies.runs import Run, Store
 from thermokron.host.studies.settings import about, take
 
 __all__ = ["Study", "load_study", "plan_names", "plan_text"]
 
 
-#: A plan of more is none that a person wrote.
-MOST_BYTES = 1_000_000
+#: Those that come with the package, and others.
+PLANS = PlanFiles("thermokron.host.studies")
 
 
 class Study(Protocol):
@@ -47,40 +46,14 @@ class Study(Protocol):
         ...
 
 
-def _plans() -> dict[str, Any]:
-    folder = files("thermokron.host.studies") / "plans"
-    return {
-        item.name.removesuffix(".toml"): item
-        for item in folder.iterdir()
-        if item.name.endswith(".toml")
-    }
-
-
 def plan_names() -> list[str]:
     """Names of the plans that come with the package."""
-    return sorted(_plans())
+    return PLANS.names()
 
 
 def plan_text(name: str) -> str:
     """A plan as it is written; arguments and errors as of `load_study`."""
-    if name.endswith(".toml"):
-        path = Path(name)
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise ValueError(
-                f"plan {path.stem}: it has {path.stat().st_size:,} bytes; legal: {MOST_BYTES:,} at "
-                "most"
-            )
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"plan {name} is not UTF-8: {error}") from None
-    if name not in _plans():
-        raise ValueError(
-            f"no plan is called {name!r}; legal: {', '.join(plan_names())}, or a path that ends "
-            "in .toml"
-        )
-    text: str = _plans()[name].read_text(encoding="utf-8")
-    return text
+    return PLANS.text(name)
 
 
 def load_study(name: str) -> Study:
@@ -98,14 +71,7 @@ def load_study(name: str) -> Study:
     OSError
         If the file cannot be read.
     """
-    text = plan_text(name)
-    name = Path(name).stem if name.endswith(".toml") else name
-    try:
-        plan = tomllib.loads(text)
-    except RecursionError:
-        raise ValueError(f"plan {name}: it is nested too deeply to be a plan") from None
-    except ValueError as error:  # integers of thousands of digits, too
-        raise ValueError(f"plan {name}: {error}") from None
+    name, plan = PLANS.table(name)
     from thermokron.host.studies.comparison import Comparison
     from thermokron.host.studies.quantisation import Quantisation
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from thermokron.host.studies.effects import check_effects
-from thermokron.host.studies.quantisation_report import write_report
+from thermokron.host.studies.quantisation_report import Findings, write_report
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
 from thermokron.host.studies.settings import about, check_number_of_runs, own_tasks, take
-from thermokron.host.studies.tables import median
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec
 
-__all__ = ["Point", "Quantisation", "Variant"]
+__all__ = ["Quantisation", "Variant"]
 
 
 @dataclass(frozen=True, order=True)
@@ -32,8 +30,8 @@ class Variant:
         return f"{scaling}, {guards.get(self.guard, f'guard {self.guard!r}')}"
 
 
-#: A variant, coupling bits, ADC bits.
-Point = tuple[Variant, int, int]
+#: Where in a grid.
+Point = TypeVar("Point")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +151,7 @@ class Quantisation:
             self._seeds(self.rival_name, {"optimizer": "adam", **self.rival}, None),
         )
 
-    def grid(self) -> Iterator[tuple[Point, list[Run]]]:
+    def grid(self) -> Iterator[tuple[tuple[Variant, int, int], list[Run]]]:
         """Coupling bits times ADC bits, by variant."""
         for variant in self.variants:
             for couplings in self.coupling_bits:
@@ -168,15 +166,15 @@ class Quantisation:
                 runs = self._on_unit(couplings, self.fixed_adc_bits, samples=samples)
                 yield (couplings, samples), runs
 
-    def damping_grid(self) -> Iterator[tuple[tuple[int | None, float], list[Run]]]:
-        """Coupling bits, and None for exact inverses, times damping."""
+    def damping_grid(self) -> Iterator[tuple[tuple[int | None, float, float], list[Run]]]:
+        """Coupling bits, and None for exact inverses, times damping and its learning rate."""
         for settings in self.damped:
-            damping = settings["damping"]
+            damping, lr = settings["damping"], settings["lr"]
             exact = {**self.config, "engine": "exact", **settings}
-            yield (None, damping), self._seeds(f"{self.exact}, damping {damping}", exact, None)
+            yield (None, damping, lr), self._seeds(f"{self.exact}, damping {damping}", exact, None)
             for couplings in self.damping_coupling_bits:
                 runs = self._on_unit(couplings, self.fixed_adc_bits, **settings)
-                yield (couplings, damping), runs
+                yield (couplings, damping, lr), runs
 
     def _seeds(
         self, label: str, settings: dict[str, Any], unit: dict[str, Any] | None
@@ -197,25 +195,28 @@ class Quantisation:
             {**self.unit, "coupling_bits": couplings, "adc_bits": adc},
         )
 
-    # ---- what came out --------------------------------------------------------------------
-
-    def epochs(self, outcomes: list[Outcome]) -> float:
-        """Median epochs to the target."""
-        return median(outcome.epochs_to(self.target) for outcome in outcomes)
-
-    def unit_seconds(self, outcomes: list[Outcome]) -> float:
-        """Median time on the unit to the target, in seconds."""
-        return median(
-            o.hardware_seconds * o.epochs_to(self.target) / (len(o.train_loss) - 1)
-            for o in outcomes
-        )
-
-    def keeps_lead(self, outcomes: list[Outcome], exact: list[Outcome]) -> bool:
-        """Whether K-FAC's advantage counts as kept: in time, and no run ended badly."""
-        limit = self.keeps * self.epochs(exact)
-        well = all(outcome.end == "finished" for outcome in outcomes)
-        return well and math.isfinite(limit) and self.epochs(outcomes) <= limit
-
     def report(self, store: Store, folder: Path) -> list[Path]:
         """`tables.md` and `bits.png`."""
-        return write_report(self, store, folder)
+
+        def done(grid: Iterable[tuple[Point, list[Run]]]) -> dict[Point, list[Outcome]]:
+            return {point: [store[run] for run in runs] for point, runs in grid}
+
+        findings = Findings(
+            title=self.title,
+            target=self.target,
+            keeps=self.keeps,
+            fixed_adc_bits=self.fixed_adc_bits,
+            exact=self.exact,
+            rival=self.rival_name,
+            references=done(self.references()),
+            bits=done(((str(variant), c, a), runs) for (variant, c, a), runs in self.grid()),
+            samples=done(self.samples_grid()),
+            damping=done(self.damping_grid()),
+        )
+        return write_report(
+            findings,
+            folder,
+            abreast=len(self.guards),
+            made_from=store.told_runs(),
+            versions=store.told_versions(),
+        )

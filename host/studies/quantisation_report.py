@@ -5,38 +5,123 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from thermokron.host.studies.runs import Outcome, Run, Store
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.studies.runs import Outcome
+from thermokron.host.tables import markdown, median, number, write
 
-if TYPE_CHECKING:
-    from thermokron.host.studies.quantisation import Point, Quantisation, Variant
+__all__ = ["Findings", "write_report"]
 
-__all__ = ["write_report"]
-
-Key = TypeVar("Key")
 Outcomes = list[Outcome]
+Value = TypeVar("Value")
 
 
-def write_report(study: Quantisation, store: Store, folder: Path) -> list[Path]:
-    """`tables.md` and `bits.png`; all outcomes must be in the store."""
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What came out, by the points of the grids; each list has an outcome per seed.
 
-    def done(grid: Iterable[tuple[Key, list[Run]]]) -> dict[Key, Outcomes]:
-        return {point: [store[run] for run in runs] for point, runs in grid}
+    Attributes
+    ----------
+    title : str
+        Of the study.
+    target, keeps : float
+        As of the plan.
+    fixed_adc_bits : int
+        Bits of the ADC in all grids but the first.
+    exact, rival : str
+        What the unit is compared with, and over whom K-FAC leads.
+    references : dict
+        By these two names.
+    bits : dict
+        By variant, coupling bits and ADC bits.
+    samples : dict
+        By coupling bits and samples per run.
+    damping : dict
+        By coupling bits, or None for exact inverses, damping and learning rate.
+    """
 
-    references, grid = done(study.references()), done(study.grid())
+    title: str
+    target: float
+    keeps: float
+    fixed_adc_bits: int
+    exact: str
+    rival: str
+    references: dict[str, Outcomes]
+    bits: dict[tuple[str, int, int], Outcomes]
+    samples: dict[tuple[int, int], Outcomes]
+    damping: dict[tuple[int | None, float, float], Outcomes]
+
+    @cached_property
+    def variants(self) -> list[str]:
+        """Variants of the first grid."""
+        return _each(variant for variant, _, _ in self.bits)
+
+    @cached_property
+    def coupling_bits(self) -> list[int]:
+        """Coupling bits of the first grid."""
+        return _each(couplings for _, couplings, _ in self.bits)
+
+    @cached_property
+    def adc_bits(self) -> list[int]:
+        """ADC bits of the first grid."""
+        return _each(adc for _, _, adc in self.bits)
+
+    def epochs(self, outcomes: Outcomes) -> float:
+        """Median epochs to the target."""
+        return median(outcome.epochs_to(self.target) for outcome in outcomes)
+
+    def unit_seconds(self, outcomes: Outcomes) -> float:
+        """Median time on the unit to the target, in seconds."""
+        return median(
+            o.hardware_seconds * o.epochs_to(self.target) / (len(o.train_loss) - 1)
+            for o in outcomes
+        )
+
+    @property
+    def limit(self) -> float:
+        """Epochs to the target with which K-FAC's advantage still counts as kept."""
+        return self.keeps * self.epochs(self.references[self.exact])
+
+    def keeps_lead(self, outcomes: Outcomes) -> bool:
+        """Whether K-FAC's advantage counts as kept: in time, and no run ended badly."""
+        well = all(outcome.end == "finished" for outcome in outcomes)
+        return well and math.isfinite(self.limit) and self.epochs(outcomes) <= self.limit
+
+
+def write_report(
+    found: Findings, folder: Path, *, abreast: int, made_from: str, versions: str
+) -> list[Path]:
+    """Write `tables.md` and `bits.png`; their paths.
+
+    Parameters
+    ----------
+    found : Findings
+        What came out.
+    folder : Path
+        Where they go.
+    abreast : int
+        Heat maps in a row of the plot.
+    made_from, versions : str
+        Sentences on which runs these are, and on what made them.
+    """
     parts = [
-        f"## {study.title}",
-        _references(study, references),
-        *_grid(study, grid),
-        *_fewest_bits(study, references, grid),
-        *_samples(study, references, done(study.samples_grid())),
-        *_damping(study, done(study.damping_grid())),
+        f"## {found.title}",
+        _references(found),
+        *_grid(found),
+        *_fewest_bits(found),
+        *_samples(found),
+        *_damping(found),
     ]
-    plot = _heat_maps(study, references, grid, folder / "bits.png", store.told_runs())
-    return [write(folder / "tables.md", *parts, store.told_runs(), store.told_versions()), plot]
+    plot = _heat_maps(found, folder / "bits.png", abreast, made_from)
+    return [write(folder / "tables.md", *parts, made_from, versions), plot]
+
+
+def _each(values: Iterable[Value]) -> list[Value]:
+    """Each value once, in the order of their first appearance."""
+    return list(dict.fromkeys(values))
 
 
 def final_loss(outcomes: Outcomes) -> float:
@@ -60,96 +145,87 @@ def told(outcomes: Outcomes, value: float) -> str:
 # ---- tables -----------------------------------------------------------------------------------
 
 
-def _references(study: Quantisation, references: dict[str, Outcomes]) -> str:
+def _references(found: Findings) -> str:
     rows = [
-        [name, number(study.epochs(done)), number(final_loss(done), 2)]
-        for name, done in references.items()
+        [name, number(found.epochs(done)), number(final_loss(done), 2)]
+        for name, done in found.references.items()
     ]
-    return markdown(["", f"epochs to {study.target:g}", "final loss"], rows)
+    return markdown(["", f"epochs to {found.target:g}", "final loss"], rows)
 
 
-def _grid(study: Quantisation, grid: dict[Point, Outcomes]) -> list[str]:
+def _grid(found: Findings) -> list[str]:
     parts = []
-    head = ["coupling bits \\ ADC bits", *map(str, study.adc_bits)]
-    values = {f"Epochs to {study.target:g}": study.epochs, "Final loss": final_loss}
-    for variant in study.variants:
+    head = ["coupling bits \\ ADC bits", *map(str, found.adc_bits)]
+    values = {f"Epochs to {found.target:g}": found.epochs, "Final loss": final_loss}
+    for variant in found.variants:
         for what, value in values.items():
             rows = []
-            for c in study.coupling_bits:
-                line = [grid[variant, c, a] for a in study.adc_bits]
+            for c in found.coupling_bits:
+                line = [found.bits[variant, c, a] for a in found.adc_bits]
                 rows.append([f"**{c}**", *(told(done, value(done)) for done in line)])
             parts += [f"### {what}, {variant}", markdown(head, rows)]
     return parts
 
 
-def _fewest_bits(
-    study: Quantisation, references: dict[str, Outcomes], grid: dict[Point, Outcomes]
-) -> list[str]:
-    exact = references[study.exact]
-
-    def fewest(variant: Variant, adc: int) -> str:
-        enough = [c for c in study.coupling_bits if study.keeps_lead(grid[variant, c, adc], exact)]
+def _fewest_bits(found: Findings) -> list[str]:
+    def fewest(variant: str, adc: int) -> str:
+        enough = [c for c in found.coupling_bits if found.keeps_lead(found.bits[variant, c, adc])]
         return str(min(enough)) if enough else "none of these"
 
     rows = [
-        [str(variant), *(fewest(variant, adc) for adc in study.adc_bits)]
-        for variant in study.variants
+        [variant, *(fewest(variant, adc) for adc in found.adc_bits)] for variant in found.variants
     ]
     return [
-        f"### The fewest coupling bits with {_kept(study, exact)}",
-        markdown(["ADC bits", *map(str, study.adc_bits)], rows),
+        f"### The fewest coupling bits with {_kept(found)}",
+        markdown(["ADC bits", *map(str, found.adc_bits)], rows),
     ]
 
 
-def _kept(study: Quantisation, exact: Outcomes) -> str:
-    limit = number(study.keeps * study.epochs(exact))
-    return f"at most {study.keeps:g} times exact K-FAC's epochs, {limit}, for all seeds"
+def _kept(found: Findings) -> str:
+    limit = number(found.limit)
+    return f"at most {found.keeps:g} times exact K-FAC's epochs, {limit}, for all seeds"
 
 
-def _samples(
-    study: Quantisation,
-    references: dict[str, Outcomes],
-    grid: dict[tuple[int, int], Outcomes],
-) -> list[str]:
-    exact = references[study.exact]
+def _samples(found: Findings) -> list[str]:
+    if not found.samples:
+        return []
+    counts = _each(count for _, count in found.samples)
     rows = []
-    for couplings in study.samples_coupling_bits:
-        line = {count: grid[couplings, count] for count in study.samples}
-        fewest = next((n for n in sorted(line) if study.keeps_lead(line[n], exact)), None)
+    for couplings in _each(couplings for couplings, _ in found.samples):
+        line = {count: found.samples[couplings, count] for count in counts}
+        fewest = next((n for n in sorted(line) if found.keeps_lead(line[n])), None)
         rows.append(
             [
                 f"**{couplings}**",
-                *(told(done, study.epochs(done)) for done in line.values()),
+                *(told(done, found.epochs(done)) for done in line.values()),
                 "none of these" if fewest is None else f"{fewest:,}",
-                "" if fewest is None else number(1e3 * study.unit_seconds(line[fewest])),
+                "" if fewest is None else number(1e3 * found.unit_seconds(line[fewest])),
             ]
         )
-    if not rows:
-        return []
-    head = ["coupling bits \\ samples", *(f"{n:,}" for n in study.samples)]
-    head += ["fewest samples", f"ms on the unit to {study.target:g}"]
+    head = ["coupling bits \\ samples", *(f"{n:,}" for n in counts)]
+    head += ["fewest samples", f"ms on the unit to {found.target:g}"]
     return [
-        f"### Epochs to {study.target:g} by samples per run, {study.fixed_adc_bits}-bit ADC; the "
-        f"fewest with {_kept(study, exact)}",
+        f"### Epochs to {found.target:g} by samples per run, {found.fixed_adc_bits}-bit ADC; the "
+        f"fewest with {_kept(found)}",
         markdown(head, rows),
     ]
 
 
-def _damping(study: Quantisation, grid: dict[tuple[int | None, float], Outcomes]) -> list[str]:
-    if not grid:
+def _damping(found: Findings) -> list[str]:
+    if not found.damping:
         return []
     parts = []
-    head = ["", "exact", *(f"{c} bits" for c in study.damping_coupling_bits)]
-    values = {f"Epochs to {study.target:g}": study.epochs, "Final loss": final_loss}
+    bits = _each(bits for bits, _, _ in found.damping)
+    head = ["", *("exact" if c is None else f"{c} bits" for c in bits)]
+    values = {f"Epochs to {found.target:g}": found.epochs, "Final loss": final_loss}
     for what, value in values.items():
         rows = []
-        for settings in study.damped:
-            damping = settings["damping"]
-            line = [grid[bits, damping] for bits in (None, *study.damping_coupling_bits)]
-            label = f"damping {damping:g}, lr {settings['lr']:g}"
+        for damping, lr in _each((damping, lr) for _, damping, lr in found.damping):
+            line = [found.damping[c, damping, lr] for c in bits]
+            label = f"damping {damping:g}, lr {lr:g}"
             rows.append([label, *(told(done, value(done)) for done in line)])
         parts += [
-            f"### {what} by damping, {study.fixed_adc_bits}-bit ADC",
+            f"### {what} by damping, {found.fixed_adc_bits}-bit ADC",
             markdown(head, rows),
         ]
     return parts
@@ -158,13 +234,7 @@ def _damping(study: Quantisation, grid: dict[tuple[int | None, float], Outcomes]
 # ---- heat maps --------------------------------------------------------------------------------
 
 
-def _heat_maps(
-    study: Quantisation,
-    references: dict[str, Outcomes],
-    grid: dict[Point, Outcomes],
-    path: Path,
-    about: str,
-) -> Path:
+def _heat_maps(found: Findings, path: Path, abreast: int, about: str) -> Path:
     """A panel per variant, those of one scaling abreast, first epochs and then losses."""
     from thermokron.host.studies.plots import HeatMap, plot_heat_maps
 
@@ -172,17 +242,19 @@ def _heat_maps(
         return 1e3 * final_loss(outcomes)
 
     measures: tuple[tuple[str, Callable[[Outcomes], float]], ...] = (
-        (f"epochs to {study.target:g}", study.epochs),
+        (f"epochs to {found.target:g}", found.epochs),
         ("final loss, thousandths", loss),
     )
     maps = []
     for quantity, value in measures:
         # with Adam's on the scale, what is noise between neighbours does not look like an effect
-        found = [value(done) for done in (*references.values(), *grid.values())]
-        finite = [v for v in found if math.isfinite(v)] or [1.0]
+        all_values = [value(done) for done in (*found.references.values(), *found.bits.values())]
+        finite = [v for v in all_values if math.isfinite(v)] or [1.0]
         limits = min(finite), max(*finite, 1.01 * min(finite))
-        for variant in study.variants:
-            table = [[grid[variant, c, a] for a in study.adc_bits] for c in study.coupling_bits]
+        for variant in found.variants:
+            table = [
+                [found.bits[variant, c, a] for a in found.adc_bits] for c in found.coupling_bits
+            ]
             maps.append(
                 HeatMap(
                     title=f"{quantity}\n{variant}",
@@ -192,22 +264,22 @@ def _heat_maps(
                     limits=limits,
                 )
             )
+    exact, rival = found.references[found.exact], found.references[found.rival]
     notes = [
-        f"exact K-FAC: {number(study.epochs(references[study.exact]), 2)} epochs, "
-        f"{number(loss(references[study.exact]), 2)} thousandths; "
-        f"Adam: {number(study.epochs(references[study.rival_name]), 2)}, "
-        f"{number(loss(references[study.rival_name]), 2)}",
+        f"exact K-FAC: {number(found.epochs(exact), 2)} epochs, "
+        f"{number(loss(exact), 2)} thousandths; "
+        f"Adam: {number(found.epochs(rival), 2)}, {number(loss(rival), 2)}",
         "-  not reached     x  refused: not positive definite on the unit     !  diverged     "
         "*  in one seed or more",
     ]
     return plot_heat_maps(
         maps,
         path,
-        title=study.title,
+        title=found.title,
         about=about,
-        across=len(study.guards),
-        rows=("coupling bits", study.coupling_bits),
-        columns=("ADC bits", study.adc_bits),
+        across=abreast,
+        rows=("coupling bits", found.coupling_bits),
+        columns=("ADC bits", found.adc_bits),
         notes=notes,
     )
 

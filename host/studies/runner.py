@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from thermokron.host.studies.plan import Study
 from thermokron.host.studies.runs import Store, execute
@@ -13,10 +14,20 @@ from thermokron.host.train.workers import workers
 from thermokron.model.checks import check_integer
 from thermokron.model.files import claimed, write_whole
 
-__all__ = ["Listener", "run_study"]
+__all__ = ["Listener", "claim", "run_study"]
 
 #: Called after each run with the stage, the runs of the stage done, those there are, and a remark.
 Listener = Callable[[str, int, int, str], None]
+
+
+class Named(Protocol):
+    """What has a folder of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
 
 
 def run_study(
@@ -65,7 +76,7 @@ def run_study(
     """
     jobs = check_integer("jobs", jobs, 1, 256)
     with claimed(folder):
-        _claim(folder, study)
+        claim(folder, study)
         return _run(study, folder, jobs, timeout_s, listen)
 
 
@@ -86,8 +97,14 @@ def _run(
     return study.report(store, folder)
 
 
-def _claim(folder: Path, study: Study) -> None:
-    """Note whose folder it is, as two studies would replace each other's tables."""
+def claim(folder: Path, study: Named) -> None:
+    """Note whose folder it is, as two studies would replace each other's tables.
+
+    Raises
+    ------
+    ValueError
+        If it is another's.
+    """
     path, mine = folder / "study.json", {"name": study.name, "title": study.title}
     if not path.exists():
         write_whole(path, json.dumps(mine) + "\n")

@@ -12,9 +12,9 @@ from thermokron.host.kfac.choices import check_choices
 from thermokron.host.kfac.hyperparameters import Hyperparameters, check_count
 from thermokron.host.kfac.solve.inverses import INVERSE_SAMPLES, SOLVE_SAMPLES
 from thermokron.host.linalg import GUARDS, Guard, Settle, check_settle
+from thermokron.host.train.defaults import suits_of
+from thermokron.host.train.options import KFAC_OPTIONS
 from thermokron.host.train.schedules import SCHEDULES
-from thermokron.host.train_defaults import suits_of
-from thermokron.host.train_options import KFAC_OPTIONS
 from thermokron.model.checks import check_integer, check_real
 
 __all__ = ["ENGINES", "INVERTERS", "OPTIMIZERS", "UNIT_ENGINES", "TrainConfig"]

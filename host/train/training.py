@@ -19,10 +19,11 @@ from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
 from thermokron.host.train.evaluation import Evaluation, evaluate
 from thermokron.host.train.identity import about_task, identity, run_digest
+from thermokron.host.train.named import make_task, naming
 from thermokron.host.train.networks import BUILDERS
 from thermokron.host.train.results import RunResult
 from thermokron.host.train.schedules import scheduler
-from thermokron.host.train.tasks import Task, batch_of, make_task, naming
+from thermokron.host.train.tasks import Task, batch_of
 from thermokron.model import ArrayPhysics, UnitSpec
 from thermokron.model.files import check_writable
 
@@ -346,7 +347,9 @@ def _result(
         inversions=account.inversions,
         hardware_seconds=account.hardware_seconds,
         phase_seconds=account.phase_seconds,
+        span_seconds=account.span_seconds,
         unit_runs=account.unit_runs,
+        activity=account.activity,
         bytes_to_unit=account.bytes_to_unit,
         bytes_from_unit=account.bytes_from_unit,
         digital_flops=account.digital_flops,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
-from thermokron.host.terminal import Ended, ended_by_signals
+from thermokron.host.train.signals import Ended, ended_by_signals
 
 __all__ = ["Results", "workers"]
 

@@ -13,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from thermokron.host import cli, commands
+from thermokron.host import cli
+from thermokron.host.cli import commands
 from thermokron.model import UnitFault
 
+#: The module, whose name the package gives to the function in it.
+MAIN = importlib.import_module("thermokron.host.cli.main")
 COMMANDS = sorted(
     path.stem for path in Path(commands.__path__[0]).glob("*.py") if path.stem != "__init__"
 )
@@ -28,7 +31,7 @@ def _command(name: str, run: Callable[[argparse.Namespace], int]) -> SimpleNames
         subparsers.add_parser(name, help="a command of this test")
 
     return SimpleNamespace(
-        __name__=f"thermokron.host.commands.{name}", add_parser=add_parser, run=run
+        __name__=f"thermokron.host.cli.commands.{name}", add_parser=add_parser, run=run
     )
 
 
@@ -73,7 +76,7 @@ def test_every_command_teaches_by_example(name: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_module_keeps_the_contract(name: str) -> None:
-    module = importlib.import_module(f"thermokron.host.commands.{name}")
+    module = importlib.import_module(f"thermokron.host.cli.commands.{name}")
     assert callable(module.add_parser)
     assert callable(module.run)
 
@@ -98,7 +101,7 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_users_error_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("fail", _raising(error))])
+    monkeypatch.setattr(MAIN, "_command_modules", lambda: [_command("fail", _raising(error))])
     assert cli.main(["fail"]) == 2
     assert capsys.readouterr().err == f"thermokron: error: {error}\n"
     with pytest.raises(type(error)):
@@ -107,7 +110,7 @@ def test_a_users_error_is_one_line(
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     run = _raising(AssertionError("a bug"))
-    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("fail", run)])
+    monkeypatch.setattr(MAIN, "_command_modules", lambda: [_command("fail", run)])
     with pytest.raises(AssertionError):
         cli.main(["fail"])
 
@@ -116,13 +119,13 @@ def test_interrupt_ends_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = _raising(KeyboardInterrupt())
-    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("wait", run)])
+    monkeypatch.setattr(MAIN, "_command_modules", lambda: [_command("wait", run)])
     assert cli.main(["wait"]) == 130
     assert capsys.readouterr().err.strip() == "thermokron: interrupted"
 
 
 def test_the_exit_status_is_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_command_modules", lambda: [_command("three", lambda args: 3)])
+    monkeypatch.setattr(MAIN, "_command_modules", lambda: [_command("three", lambda args: 3)])
     assert cli.main(["three"]) == 3
 
 

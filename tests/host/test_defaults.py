@@ -17,7 +17,8 @@ from thermokron.host.kfac import KFAC
 from thermokron.host.kfac.solve.step_control import shortening
 from thermokron.host.train import TrainConfig, train
 from thermokron.host.train.evaluation import evaluate
-from thermokron.host.train.tasks import batch_of, make_task
+from thermokron.host.train.named import make_task
+from thermokron.host.train.tasks import batch_of
 from thermokron.host.train.training import one_thread
 from thermokron.model import UnitSpec
 

@@ -16,8 +16,9 @@ from study_plans import COMPARISON, QUANTISATION, results, written
 from thermokron.host.cli import main
 from thermokron.host.studies import Outcome, Run, load_study, run_study
 from thermokron.host.studies.plots import smoothed
+from thermokron.host.studies.quantisation_report import Findings
 from thermokron.host.studies.runs import Store, execute, make_config
-from thermokron.host.studies.tables import markdown, number
+from thermokron.host.tables import markdown, number
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, digest
 
@@ -379,19 +380,22 @@ def test_losses_of_steps_are_smoothed_over_nine():
     assert smoothed([]).shape == (0,)
 
 
-def test_an_advantage_is_kept_in_time_and_by_all_seeds(tmp_path):
-    study = load_study(written(tmp_path, QUANTISATION))
-
+def test_an_advantage_is_kept_in_time_and_by_all_seeds():
     def ran(*losses, end="finished"):
         rest = {"test_accuracy": 0.9, "wall_seconds": 1.0, "hardware_seconds": 0.0}
         return Outcome(train_loss=list(losses), step_loss=[], inversions=0, end=end, **rest)
 
+    def found(exact):
+        plan = {"title": "a study", "target": 2.0, "keeps": 2.0, "fixed_adc_bits": 12}
+        grids = {"bits": {}, "samples": {}, "damping": {}}
+        return Findings(exact="K-FAC", rival="Adam", references={"K-FAC": exact}, **plan, **grids)
+
     exact = [ran(4.0, 1.0)] * 3  # 0.5 epochs to 2; twice as many keep the advantage
     soon, late, refused = ran(4.0, 2.0), ran(4.0, 3.0, 1.0), ran(4.0, math.inf, end="refused")
-    assert study.keeps_lead([soon, soon, late], exact)
-    assert not study.keeps_lead([soon, late, late], exact)
-    assert not study.keeps_lead([soon, soon, refused], exact)
-    assert not study.keeps_lead([soon] * 3, [ran(4.0, 3.0)] * 3)
+    assert found(exact).keeps_lead([soon, soon, late])
+    assert not found(exact).keeps_lead([soon, late, late])
+    assert not found(exact).keeps_lead([soon, soon, refused])
+    assert not found([ran(4.0, 3.0)] * 3).keeps_lead([soon] * 3)
 
 
 @pytest.mark.parametrize(

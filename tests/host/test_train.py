@@ -11,9 +11,9 @@ import torch
 
 from thermokron.host.cli import main
 from thermokron.host.train import Digits, RunResult, TrainConfig, train, write_result
+from thermokron.host.train.defaults import SUITS
 from thermokron.host.train.demo import DemoPlan, run_demo
 from thermokron.host.train.plots import LABEL_DISTANCE, _spread, plot_losses
-from thermokron.host.train_defaults import SUITS
 from thermokron.model import ArrayPhysics, UnitSpec
 
 QUICK = {"epochs": 1, "batch_size": 479, "samples": 200}  # three steps

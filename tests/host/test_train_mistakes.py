@@ -9,8 +9,8 @@ import pytest
 
 from thermokron.host.cli import main
 from thermokron.host.train.identity import RunFile
+from thermokron.host.train.named import naming
 from thermokron.host.train.results import StepLog
-from thermokron.host.train.tasks import naming
 from thermokron.model import UnitFault
 from thermokron.model.files import check_writable
 

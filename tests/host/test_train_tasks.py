@@ -16,11 +16,11 @@ from torch.utils.data import Dataset, TensorDataset
 from thermokron.host.cli import main
 from thermokron.host.kfac import KFAC
 from thermokron.host.train import Task, TrainConfig, train
+from thermokron.host.train.defaults import page_table
 from thermokron.host.train.evaluation import evaluate
 from thermokron.host.train.molecules import ATOMS, ELEMENTS, FEATURES, Molecules, _graph
 from thermokron.host.train.networks import GraphNetwork, VisionTransformer
 from thermokron.host.train.schedules import scheduler
-from thermokron.host.train_defaults import page_table
 from thermokron.model import UnitSpec
 
 #: Few steps of small networks: options by network.
@@ -108,7 +108,7 @@ def test_runs_are_reproducible_and_leave_the_global_generator_alone(network: str
 
 @pytest.mark.parametrize(("network", "blocks"), [("cnn", 3), ("vit", 20), ("graph", 4)])
 def test_k_fac_covers_every_parameter(network: str, blocks: int) -> None:
-    from thermokron.host.train.tasks import make_task
+    from thermokron.host.train.named import make_task
 
     with make_task(TrainConfig(network=network, engine="exact"), torch.Generator()) as task:
         kfac = KFAC(task.model, lr=0.1, damping=0.1)

@@ -8,27 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from thermokron.host.engines import ENGINES
-from thermokron.host.spec_options import SPEC_OPTIONS
+from thermokron.host.train.options import KFAC_ONLY, UNIT_ONLY
 
-__all__ = ["KFAC_OPTIONS", "add_timeout", "add_train_options", "check_effect", "given_options"]
-
-#: Options that go to `KFAC` as they are.
-KFAC_OPTIONS = (
-    "fisher",
-    "mc_samples",
-    "sharing",
-    "damping_mode",
-    "method",
-    "decay",
-    "factor_interval",
-    "inverse_interval",
-    "refresh_threshold",
-    "kl_clip",
-    "norm_constraint",
-)
-#: Options that mean nothing without K-FAC, and without a unit.
-KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
-UNIT_ONLY = ("samples", "settle", "guard", "equilibrate", "physics", *SPEC_OPTIONS)
+__all__ = ["add_timeout", "add_train_options", "check_effect", "given_options"]
 
 
 def add_timeout(parser: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `thermokron COMMAND`, one command per module of `thermokron.host.commands`."""
+"""The parser of `thermokron`, and how a command is run and ends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TextIO
 
-from thermokron.host import commands
-from thermokron.host.terminal import Ended, ended_by_signals, patient_streams
+from thermokron.host.cli import commands
+from thermokron.host.cli.terminal import patient_streams
+from thermokron.host.train.signals import Ended, ended_by_signals
 from thermokron.model import UnitFault
 
 __all__ = ["build_parser", "main"]
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for module in _command_modules():
         module.add_parser(subparsers)
-        # the module's name is the command's name, so that `ls host/commands` is the list
+        # the module's name is the command's name, so that `ls host/cli/commands` is the list
         subparsers.choices[module.__name__.rpartition(".")[2]].set_defaults(run=module.run)
     return parser
 
@@ -124,7 +125,3 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import pickle
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -13,10 +11,10 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from thermokron.host.kfac.distributed.messages import packed, padded, unpacked
+
 __all__ = ["Exchange", "Ranks", "check_alike", "ranks_of"]
 
-#: Where parts of a message begin, in bytes.
-ALIGNMENT = 8
 #: Bytes of a message that go with its length, which many are no longer than; and where they begin.
 SMALL, HEAD = 4096, 8
 
@@ -62,7 +60,7 @@ class Group(Ranks):
         self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
 
     def gather(self, what: str, value: Any) -> list[Any]:
-        message = _packed(value)
+        message = packed(value)
         begin = torch.zeros(HEAD + SMALL, dtype=torch.uint8)
         begin[:8] = torch.tensor([len(message)]).view(torch.uint8)
         begin[HEAD : HEAD + len(message)] = message[:SMALL]
@@ -71,8 +69,8 @@ class Group(Ranks):
         if max(lengths) <= SMALL:
             found = [each[HEAD:] for each in begins]
         else:
-            found = self._all(what, _padded(message, max(lengths)))
-        return [_unpacked(each[:n]) for each, n in zip(found, lengths, strict=True)]
+            found = self._all(what, padded(message, max(lengths)))
+        return [unpacked(each[:n]) for each, n in zip(found, lengths, strict=True)]
 
     def add_up(self, what: str, tensor: torch.Tensor) -> None:
         self._try(what, lambda: distributed.all_reduce(tensor, group=self.group))
@@ -202,79 +200,3 @@ def check_alike(by_rank: Sequence[dict[str, Any]]) -> None:
                     f"{name} = {other[name]!r} on rank {rank} and {value!r} on rank 0; legal: the "
                     "same on all processes of a group, or process_group = False"
                 )
-
-
-# ---- messages ------------------------------------------------------------------------------------
-
-
-class Form(NamedTuple):
-    """What a receiver has to know of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: str
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class Place(NamedTuple):
-    """Where a tensor was."""
-
-    number: int
-
-
-def _packed(value: Any) -> torch.Tensor:
-    """A message as bytes: those of tensors as they are, after all the rest."""
-    tensors: list[torch.Tensor] = []
-    tree = _without_tensors(value, tensors)
-    forms = [Form(tuple(t.shape), t.dtype, t.device.type) for t in tensors]
-    text = torch.frombuffer(bytearray(pickle.dumps((tree, forms))), dtype=torch.uint8)
-    parts = [torch.tensor([len(text)]).view(torch.uint8), text]
-    parts += [t.detach().cpu().reshape(-1).view(torch.uint8) for t in tensors]
-    return torch.cat([_padded(part, _rounded(len(part))) for part in parts])
-
-
-def _unpacked(message: torch.Tensor) -> Any:
-    """What `_packed` was made of, every tensor in memory of its own."""
-    start, length = ALIGNMENT, int(message[:8].view(torch.int64))
-    tree, forms = pickle.loads(message[start : start + length].numpy().tobytes())
-    start += _rounded(length)
-    tensors = []
-    for form in forms:
-        flat = message[start : start + form.nbytes].to(form.device, copy=True)
-        tensors.append(flat.view(form.dtype).reshape(form.shape))
-        start += _rounded(form.nbytes)
-    return _with_tensors(tree, tensors)
-
-
-def _rounded(length: int) -> int:
-    return -(-length // ALIGNMENT) * ALIGNMENT
-
-
-def _padded(flat: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.nn.functional.pad(flat, (0, length - len(flat)))
-
-
-def _without_tensors(tree: Any, tensors: list[torch.Tensor]) -> Any:
-    """The same with places for tensors, which are taken out."""
-    if isinstance(tree, torch.Tensor):
-        tensors.append(tree)
-        return Place(len(tensors) - 1)
-    if isinstance(tree, dict):
-        return {key: _without_tensors(value, tensors) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(_without_tensors(value, tensors) for value in tree)
-    return tree
-
-
-def _with_tensors(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """What `_without_tensors` was made of."""
-    if isinstance(tree, Place):
-        return tensors[tree.number]
-    if isinstance(tree, dict):
-        return {key: _with_tensors(value, tensors) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(_with_tensors(value, tensors) for value in tree)
-    return tree

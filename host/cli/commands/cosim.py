@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from thermokron.host.cli.spec_options import add_spec_options, spec_from_args
 from thermokron.host.engines import CosimUnit
-from thermokron.host.spec_options import add_spec_options, spec_from_args
 from thermokron.model import Job, NumericUnit, UnitSpec
 from thermokron.model.checks import check_real
 from thermokron.model.files import claimed

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from thermokron.host.spec_options import add_spec_options, spec_from_args
+from thermokron.host.cli.spec_options import add_spec_options, spec_from_args
 
 __all__ = ["add_parser", "run"]
 

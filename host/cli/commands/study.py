@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from thermokron.host.train_options import add_timeout
+from thermokron.host.cli.train_options import add_timeout
 
 __all__ = ["add_parser", "run"]
 

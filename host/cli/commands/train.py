@@ -11,16 +11,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermokron.host import train_help as text
-from thermokron.host.engines import ENGINES
-from thermokron.host.spec_options import add_spec_options, spec_from_args
-from thermokron.host.train_defaults import OWN, SUITS, help_table
-from thermokron.host.train_options import (
+from thermokron.host.cli import train_help as text
+from thermokron.host.cli.spec_options import add_spec_options, spec_from_args
+from thermokron.host.cli.train_options import (
     add_timeout,
     add_train_options,
     check_effect,
     given_options,
 )
+from thermokron.host.engines import ENGINES
+from thermokron.host.train.defaults import OWN, SUITS, help_table
 from thermokron.model import ArrayPhysics
 from thermokron.model.files import FolderInUse, check_writable, claimed
 
@@ -137,6 +137,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train as asked; 0, or 1 if the demo did not show what it claims to show."""
+    from thermokron.host.train import check_packages
+
+    check_packages()
     return _demo(args) if args.kind == "demo" else _train(args)
 
 

@@ -1,0 +1,129 @@
+"""A search from its plan to its page: propose, train, tell, generation by generation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from thermokron.host.explore.candidate import Candidate
+from thermokron.host.explore.page import write_page
+from thermokron.host.explore.plan import Plan
+from thermokron.host.explore.proposals import Proposals
+from thermokron.host.explore.results import Evaluated, Found, evaluate
+from thermokron.host.studies.runner import Listener, claim
+from thermokron.host.studies.runs import Run, Store, execute
+from thermokron.host.tables import median
+from thermokron.host.train.workers import Results, workers
+from thermokron.model.checks import check_integer
+from thermokron.model.files import claimed
+
+__all__ = ["explore"]
+
+
+def explore(
+    plan: Plan,
+    folder: Path,
+    *,
+    trials: int | None = None,
+    jobs: int = 1,
+    listen: Listener = lambda stage, done, total, remark: None,
+) -> tuple[Found, Path]:
+    """Train all candidates that have not been, and write the page.
+
+    Training runs leave files in `folder/runs`, what was proposed is in `folder/search.log`: an
+    interrupted search goes on where it was, and repeats nothing. With more trials than before it
+    goes on, too. What is found does not depend on `jobs`, nor on interruptions.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        Where results are kept; of one search, by its name and title.
+    trials : int, optional
+        In place of the plan's.
+    jobs : int
+        Processes that train side by side, each on one thread.
+    listen : callable
+        Hears of progress, see `thermokron.host.studies.runner.Listener`.
+
+    Returns
+    -------
+    Found, Path
+        What was found, and the page.
+
+    Raises
+    ------
+    ValueError
+        If exact K-FAC does not train, a run cannot be made, or the folder is another's.
+    FolderInUse
+        If a search is running there already.
+    ChildProcessError
+        If a process that trained was killed; results so far are kept.
+    """
+    jobs = check_integer("jobs", jobs, 1, 256)
+    if trials is not None:
+        plan = replace(plan, trials=trials)
+    with claimed(folder):
+        claim(folder, plan)
+        store = Store(folder / "runs")
+        with workers(jobs) as results:
+            found = _Search(plan, store, results, listen).run(folder / "search.log")
+        return found, write_page(found, store, folder)
+
+
+class _Search:
+    def __init__(self, plan: Plan, store: Store, results: Results, listen: Listener) -> None:
+        self.plan, self.store, self.results, self.listen = plan, store, results, listen
+
+    def run(self, log: Path) -> Found:
+        plan = self.plan
+        baselines = plan.baselines
+        references = [plan.reference(seed) for seed in plan.seeds]
+        first = [plan.run(n, c, seed) for n, c in baselines.items() for seed in plan.seeds]
+        self._train("what is to be beaten", [*references, *first], 0, len(references + first))
+        exact = median(self.store[run].final_loss for run in references)
+        before = median(self.store[run].train_loss[0] for run in references)
+        if not 0.0 < exact < before:
+            raise ValueError(
+                f"exact K-FAC begins with a loss of {before:.3g} and ends with {exact:.3g}; lower "
+                "lr, or raise damping"
+            )
+        proposals = Proposals(plan, log)
+        trials: list[Evaluated] = []
+        for generation in range(plan.generations):
+            candidates = proposals.generation(generation)
+            names = [f"#{len(trials) + place}" for place in range(len(candidates))]
+            runs = [
+                plan.run(name, candidate, seed)
+                for name, candidate in zip(names, candidates, strict=True)
+                for seed in plan.seeds
+            ]
+            total = plan.generations * len(runs)
+            self._train("candidates", runs, generation * len(runs), total)
+            found = [
+                self._evaluated(name, candidate, exact)
+                for name, candidate in zip(names, candidates, strict=True)
+            ]
+            proposals.tell(generation, found)
+            trials += found
+        return Found(
+            plan,
+            exact,
+            tuple(self._evaluated(name, each, exact) for name, each in baselines.items()),
+            tuple(trials),
+        )
+
+    def _evaluated(self, name: str, candidate: Candidate, exact: float) -> Evaluated:
+        outcomes = [self.store[self.plan.run(name, candidate, s)] for s in self.plan.seeds]
+        return evaluate(self.plan, name, candidate, outcomes, exact)
+
+    def _train(self, stage: str, runs: list[Run], before: int, total: int) -> None:
+        """Run what has no result yet."""
+        missing = list(self.store.missing(runs))
+        done = before + len(runs) - len(missing)
+        self.listen(stage, done, total, "")
+        for run, outcome in self.results(partial(execute, timeout_s=None), missing):
+            self.store.put(run, outcome)
+            done += 1
+            self.listen(stage, done, total, f"{run.label}: loss {outcome.final_loss:.2g}")
