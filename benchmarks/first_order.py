@@ -35,7 +35,7 @@ import torch
 from step_cost import Bench, insert
 
 from thermokron.host.kfac import KFAC, preconditioner
-from thermokron.host.studies.tables import markdown, number, write
+from thermokron.host.tables import markdown, number, write
 from thermokron.model import BaseUnit, Job, Readout, UnitSpec
 
 PARTS = ("cost", "parity", "enough", "time", "width")

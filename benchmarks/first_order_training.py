@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thermokron.host.studies.runs import Outcome
-from thermokron.host.studies.tables import markdown, median, number
+from thermokron.host.tables import markdown, median, number
 from thermokron.host.train import TrainConfig, train
 from thermokron.model import PHASES, UnitSpec
 

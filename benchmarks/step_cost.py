@@ -37,7 +37,7 @@ import torch
 from public_kfac import ALONE, PUBLIC, Step, apart, load
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.studies.tables import markdown, number, write
+from thermokron.host.tables import markdown, number, write
 
 PARTS = ("forward/backward", "factors", "inversion", "apply")
 NEVER = 10**9

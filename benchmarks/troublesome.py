@@ -25,7 +25,7 @@ from torch import nn
 
 from thermokron.host import open_unit
 from thermokron.host.kfac import KFAC
-from thermokron.host.studies.tables import markdown, number, write
+from thermokron.host.tables import markdown, number, write
 from thermokron.host.train import Digits
 from thermokron.model import Unit, UnitSpec
 

@@ -207,13 +207,40 @@ class UnitSpec:
 
     def phase_cycles(self, job: Job) -> dict[str, int]:
         """Clock cycles of a run by phase, from START to DONE, when nothing stalls."""
-        vectors = len(job.biases)
-        tail = self.adc_cycles + self.accumulate_cycles(job.second_moments) + SAMPLE_OVERHEAD
+        return self.cycles_of(
+            vectors=len(job.biases),
+            settle_cycles=job.settle_cycles,
+            interval_cycles=job.interval_cycles,
+            samples=job.samples,
+            second_moments=job.second_moments,
+        )
+
+    def cycles_of(
+        self,
+        *,
+        vectors: Any,
+        settle_cycles: Any,
+        interval_cycles: Any,
+        samples: Any,
+        second_moments: bool,
+        runs: Any = 1,
+        cells: int | None = None,
+        codes_per_cycle: int = 1,
+    ) -> dict[str, Any]:
+        """The same of `runs` jobs with so many bias vectors in all; numbers, or arrays of them.
+
+        With `cells` and `codes_per_cycle` of a unit that is not built: one whose array is as large
+        as the matrix on it, or that brings several codes a cycle to its DACs.
+        """
+        n = self.cells if cells is None else cells
+        couplings, codes = (-(-count // codes_per_cycle) for count in (n * (n + 1) // 2, n))
+        occupied = self.folds * (n // 2 + 1 if second_moments else 1)
+        tail = self.adc_cycles + occupied + SAMPLE_OVERHEAD
         return {
-            "load": self.coupling_count + LOAD_OVERHEAD + vectors * (self.cells + LOAD_OVERHEAD),
+            "load": runs * (couplings + LOAD_OVERHEAD) + vectors * (codes + LOAD_OVERHEAD),
             "discharge": vectors * self.discharge_cycles,
-            "settle": vectors * job.settle_cycles,
-            "sample": vectors * ((job.samples - 1) * job.interval_cycles + tail),
+            "settle": vectors * settle_cycles,
+            "sample": vectors * ((samples - 1) * interval_cycles + tail),
         }
 
     def port_bytes(self, job: Job) -> tuple[int, int, int]:

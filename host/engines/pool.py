@@ -335,13 +335,13 @@ def _result(future: Future[T]) -> T:
     return future.result()
 
 
-def makespan(pool: Pool, seconds: Iterable[float]) -> float:
-    """How long tasks of so many seconds of hardware take on a pool.
+def makespan(units: int, seconds: Iterable[float]) -> float:
+    """How long tasks of so many seconds of hardware take on so many units.
 
     Of tasks in order, each begun on the unit that is free first: a figure of the hardware, which
     does not depend on what the host's threads did.
     """
-    ends = [0.0] * len(pool.units)
+    ends = [0.0] * units
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
     return max(ends)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from thermokron.host.kfac.solve.cost import Cost
+from thermokron.host.linalg import Activity
 
 __all__ = ["StepMetrics"]
 
@@ -29,6 +30,8 @@ class StepMetrics:
         What passed the unit's port, see `thermokron.model.UnitSpec.port_bytes`.
     runs : int
         Runs of the unit.
+    activity : Activity
+        What they came to in codes, conversions and products.
     digital_flops : int
         Floating-point operations of the host beyond forward and backward pass and the factors' own
         moments: damping, programming or inversion, apply, step control.
@@ -49,6 +52,8 @@ class StepMetrics:
     makespan_seconds : float
         The same as a clock on the wall has it: less than `hardware_seconds` where a pool's units
         work side by side, each taking the next factor or layer when it is free.
+    span_seconds : float
+        The same of as many units as there are factors or layers.
     loss : float or None
         The loss of this step's batch, where `criterion` was given.
     rate, momentum : float or None
@@ -69,6 +74,7 @@ class StepMetrics:
     bytes_to_unit: int
     bytes_from_unit: int
     runs: int
+    activity: Activity
     digital_flops: int
     repairs: int
     nu: float
@@ -77,6 +83,7 @@ class StepMetrics:
     kappa: float
     clipped_samples: int
     makespan_seconds: float
+    span_seconds: float
     loss: float | None = None
     rate: float | None = None
     momentum: float | None = None
@@ -94,13 +101,17 @@ class StepMetrics:
             bytes_to_unit=cost.bytes_to_unit,
             bytes_from_unit=cost.bytes_from_unit,
             runs=cost.runs,
+            activity=cost.activity,
             digital_flops=cost.digital_flops,
             repairs=cost.repairs,
             clipped_samples=cost.clipped,
             makespan_seconds=cost.makespan,
+            span_seconds=cost.span,
             **others,
         )
 
     def as_dict(self) -> dict[str, float]:
         """All that is known, as numbers: `logger.log(metrics.as_dict())`."""
-        return {key: float(value) for key, value in asdict(self).items() if value is not None}
+        known = asdict(self)
+        known |= known.pop("activity")
+        return {key: float(value) for key, value in known.items() if value is not None}

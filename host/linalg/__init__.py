@@ -10,6 +10,7 @@ the host a few operations per number. The functions `inv` and `solve` are short 
 with more samples and refinement.
 """
 
+from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.api import inv, load, program, solve
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.programmed import Programmed
@@ -21,6 +22,7 @@ from thermokron.host.linalg.settling import Settle, Settling, check_settle
 __all__ = [
     "GUARDS",
     "Account",
+    "Activity",
     "Eliminated",
     "Guard",
     "NotPositiveDefinite",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.arrays import Floats, Restore
 from thermokron.host.linalg.settling import Settling
 from thermokron.model import PHASES, Job, Readout, UnitSpec
@@ -26,6 +27,7 @@ class Account:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     bytes_to_unit: int = 0
     bytes_from_unit: int = 0
+    activity: Activity = field(default_factory=Activity)
     digital_flops: int = 0
     reruns: int = 0
     repairs: int = 0
@@ -39,9 +41,10 @@ class Account:
         for phase, cycles in readout.cycles.items():
             self.seconds[phase] += cycles * spec.clock_s
         couplings, biases, results = spec.port_bytes(job)
-        if job.couplings is not self._couplings:  # else a bank of the unit has them
-            self.bytes_to_unit += couplings
-            self._couplings = job.couplings
+        moved = job.couplings is not self._couplings  # else a bank of the unit has them
+        self._couplings = job.couplings
+        self.activity += Activity.of(spec, job, moved=moved)
+        self.bytes_to_unit += couplings * moved
         self.bytes_to_unit += biases
         self.bytes_from_unit += results
 
@@ -56,6 +59,7 @@ class Account:
             self.seconds[phase] += seconds
         self.bytes_to_unit += other.bytes_to_unit
         self.bytes_from_unit += other.bytes_from_unit
+        self.activity += other.activity
         self.digital_flops += other.digital_flops
         self.reruns += other.reruns
         self.repairs += other.repairs
@@ -80,6 +84,8 @@ class Result:
         DACs, "discharge", "settle", "sample".
     bytes_to_unit, bytes_from_unit : int
         What passed the unit's port for them, see `UnitSpec.port_bytes`.
+    activity : Activity
+        Codes, conversions and products: what the energy of these runs depends on.
     digital_flops : int
         Floating-point operations of the host: additions, multiplications, divisions and square
         roots count 1 each, so a product (m, k) x (k, n) counts 2mkn; rounding, comparing and
@@ -105,6 +111,7 @@ class Result:
     seconds: Mapping[str, float]
     bytes_to_unit: int
     bytes_from_unit: int
+    activity: Activity
     digital_flops: int
     reruns: int
     repairs: int

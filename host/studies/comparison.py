@@ -14,7 +14,7 @@ from thermokron.host.studies.comparison_report import write_report
 from thermokron.host.studies.effects import check_effects
 from thermokron.host.studies.runs import Outcome, Run, Store, make_config
 from thermokron.host.studies.settings import about, check_number_of_runs, hints, own_tasks, take
-from thermokron.host.studies.tables import median
+from thermokron.host.tables import median
 from thermokron.host.train import TrainConfig
 from thermokron.host.train.config import UNIT_ENGINES
 from thermokron.model import UnitSpec

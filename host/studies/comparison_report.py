@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thermokron.host.studies.claims import Claim
 from thermokron.host.studies.runs import Outcome, Run
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.tables import markdown, median, number, write
 
 __all__ = ["write_report"]
 

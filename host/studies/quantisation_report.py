@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from thermokron.host.studies.runs import Outcome
-from thermokron.host.studies.tables import markdown, median, number, write
+from thermokron.host.tables import markdown, median, number, write
 
 __all__ = ["Findings", "write_report"]
 

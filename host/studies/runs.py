@@ -106,6 +106,10 @@ class Outcome:
         Factors inverted.
     test_loss : float
         At the end; NaN where the run did not end well.
+    unit : dict of str to float
+        What it asked of the unit: `runs`, the counts of `thermokron.host.linalg.Activity`, seconds
+        by phase, such as "load", and their "span" on as many units as there are layers. Empty
+        where the run did not end well, or an older version made it.
     end : "finished", "diverged" or "refused"
         How it ended: whether the loss became NaN or inf, or the unit refused a factor that it
         could not hold as a positive definite matrix.
@@ -118,6 +122,7 @@ class Outcome:
     hardware_seconds: float
     inversions: int
     test_loss: float = math.nan
+    unit: dict[str, float] = field(default_factory=dict, repr=False)
     end: str = "finished"
 
     @property
@@ -187,6 +192,12 @@ def execute(run: Run, timeout_s: float | None = None) -> Outcome:
         hardware_seconds=result.hardware_seconds,
         inversions=result.inversions,
         test_loss=math.nan if result.test_loss is None else result.test_loss,
+        unit={
+            "runs": result.unit_runs,
+            **result.activity,
+            **result.phase_seconds,
+            "span": result.span_seconds,
+        },
     )
 
 

@@ -6,20 +6,21 @@ import errno
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from thermokron.host.kfac import StepMetrics
+from thermokron.host.linalg import Activity
 from thermokron.host.train.identity import differences
 from thermokron.model import PHASES
 from thermokron.model.files import write_whole
 
 __all__ = ["Account", "Checkpoints", "Stateful", "check_checkpoint"]
 
-FORMAT = "thermokron training 2"
+FORMAT = "thermokron training 3"
 
 
 @dataclass
@@ -45,7 +46,9 @@ class Account:
     inversions: int = 0
     hardware_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    span_seconds: float = 0.0
     unit_runs: int = 0
+    activity: dict[str, int] = field(default_factory=lambda: asdict(Activity()))
     bytes_to_unit: int = 0
     bytes_from_unit: int = 0
     digital_flops: int = 0
@@ -62,7 +65,10 @@ class Account:
         self.hardware_seconds += metrics.hardware_seconds
         for phase in self.phase_seconds:
             self.phase_seconds[phase] += getattr(metrics, f"{phase}_seconds")
+        self.span_seconds += metrics.span_seconds
         self.unit_runs += metrics.runs
+        for count in fields(Activity):
+            self.activity[count.name] += getattr(metrics.activity, count.name)
         self.bytes_to_unit += metrics.bytes_to_unit
         self.bytes_from_unit += metrics.bytes_from_unit
         self.digital_flops += metrics.digital_flops

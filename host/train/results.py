@@ -52,8 +52,12 @@ class RunResult:
     phase_seconds : dict of str to float
         The same by phase: loading couplings and biases into the DACs, discharging, settling,
         sampling.
+    span_seconds : float
+        Time on as many units as there are layers.
     unit_runs : int
         Runs of the unit.
+    activity : dict of str to int
+        What they came to, see `thermokron.host.linalg.Activity`.
     bytes_to_unit, bytes_from_unit : int
         What passed its port.
     digital_flops : int
@@ -84,7 +88,9 @@ class RunResult:
     inversions: int
     hardware_seconds: float
     phase_seconds: dict[str, float]
+    span_seconds: float
     unit_runs: int
+    activity: dict[str, int]
     bytes_to_unit: int
     bytes_from_unit: int
     digital_flops: int

@@ -299,8 +299,8 @@ def test_linear_algebra_in_tasks_goes_side_by_side() -> None:
 def test_a_makespan_is_that_of_tasks_in_order() -> None:
     for units, expected in ((1, 10.0), (2, 7.0), (3, 6.0)):
         with numeric(units) as pool:
-            assert makespan(pool, [3.0, 1.0, 1.0, 5.0, 0.0]) == expected
-            assert makespan(pool, []) == 0.0
+            assert makespan(len(pool.units), [3.0, 1.0, 1.0, 5.0, 0.0]) == expected
+            assert makespan(len(pool.units), []) == 0.0
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------

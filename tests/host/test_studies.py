@@ -18,7 +18,7 @@ from thermokron.host.studies import Outcome, Run, load_study, run_study
 from thermokron.host.studies.plots import smoothed
 from thermokron.host.studies.quantisation_report import Findings
 from thermokron.host.studies.runs import Store, execute, make_config
-from thermokron.host.studies.tables import markdown, number
+from thermokron.host.tables import markdown, number
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, digest
 

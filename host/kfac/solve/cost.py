@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ class Cost(Account):
         Factors inverted, decomposed, or solved with.
     makespan : float
         Seconds from the first run's begin to the last one's end, where units work side by side.
+    span : float
+        The same of as many units as there are pieces of work: what the longest of them take.
 
     The others are those of `thermokron.host.linalg.Result`; operations are counted as there:
     additions, multiplications, divisions and square roots, 1 each.
@@ -34,6 +37,7 @@ class Cost(Account):
 
     inversions: int = 0
     makespan: float = 0.0
+    span: float = 0.0
 
     def product(self, left: int, inner: int, right: int, blocks: int = 1) -> None:
         """Enter a product (left, inner) x (inner, right), or several."""
@@ -54,15 +58,20 @@ def work_out(unit: Unit | None, pieces: Sequence[Callable[[Cost], T]], cost: Cos
     On the units of a pool they are done side by side, each with an account of its own.
     """
     if not isinstance(unit, Pool):
-        before = sum(cost.seconds.values())
-        results = [piece(cost) for piece in pieces]
-        cost.makespan += sum(cost.seconds.values()) - before
+        results, ends = [], [sum(cost.seconds.values())]
+        for piece in pieces:
+            results.append(piece(cost))
+            ends.append(sum(cost.seconds.values()))
+        cost.makespan += ends[-1] - ends[0]
+        cost.span += max((end - begin for begin, end in itertools.pairwise(ends)), default=0.0)
         return results
     done = unit.map([partial(_accounted, piece) for piece in pieces])
     for _, own in done:
         cost.add(own)
         cost.inversions += own.inversions
-    cost.makespan += makespan(unit, [sum(own.seconds.values()) for _, own in done])
+    times = [sum(own.seconds.values()) for _, own in done]
+    cost.makespan += makespan(len(unit.units), times)
+    cost.span += max(times, default=0.0)
     return [result for result, _ in done]
 
 
