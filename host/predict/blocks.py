@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -103,6 +104,8 @@ def _block(layer: KroneckerLayer, rows: int, shared: str) -> Block:
         diagonal_outputs=g.diagonal,
         blocks=layer.blocks or 1,
         shared=shared,
+        patch=prod(getattr(layer.module, "kernel_size", ())),
+        bias=layer.has_bias,
     )
 
 

@@ -21,7 +21,11 @@ from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.workload import Block, Operation, Workload
 
 __all__ = [
+    "APPLIED",
+    "MOMENTS",
     "OPTIMISERS",
+    "PATCHES",
+    "ROWS",
     "apply_operations",
     "apply_seconds",
     "curvature_operations",
@@ -33,16 +37,20 @@ __all__ = [
     "update_seconds",
 ]
 
+#: Names of operations, for which machines may have rates.
+MOMENTS, APPLIED, PATCHES, ROWS = "moments", "precondition", "patches", "rows"
 #: Numbers read and written for every parameter, by a kernel that does it all at once.
 #: sgd: p, g, momentum read, p, momentum written; adam: p, g and two moments read, three written.
 OPTIMISERS = {"sgd": 5, "adam": 7}
 #: The same for every entry of a dense factor: its sum divided by a count, and a running average.
 AVERAGED = 2 + 3
+#: For every number that a norm returns: scaled gradient, input normalised, product, both summed.
+NORMALISED = 2 + 2 + 3 + 3
 #: Before a factor is inverted: divided by the average's weight, damped, its norm taken.
 DAMPED = 2 + 1
-#: Gradients of a block: put together, checked, compared with the update twice, shortened, checked,
-#: written back, and a copy of the parameters from which the step is judged.
-HANDLED = 2 + 1 + 6 + 2 + 1 + 2 + 2
+#: Gradients of a block: put together, checked, compared with the last step, twice with the update,
+#: which is shortened, checked and written back; and the parameters copied.
+HANDLED = 2 + 1 + 9 + 8 + 2 + 1 + 2 + 2
 #: Inverses by LAPACK: copies that its order and its triangles ask for.
 COPIED = 6
 
@@ -62,13 +70,19 @@ def factor_operations(block: Block, *, inputs: bool = True) -> tuple[Operation, 
     if block.diagonal_inputs:  # one-hot, counted
         made.append(_memory("factors", 8 * rows + 4 * n, 1))
     elif inputs:
-        made.append(_memory("factors", 8 * blocks * rows * n, 1))
-        made.append(Operation.product("factors", n, rows, n, blocks, name="moments"))
+        if block.patch > 1:
+            made.append(_memory("factors", 8 * blocks * rows * n, 1, PATCHES))
+        if block.bias:
+            made.append(_memory("factors", 8 * blocks * rows * n, 1))
+        made.append(Operation.product("factors", n, rows, n, blocks, name=MOMENTS))
+    # scaled to those of a sum; of convolutions brought into rows, too
     made.append(_memory("factors", 8 * blocks * rows * m, 1))
+    if block.patch > 1:
+        made.append(_memory("factors", 8 * blocks * rows * m, 1, ROWS))
     if block.diagonal_outputs:
         made.append(_memory("factors", 12 * blocks * rows * m, 2))
     else:
-        made.append(Operation.product("factors", m, rows, m, blocks, name="moments"))
+        made.append(Operation.product("factors", m, rows, m, blocks, name=MOMENTS))
     for size, diagonal in ((n, block.diagonal_inputs), (m, block.diagonal_outputs)):
         entries = blocks * size ** (1 if diagonal else 2)
         made.append(_memory("factors", 4 * AVERAGED * entries, 2))
@@ -116,12 +130,12 @@ def apply_operations(block: Block) -> tuple[Operation, ...]:
     n, m, blocks = block.inputs, block.outputs, block.blocks
     made: list[Operation] = []
     if not block.diagonal_outputs:
-        made.append(Operation.product("apply", m, m, n, blocks, name="precondition"))
+        made.append(Operation.product("apply", m, m, n, blocks, name=APPLIED))
     if not block.diagonal_inputs:
-        made.append(Operation.product("apply", m, n, n, blocks, name="precondition"))
+        made.append(Operation.product("apply", m, n, n, blocks, name=APPLIED))
     diagonals = block.diagonal_inputs + block.diagonal_outputs
     entries = blocks * m * n
-    made.append(_memory("apply", 4 * (HANDLED + 2 * diagonals) * entries, 8 + diagonals))
+    made.append(_memory("apply", 4 * (HANDLED + 2 * diagonals) * entries, 16 + diagonals))
     return tuple(made)
 
 
@@ -139,14 +153,19 @@ def update_operations(workload: Workload, optimiser: str) -> tuple[Operation, ..
     return (_memory("update", moved, 1),)
 
 
-def curvature_operations(blocks: Iterable[Block]) -> tuple[Operation, ...]:
-    """`factor_operations` of all blocks, moments of equal inputs made once."""
+def curvature_operations(blocks: Iterable[Block], diagonal: int = 0) -> tuple[Operation, ...]:
+    """`factor_operations` of all blocks, moments of equal inputs made once.
+
+    With the diagonal curvature of layers that return so many numbers, see `Workload`.
+    """
     known: set[str] = set()
     made: list[Operation] = []
     for block in blocks:
         made += factor_operations(block, inputs=block.shared not in known)
         if block.shared:
             known.add(block.shared)
+    if diagonal:
+        made.append(_memory("factors", 4 * NORMALISED * diagonal, 1))
     return tuple(made)
 
 
@@ -174,6 +193,6 @@ def update_seconds(workload: Workload, optimiser: str, machine: Machine, values:
     return machine.seconds(update_operations(workload, optimiser), values)
 
 
-def _memory(phase: str, moved: int, kernels: int) -> Operation:
+def _memory(phase: str, moved: int, kernels: int, name: str = "") -> Operation:
     """Kernels that move so many bytes together."""
-    return Operation("memory", phase, bytes=moved // kernels, count=kernels)
+    return Operation("memory", phase, bytes=moved // kernels, count=kernels, name=name)

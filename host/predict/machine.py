@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -83,11 +83,19 @@ class Machine:
         Bandwidth over that of large tensors, by bytes read and written, where caches help.
     convolution : Curve, optional
         As `gemm`, of convolutions alone.
+    moments : Curve, optional
+        Rates of sums of x xᵀ over many vectors, by their length; the other products of K-FAC are
+        made by the same code, and taken to be as fast, by the side of a cube.
+    tall : Curve, optional
+        Part of these rates that is left with so many vectors.
+    slower : dict of str to float
+        Byte/s at most by names of operations that compute more than they move, such as
+        "aten.tanh".
     double : Quantity, optional
         How much longer inverses take in float64.
     asynchronous : bool
-        Whether operations are begun while those before them run, as on a GPU: one takes as long as
-        its launch or its work, whichever is longer, and else both.
+        Whether operations are begun while those before them run, as on a GPU: several take as
+        long as their launches or their work, whichever is longer, and else both.
     """
 
     name: str
@@ -106,6 +114,9 @@ class Machine:
     thin: Curve | None = None
     cached: Curve | None = None
     convolution: Curve | None = None
+    moments: Curve | None = None
+    tall: Curve | None = None
+    slower: Mapping[str, float] = field(default_factory=dict, hash=False)
     double: Quantity = DOUBLE
     asynchronous: bool = False
 
@@ -116,41 +127,44 @@ class Machine:
 
         Limited by what there is to multiply or by what there is to move, whichever takes longer.
         """
-        work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name)
-        moved = 4.0 * blocks * (m * k + k * n + m * n)
-        slower = np.maximum(work / values(self.gemm_trust), moved / self._bandwidth(moved, values))
-        return self._launched(slower, values)
+        return self._launched(1, self._product_work(m, k, n, values, blocks, name), values)
 
     def inverse_seconds(
         self, n: int, values: Values, blocks: int = 1, *, double: bool = False
     ) -> Number:
-        """Of inverses of `blocks` matrices (n, n)."""
+        """Of inverses of `blocks` matrices (n, n), launches included."""
         single = blocks * n**3 / self.inverse(n) / values(self.inverse_trust)
         return single * values(self.double) if double else single
 
     def eigen_seconds(self, n: int, values: Values, blocks: int = 1) -> Number:
-        """Of eigendecompositions of `blocks` matrices (n, n)."""
+        """Of eigendecompositions of `blocks` matrices (n, n), launches included."""
         return 9.0 * blocks * n**3 / self.eigen(n) / values(self.eigen_trust)
 
-    def memory_seconds(self, moved: float, values: Values, launches: int = 1) -> Number:
+    def memory_seconds(
+        self, moved: float, values: Values, launches: int = 1, name: str = ""
+    ) -> Number:
         """Of operations that move so many bytes together."""
-        one = moved / launches
-        return launches * self._launched(one / self._bandwidth(one, values), values)
+        work = launches * self._memory_work(moved / launches, values, name)
+        return self._launched(launches, work, values)
 
     def seconds(self, operations: Iterable[Operation], values: Values) -> Number:
         """Of operations one after the other."""
-        total: Number = 0.0
+        work: Number = 0.0
+        launches = 0
         for each in operations:
-            if each.kind == "gemm":
-                one = self.product_seconds(each.m, each.k, each.n, values, each.blocks, each.name)
-            elif each.kind == "inverse":
+            if each.kind == "inverse":
                 one = self.inverse_seconds(each.n, values, each.blocks, double=each.double)
             elif each.kind == "eigen":
                 one = self.eigen_seconds(each.n, values, each.blocks)
             else:
-                one = self.memory_seconds(each.bytes, values)
-            total = total + each.count * one
-        return total
+                launches += each.count
+                if each.kind == "gemm":
+                    shape = each.m, each.k, each.n
+                    one = self._product_work(*shape, values, each.blocks, each.name)
+                else:
+                    one = self._memory_work(each.bytes, values, each.name)
+            work = work + each.count * one
+        return self._launched(launches, work, values)
 
     def joules(self, seconds: Number, flops: Number, moved: Number, values: Values) -> Number:
         """Of work that takes so long: idle power, operations, bytes of memory."""
@@ -160,16 +174,35 @@ class Machine:
             + moved * values(self.byte_energy)
         )
 
-    def _product_rate(self, m: int, k: int, n: int, name: str) -> float:
-        is_convolution = "convolution" in name and self.convolution is not None
-        rates = self.convolution if is_convolution else self.gemm
-        assert rates is not None
-        thin = 1.0 if self.thin is None or is_convolution else self.thin(min(m, k, n))
-        return rates(effective_size(m, k, n)) * thin
+    def _product_work(
+        self, m: int, k: int, n: int, values: Values, blocks: int, name: str
+    ) -> Number:
+        work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name)
+        moved = 4.0 * blocks * (m * k + k * n + m * n)
+        slower: Number = np.maximum(
+            work / values(self.gemm_trust), moved / self._bandwidth(moved, values)
+        )
+        return slower
 
-    def _launched(self, work: Number, values: Values) -> Number:
-        launch = values(self.launch)
-        return np.maximum(launch, work) if self.asynchronous else launch + work
+    def _memory_work(self, moved: float, values: Values, name: str) -> Number:
+        work = moved / self._bandwidth(moved, values)
+        if name in self.slower:
+            work = np.maximum(work, moved / self.slower[name])
+        return work
+
+    def _product_rate(self, m: int, k: int, n: int, name: str) -> float:
+        if self.convolution is not None and "convolution" in name:
+            return self.convolution(effective_size(m, k, n))
+        thin = 1.0 if self.thin is None else self.thin(min(m, k, n))
+        if self.moments is not None and name == "moments":
+            return self.moments(m) * (1.0 if self.tall is None else self.tall(k))
+        if self.moments is not None and name == "precondition":
+            return self.moments(effective_size(m, k, n)) * thin
+        return self.gemm(effective_size(m, k, n)) * thin
+
+    def _launched(self, launches: int, work: Number, values: Values) -> Number:
+        begin = launches * values(self.launch)
+        return np.maximum(begin, work) if self.asynchronous else begin + work
 
     def _bandwidth(self, moved: float, values: Values) -> Number:
         return values(self.bandwidth) * (self.cached(moved) if self.cached and moved else 1.0)

@@ -95,8 +95,14 @@ CARDS = {
         inverse_source=GV100_SOURCE,
         inverse_trust=(0.85, 1.0, 2.0),
         peak_bytes=900e9,
-        bandwidth=((0.7e12, 0.78e12, 0.83e12), "assumed"),
-        launch=((5e-6, 25e-6, 40e-6), "assumed"),
+        bandwidth=(
+            (0.65e12, 0.72e12, 0.83e12),
+            "0.71 TB/s fit PipeFisher's layers of width 768, see pipefisher.py; range assumed",
+        ),
+        launch=(
+            (5e-6, 20e-6, 60e-6),
+            "assumed; high: 54 us fit PipeFisher's small batches, in PyTorch of 2022",
+        ),
         idle=(
             (40.0, 56.6, 70.0),
             "NVIDIA/nvidia-docker issue 1076: V100-SXM2-32GB without processes; range assumed",

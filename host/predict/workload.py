@@ -111,6 +111,10 @@ class Block:
         Independent pairs of factors of these sizes, such as a grouped convolution has.
     shared : str
         Layers with equal inputs, such as query, key and value, have the same name here; "" alone.
+    patch : int
+        Positions of a convolution's window, all of which are in one vector; 1 elsewhere.
+    bias : bool
+        Whether vectors are extended by a 1.
     """
 
     name: str
@@ -121,9 +125,11 @@ class Block:
     diagonal_outputs: bool = False
     blocks: int = 1
     shared: str = ""
+    patch: int = 1
+    bias: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("inputs", "outputs", "rows", "blocks"):
+        for field in ("inputs", "outputs", "rows", "blocks", "patch"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{field} = {value!r} of block {self.name!r}; legal: 1 or more")

@@ -68,13 +68,13 @@ def test_factors_of_vit_are_those_of_algoperf() -> None:
     sizes = network("vit-s16").sizes()
     assert sizes[1536] == sizes[1537] == 12
     assert sizes[769] == 1  # patches with the bias
-    assert network("vit-s16").blocks[1].rows == 1024 * 196
+    assert network("vit-s16").blocks[1].rows == 128 * 196
 
 
 def test_graphs_have_mean_size() -> None:
     workload = network("ogbg-gnn")
     rows = {block.rows for block in workload.blocks}
-    assert rows == {512, 512 * 26, 512 * 56}
+    assert rows == {64, 64 * 26, 64 * 56}
     assert workload.largest == 4 * 256 + 1
 
 

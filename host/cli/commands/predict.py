@@ -164,11 +164,13 @@ def _list() -> int:
 def _measure() -> int:
     from rich.progress import Progress
 
-    from thermokron.host.predict.measure import measure
+    from thermokron.host.predict import measured
+    from thermokron.host.predict.measure import about, measure
 
     with Progress(transient=True) as bars:
         bar = bars.add_task("measuring this computer", total=1.0)
-        path = measure(lambda part, done: bars.update(bar, description=part, completed=done))
+        machine = measure(lambda done, what: bars.update(bar, description=what, completed=done))
+    path = measured.save(machine, about())
     print(f"wrote {path}; use it with: thermokron predict NETWORK --machine this")
     return 0
 

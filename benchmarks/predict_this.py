@@ -1,0 +1,181 @@
+"""Predicted and measured seconds of K-FAC's parts, for networks that took no part in measuring.
+
+    python benchmarks/predict_this.py [--threads 1] [--measure]
+
+The computer is measured first, if it was not or `--measure` asks for it. Networks, each in float32
+with the empirical Fisher, factors and inverses renewed at every step:
+
+    mlp            784, 1024, 1024, 512, 10; a batch of 512
+    cnn            3 x 3 convolutions to 64, 128 and 256 channels with batch normalisation, of 32
+                   images of 3 x 16 x 16
+    transformer    two encoder layers of width 256 and 1024, 16 sequences of 64
+
+A part's time is the difference of steps that leave parts out, as in step_cost.py. Of all rounds the
+least counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from thermokron.host.kfac import KFAC
+from thermokron.host.predict import digital, measured
+from thermokron.host.predict.machine import Machine
+from thermokron.host.predict.measure import about, clock_of, measure
+from thermokron.host.predict.quantity import Values
+from thermokron.host.predict.tracing import trace
+from thermokron.host.predict.workload import Workload
+from thermokron.host.tables import markdown
+
+PARTS = ("forward, backward", "factors", "inversion", "apply")
+NEVER = 10**9
+Parts = dict[str, float]
+
+
+def mlp() -> tuple[nn.Module, torch.Tensor]:
+    sizes = (784, 1024, 1024, 512, 10)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]), torch.randn(512, 784)
+
+
+def cnn() -> tuple[nn.Module, torch.Tensor]:
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    model = nn.Sequential(
+        *block(3, 64),
+        *block(64, 128),
+        nn.MaxPool2d(2),
+        *block(128, 256),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+    return model, torch.randn(32, 3, 16, 16)
+
+
+class Transformer(nn.Module):
+    """Encoder layers, and the mean token classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.layers = nn.Sequential(
+            *(nn.TransformerEncoderLayer(256, 4, 1024, **layer) for _ in range(2))
+        )
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x).mean(dim=1))
+
+
+def transformer() -> tuple[nn.Module, torch.Tensor]:
+    return Transformer(), torch.randn(16, 64, 256)
+
+
+NETWORKS = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
+
+
+def measured_parts(build: Callable[[], tuple[nn.Module, torch.Tensor]], seconds: float) -> Parts:
+    """By `PARTS`."""
+    torch.manual_seed(0)
+    _, x = build()
+    y = torch.randint(10, (len(x),))
+    loss = nn.CrossEntropyLoss()
+
+    def stepping(intervals: tuple[int, int] | None) -> Callable[[], None]:
+        torch.manual_seed(0)
+        own, _ = build()
+        kfac = None
+        if intervals is not None:
+            kfac = KFAC(own, lr=0.01, factor_interval=intervals[0], inverse_interval=intervals[1])
+
+        def step() -> None:
+            own.zero_grad()
+            loss(own(x), y).backward()
+            if kfac is not None:
+                kfac.step()
+
+        return step
+
+    steps = {
+        "plain": stepping(None),
+        "reused factors": stepping((NEVER, NEVER)),
+        "reused inverses": stepping((1, NEVER)),
+        "all": stepping((1, 1)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    begin, clock = time.perf_counter(), clock_of()
+    while len(times["all"]) < 6 or time.perf_counter() - begin < seconds:
+        for name, step in steps.items():
+            start = clock()
+            step()
+            times[name].append(clock() - start)
+    least = {name: min(values[1:]) for name, values in times.items()}
+    return dict(
+        zip(
+            PARTS,
+            (
+                least["plain"],
+                least["reused inverses"] - least["reused factors"],
+                least["all"] - least["reused inverses"],
+                least["reused factors"] - least["plain"],
+            ),
+            strict=True,
+        )
+    )
+
+
+def labelled(y: torch.Tensor) -> torch.Tensor:
+    """Cross entropy, whatever the labels."""
+    return nn.functional.cross_entropy(y, torch.zeros(len(y), dtype=torch.int64))
+
+
+def predicted_parts(workload: Workload, machine: Machine) -> Parts:
+    """The same, nominal."""
+    values, blocks = Values(), workload.blocks
+    operations = (
+        workload.operations,
+        digital.curvature_operations(blocks, workload.diagonal),
+        [each for block in blocks for each in digital.inversion_operations(block)],
+        [each for block in blocks for each in digital.apply_operations(block)],
+    )
+    return {
+        part: float(machine.seconds(each, values))
+        for part, each in zip(PARTS, operations, strict=True)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", action="store_true", help="anew")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each network")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.measure or not measured.path().exists():
+        machine = measure(lambda done, what: print(f"{100 * done:3.0f}% {what}", flush=True))
+        print(measured.save(machine, about()))
+    machine = measured.load()
+    rows = []
+    for name, build in NETWORKS.items():
+        model, x = build()
+        expected = predicted_parts(trace(model, x, loss=labelled, name=name), machine)
+        found = measured_parts(build, args.seconds)
+        for part in PARTS:
+            ours, theirs = 1e3 * expected[part], 1e3 * found[part]
+            rows.append([name, part, f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs - 1:+.0%}"])
+            print(*rows[-1], flush=True)
+    print(markdown(["network", "part", "predicted ms", "measured ms", "off by"], rows))
+
+
+if __name__ == "__main__":
+    main()
