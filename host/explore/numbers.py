@@ -1,30 +1,19 @@
-"""Numbers with their units, as people write them."""
+"""Numbers with their units, as pages and terminals show them."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["si"]
+from thermokron.host.predict.units import scaled
+from thermokron.host.tables import number
 
-_PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+__all__ = ["si"]
 
 
 def si(value: float, unit: str, digits: int = 3) -> str:
-    """A number with a prefix of its unit, "3.14 µs"; areas in mm² or µm²."""
+    """A number with a prefix of its unit, "3.14 µs"; a dash for what is not known."""
     if not math.isfinite(value):
         return "–"
-    value = float(f"{value:.{digits - 1}e}")
-    if unit == "m²":
-        scale, unit = (1e6, "mm²") if value >= 1e-8 else (1e12, "µm²")
-        return f"{_digits(value * scale, digits)} {unit}"
-    power = 0
-    if value != 0.0:
-        power = min(max(3 * math.floor(math.log10(abs(value)) / 3), -15), 9)
-    return f"{_digits(value / 10.0**power, digits)} {_PREFIXES[power]}{unit}"
-
-
-def _digits(value: float, digits: int) -> str:
-    if value == 0.0:
-        return "0"
-    places = max(digits - 1 - math.floor(math.log10(abs(value)) + 1e-9), 0)
-    return f"{value:,.{places}f}"
+    factor, shown = scaled(unit, value)
+    shown = f"µ{shown[1:]}" if shown.startswith("u") else shown
+    return f"{number(factor * value, digits)} {shown}".replace("m2", "m²")

@@ -47,7 +47,8 @@ for (const head of document.querySelectorAll("table.sortable th")) {
 
 function open() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target && target.tagName === "DETAILS") target.open = true;
+  for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  if (target) target.scrollIntoView();
 }
 addEventListener("hashchange", open);
 open();

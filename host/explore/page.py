@@ -13,6 +13,7 @@ from pathlib import Path
 from thermokron.host.explore.charts import anchor, legend, scatter
 from thermokron.host.explore.numbers import si
 from thermokron.host.explore.results import DRAWS, OBJECTIVES, PERCENTILES, Evaluated, Found
+from thermokron.host.predict.quantity import Quantity
 from thermokron.host.studies.runs import Store
 from thermokron.model.files import write_whole
 
@@ -20,7 +21,7 @@ __all__ = ["json_of", "python_of", "write_page"]
 
 UNITS = tuple(OBJECTIVES.values())
 #: Headings of columns of words.
-TEXTS = ("", "state", "limit", "unit", "source")
+TEXTS = ("", "state", "limit", "source")
 #: What a mouse over a heading tells.
 HINTS = {
     "loss": "training loss at the end over exact K-FAC's, medians over seeds",
@@ -250,19 +251,25 @@ def python_of(found: Found, one: Evaluated) -> str:
 def _specs(found: Found) -> Iterable[str]:
     front = set(map(id, found.front))
     rest = [one for one in found.distinct if id(one) not in front]
-    for one in [*found.front, *found.baselines, *rest]:
-        table = one.candidate.table
-        told = f"{table['cells']} cells, {table['coupling bits']}-bit couplings"
-        told += f", {si(one.objectives[0], 's')}, {si(one.objectives[1], 'J')}"
-        told += f", {si(one.objectives[2], 'm²')}"
-        beside = f"ports = {table['ports']}, units = {table['units']}"
-        yield (
-            f'<details id="{anchor(one)}"><summary><b>{escape(one.name)}</b> {escape(told)}'
-            f'{" · front" * (id(one) in front)}</summary><div class="codes">'
-            f"{_code('UnitSpec as JSON', json_of(one))}"
-            f"{_code('Python that trains on it', python_of(found, one))}</div>"
-            f'<p class="quiet codes">Beside the spec: {beside}.</p></details>'
-        )
+    yield from (_spec(found, one) for one in [*found.front, *found.baselines])
+    if rest:
+        yield f'<details><summary>{len(rest):,} others</summary><div class="inner">'
+        yield from (_spec(found, one) for one in rest)
+        yield "</div></details>"
+
+
+def _spec(found: Found, one: Evaluated) -> str:
+    table = one.candidate.table
+    told = f"{table['cells']} cells, {table['coupling bits']}-bit couplings"
+    for value, unit in zip(one.objectives, UNITS, strict=True):
+        told += f", {si(value, unit)}"
+    return (
+        f'<details id="{anchor(one)}"><summary><b>{escape(one.name)}</b> {escape(told)}</summary>'
+        f'<div class="codes">{_code("UnitSpec as JSON", json_of(one))}'
+        f"{_code('Python that trains on it', python_of(found, one))}</div>"
+        f'<p class="quiet codes">Beside the spec: ports = {table["ports"]}, units = '
+        f"{table['units']}.</p></details>"
+    )
 
 
 def _code(name: str, text: str) -> str:
@@ -308,10 +315,16 @@ def _prices(found: Found) -> Iterable[str]:
     one = found.chosen.get("balanced", found.trials[0])
     rows = [
         f'<tr><td class="text">{escape(each.name)}</td>'
-        f"<td>{each.low:.3g}</td><td>{each.nominal:.3g}</td><td>{each.high:.3g}</td>"
-        f'<td class="text">{escape(each.unit)}</td><td class="text wrap">{escape(each.source)}'
-        "</td></tr>"
+        + "".join(f"<td>{si(x, each.unit)}</td>" for x in _ends(each))
+        + f'<td class="text wrap">{escape(each.source)}</td></tr>'
         for each in one.candidate.technology.quantities()
     ]
-    yield f"<p>Those of {escape(one.name)}; bits, τ and rate of another change some of them.</p>"
-    yield _table(["", "low", "nominal", "high", "unit", "source"], rows, "prices")
+    yield (
+        f"<p>Those of {escape(one.name)}; bits, τ and rate of another change some of them. "
+        "Intervals are of draws from low to high of all but τ and clock.</p>"
+    )
+    yield _table(["", "low", "nominal", "high", "source"], rows, "prices")
+
+
+def _ends(each: Quantity) -> tuple[float, float, float]:
+    return each.low, each.nominal, each.high

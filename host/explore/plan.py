@@ -14,6 +14,7 @@ from thermokron.host.explore.numbers import si
 from thermokron.host.studies.plan_files import PlanFiles
 from thermokron.host.studies.runs import Run, make_config
 from thermokron.host.studies.settings import about, check_number_of_runs, own_tasks, take
+from thermokron.host.train.networks import BUILDERS
 from thermokron.model import UnitSpec
 from thermokron.model.checks import check_integer, check_real
 from thermokron.model.files import digest
@@ -99,6 +100,12 @@ class Plan:
                 raise ValueError(f"{name} does not belong in config; the plan has it elsewhere")
         if "network" not in self.config:
             raise ValueError("network is missing in config")
+        network = self.config["network"]
+        if not isinstance(network, str) or (":" not in network and network not in BUILDERS):
+            raise ValueError(
+                f"config: network = {network!r} is unknown; legal: {', '.join(BUILDERS)}, or "
+                '"module:function"'
+            )
         with about("config"):
             for seed in self.seeds:
                 self.reference(seed)
@@ -107,7 +114,7 @@ class Plan:
         self._check_space()
 
     def _check_space(self) -> None:
-        """Every value, with the first of all others, makes a unit and a run."""
+        """Every value, with all others as they are if left out, makes a unit and a run."""
         axes = self.axes
         for cells in axes["cells"].steps:
             for folds in axes["folds"].steps:
@@ -116,11 +123,13 @@ class Plan:
                         f"folds in space has {folds}, which does not divide cells = {cells}; "
                         "legal: divisors of all cells"
                     )
-        first = {name: each.ends[0] for name, each in axes.items()}
+        plain = {name: fixed for name, (_, fixed) in AXES.items()}
         for name, each in axes.items():
             for value in each.ends:
                 with about(f"{name} = {value} in space"):
-                    candidate = self.candidate(first | {name: value})
+                    cells = axes["cells"].ends[0] if name == "folds" else plain["cells"]
+                    values = plain | {"cells": cells, name: value}
+                    candidate = Candidate.of(values, self.unit, self.word_bits)
                     self.run("", candidate, self.seeds[0])
                     _ = candidate.technology
         for name in ("coupling_bits", "bias_bits", "adc_bits"):

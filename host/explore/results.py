@@ -21,7 +21,7 @@ from thermokron.host.tables import median
 __all__ = ["OBJECTIVES", "Costs", "Evaluated", "Found", "costs", "evaluate"]
 
 #: What is to be small, and its unit.
-OBJECTIVES = {"time": "s", "energy": "J", "area": "m²"}
+OBJECTIVES = {"time": "s", "energy": "J", "area": "m2"}
 #: Draws of an interval, their seed, and the percentiles that it lies between.
 DRAWS, SEED, PERCENTILES = 2000, 0, (5.0, 95.0)
 #: A violation that no finite loss comes near: of runs that did not end well.

@@ -73,7 +73,7 @@ def test_the_page_names_every_axis_and_field():
         ("ports = [1, 16]", "ports = [0, 16]", "ports = 0 in space"),
         ("units = [1, 2]", "units = [1, 2000]", "units = 2000 in space"),
         ("ports = [1, 16]", 'method = "guess"', "method = guess in space"),
-        ("ports = [1, 16]", "samples = [0]", "samples = 0 in space"),
+        ("ports = [1, 16]", "samples = [0]", "samples = 0 in space: samples = 0"),
         ("ports = [1, 16]", "ports = true", "ports = True in space"),
     ],
 )
