@@ -10,7 +10,8 @@ with the empirical Fisher, factors and inverses renewed at every step:
                    images of 3 x 16 x 16
     transformer    two encoder layers of width 256 and 1024, 16 sequences of 64
 
-A part's time is the difference of steps that leave parts out, as in step_cost.py. Of all rounds the
+Inversion and apply are timed where they happen, inside of `KFAC.step`; factors, which are made in
+hooks of the backward pass, are the difference of steps with and without them. Of all rounds the
 least counts.
 """
 
@@ -20,11 +21,14 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from thermokron.host.kfac import KFAC
+from thermokron.host.kfac.solve import solver
 from thermokron.host.predict import digital, measured
 from thermokron.host.predict.machine import Machine
 from thermokron.host.predict.measure import about, clock_of, measure
@@ -36,6 +40,7 @@ from thermokron.host.tables import markdown
 PARTS = ("forward, backward", "factors", "inversion", "apply")
 NEVER = 10**9
 Parts = dict[str, float]
+Build = Callable[[], tuple[nn.Module, torch.Tensor]]
 
 
 def mlp() -> tuple[nn.Module, torch.Tensor]:
@@ -84,54 +89,74 @@ def transformer() -> tuple[nn.Module, torch.Tensor]:
 NETWORKS = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
 
 
-def measured_parts(build: Callable[[], tuple[nn.Module, torch.Tensor]], seconds: float) -> Parts:
-    """By `PARTS`."""
-    torch.manual_seed(0)
-    _, x = build()
-    y = torch.randint(10, (len(x),))
-    loss = nn.CrossEntropyLoss()
+class Watch:
+    """Seconds spent in one function."""
 
-    def stepping(intervals: tuple[int, int] | None) -> Callable[[], None]:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = clock_of()()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.seconds += clock_of()() - start
+
+
+class Step:
+    """A step of training with K-FAC, or of none, and the least seconds of its parts."""
+
+    def __init__(self, build: Build, intervals: tuple[int, int] | None) -> None:
         torch.manual_seed(0)
-        own, _ = build()
-        kfac = None
+        self.model, self.inputs = build()
+        self.labels = torch.randint(10, (len(self.inputs),))
+        self.loss = nn.CrossEntropyLoss()
+        self.kfac = None
         if intervals is not None:
-            kfac = KFAC(own, lr=0.01, factor_interval=intervals[0], inverse_interval=intervals[1])
+            factor, inverse = intervals
+            self.kfac = KFAC(self.model, lr=0.01, factor_interval=factor, inverse_interval=inverse)
+        self.times: dict[str, list[float]] = {"whole": [], "inversion": [], "apply": []}
 
-        def step() -> None:
-            own.zero_grad()
-            loss(own(x), y).backward()
-            if kfac is not None:
-                kfac.step()
+    def run(self, inverting: Watch) -> None:
+        """Once."""
+        clock, inverting.seconds = clock_of(), 0.0
+        self.model.zero_grad()
+        start = clock()
+        self.loss(self.model(self.inputs), self.labels).backward()
+        middle = clock()
+        if self.kfac is not None:
+            self.kfac.step()
+        end = clock()
+        for part, seconds in (
+            ("whole", end - start),
+            ("inversion", inverting.seconds),
+            ("apply", end - middle),
+        ):
+            self.times[part].append(seconds)
 
-        return step
+    def least(self, part: str) -> float:
+        """The first round makes what others reuse."""
+        return min(self.times[part][1:])
 
-    steps = {
-        "plain": stepping(None),
-        "reused factors": stepping((NEVER, NEVER)),
-        "reused inverses": stepping((1, NEVER)),
-        "all": stepping((1, 1)),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    begin, clock = time.perf_counter(), clock_of()
-    while len(times["all"]) < 6 or time.perf_counter() - begin < seconds:
-        for name, step in steps.items():
-            start = clock()
-            step()
-            times[name].append(clock() - start)
-    least = {name: min(values[1:]) for name, values in times.items()}
-    return dict(
-        zip(
-            PARTS,
-            (
-                least["plain"],
-                least["reused inverses"] - least["reused factors"],
-                least["all"] - least["reused inverses"],
-                least["reused factors"] - least["plain"],
-            ),
-            strict=True,
-        )
+
+def measured_parts(build: Build, seconds: float) -> Parts:
+    """By `PARTS`."""
+    plain, again, renewed, whole = (
+        Step(build, intervals) for intervals in (None, (NEVER, NEVER), (1, NEVER), (1, 1))
     )
+    inverting = Watch(solver.prepare)
+    begin = time.perf_counter()
+    with mock.patch.object(solver, "prepare", inverting):
+        while len(plain.times["whole"]) < 6 or time.perf_counter() - begin < seconds:
+            for step in (plain, again, renewed, whole):
+                step.run(inverting)
+    found = (
+        plain.least("whole"),
+        renewed.least("whole") - again.least("whole"),
+        whole.least("inversion"),
+        again.least("apply"),
+    )
+    return dict(zip(PARTS, found, strict=True))
 
 
 def labelled(y: torch.Tensor) -> torch.Tensor:
