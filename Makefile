@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to install beside the core. Three more are other people's work that the tests use: thermox and
-# curvlinops compute the same, loops trains: make test EXTRAS=sim,train,explore,test,lint,loops
+# What to install beside the core. Four more are other people's work that the tests use: thermox and
+# curvlinops compute the same, loops trains, cluster spreads runs over machines:
+# make test EXTRAS=sim,train,explore,test,lint,loops,cluster
 EXTRAS ?= sim,train,explore,test,lint
 # Tests that run side by side.
 JOBS ?= 2
@@ -83,7 +84,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q -e '.[sim,train,explore,test,lint,thermox,curvlinops,loops]' setuptools
+	@build/pins/bin/pip install -q -e '.[sim,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

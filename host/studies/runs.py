@@ -17,6 +17,7 @@ from typing import Any, get_args
 from thermokron.host.linalg import NotPositiveDefinite
 from thermokron.host.studies.settings import hints, take
 from thermokron.host.train import Progress, TrainConfig, train
+from thermokron.host.train.cluster import check_wanted
 from thermokron.model import UnitSpec
 from thermokron.model.files import digest, write_whole
 
@@ -163,6 +164,7 @@ def execute(run: Run, timeout_s: float | None = None) -> Outcome:
     steps: list[float] = []
 
     def follow(now: Progress) -> None:
+        check_wanted()
         if not losses or now.loss != losses[-1]:
             losses.append(now.loss)
         steps.append(now.metrics["loss"])

@@ -1,117 +1,47 @@
-"""Processes that train side by side."""
+"""Runs side by side: in processes here, or on the workers of a cluster."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from typing import Protocol, TypeVar
+from contextlib import AbstractContextManager
 
-from thermokron.host.train.signals import Ended, ended_by_signals
+from thermokron.host.train.cluster import cluster_workers
+from thermokron.host.train.processes import Results, processes
+from thermokron.model.checks import check_integer
 
-__all__ = ["Results", "workers"]
+__all__ = ["MAX_JOBS", "Results", "workers"]
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-#: Seconds that a worker has for cleaning up when its parent is gone.
-CLEANING_S = 10.0
-#: What BLAS and OpenMP libraries read when they are loaded.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: Processes that train side by side at most.
+MAX_JOBS = 256
 
 
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, however it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def workers(jobs: int = 1, cluster: str | None = None) -> AbstractContextManager[Results]:
+    """What calls a function on many tasks, side by side, each call on one thread.
 
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(CLEANING_S)
-    os._exit(1)
-
-
-def _here(function: Callable[[Task], Result], task: Task) -> Result:
-    """In a worker: what is under way when it is told to end is cleaned up."""
-    try:
-        with ended_by_signals():
-            return function(task)
-    except Ended:
-        os._exit(1)
-
-
-class Results(Protocol):
-    """What a function makes of tasks, each with its result as they come, in any order."""
-
-    def __call__(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Result]]: ...
-
-
-@contextmanager
-def workers(jobs: int) -> Iterator[Results]:
-    """Processes of one thread each, so many that work side by side; with one, this process.
+        with workers(2) as results:
+            for task, result in results(function, tasks):
+                ...
 
     Functions, tasks and results are sent to and fro, so they have to be such as can be pickled.
-    Leaving early, as after Ctrl-C, ends the processes, and so does the end of this one.
+    What a call raises is raised here. Whoever leaves early, as after Ctrl-C, ends what is under
+    way and has nothing else begun.
+
+    Parameters
+    ----------
+    jobs : int
+        Processes of this machine; with one, everything is done in this process.
+    cluster : str, optional
+        Address of a Dask scheduler, whose workers do the work instead: `cluster_workers`.
 
     Raises
     ------
+    ValueError
+        If there are both, or jobs is not within 1 to 256.
     ChildProcessError
-        If one of them was killed.
+        If a process was killed, on a cluster several times by the same task.
     """
-    if jobs == 1:
-        yield lambda function, tasks: ((task, function(task)) for task in tasks)
-        return
-    with _one_thread_each():
-        # spawned, as a fork of a process whose libraries have threads may hang
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
-
-        def results(
-            function: Callable[[Task], Result], tasks: Iterable[Task]
-        ) -> Iterator[tuple[Task, Result]]:
-            waiting = {pool.submit(_here, function, task): task for task in tasks}
-            while waiting:
-                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield waiting.pop(future), future.result()
-
-        try:
-            yield results
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "a process that trained was killed, perhaps by the system because memory ran out; "
-                "results so far are kept, and the same command goes on from there (with fewer "
-                "--jobs, if memory was it)"
-            ) from None
-        except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes begun here have one thread for linear algebra, on whose number sums depend."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    jobs = check_integer("jobs", jobs, 1, MAX_JOBS)
+    if cluster is None:
+        return processes(jobs)
+    if jobs != 1:
+        raise ValueError(f"jobs = {jobs} has no effect on a cluster, whose workers do the work")
+    return cluster_workers(cluster)

@@ -1,4 +1,4 @@
-"""Two small plans, that of docs/studies.md among them, and what they left."""
+"""Small plans, that of docs/studies.md among them, and what they left."""
 
 from __future__ import annotations
 
@@ -26,6 +26,34 @@ samples_coupling_bits = [8]
 samples = [20, 50]
 damping_coupling_bits = [4]
 damped = [{ damping = 0.1, lr = 0.1 }]
+"""
+
+#: Three runs of one epoch, of which two end badly at their first steps.
+SMALL = """
+kind = "comparison"
+title = "Small"
+seeds = [0]
+tuning_seeds = []
+targets = [1.0]
+
+[[networks]]
+name = "small"
+config = { network = "mlp", hidden = [4] }
+epochs = 1
+unit = { cells = 65 }
+
+[[contenders]]
+name = "fine"
+config = { optimizer = "adam" }
+
+[[contenders]]
+name = "too fast"
+config = { optimizer = "sgd", lr = 1e36 }
+
+[[contenders]]
+name = "refused"
+config = { optimizer = "kfac", samples = 50, damping = 0.01, guard = "none", equilibrate = false }
+unit = { coupling_bits = 3 }
 """
 
 

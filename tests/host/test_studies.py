@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from study_plans import COMPARISON, QUANTISATION, results, written
+from study_plans import COMPARISON, QUANTISATION, SMALL, results, written
 
 from thermokron.host.cli import main
 from thermokron.host.studies import Outcome, Run, load_study, run_study
@@ -22,33 +22,6 @@ from thermokron.host.tables import markdown, number
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, digest
 
-#: Three runs of one epoch, of which two end badly at their first steps.
-SMALL = """
-kind = "comparison"
-title = "Small"
-seeds = [0]
-tuning_seeds = []
-targets = [1.0]
-
-[[networks]]
-name = "small"
-config = { network = "mlp", hidden = [4] }
-epochs = 1
-unit = { cells = 65 }
-
-[[contenders]]
-name = "fine"
-config = { optimizer = "adam" }
-
-[[contenders]]
-name = "too fast"
-config = { optimizer = "sgd", lr = 1e36 }
-
-[[contenders]]
-name = "refused"
-config = { optimizer = "kfac", samples = 50, damping = 0.01, guard = "none", equilibrate = false }
-unit = { coupling_bits = 3 }
-"""
 #: The first of them only.
 ALONE = SMALL[: SMALL.index('[[contenders]]\nname = "too fast"')].replace(
     "unit = { cells = 65 }", ""
@@ -192,6 +165,14 @@ def test_a_study_that_runs_already_is_refused(tmp_path, capsys):
     with claimed(out):
         assert main(["study", plan, "-o", str(out)]) == 2
     assert f"{out}: another run is writing there" in capsys.readouterr().err
+
+
+def test_without_dask_a_cluster_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    out = str(tmp_path / "out")
+    assert main(["study", written(tmp_path, ALONE), "-o", out, "--cluster", "tcp://here:1"]) == 2
+    told = "a cluster needs distributed; install it with: pip install 'thermokron[cluster]'\n"
+    assert capsys.readouterr().err == f"thermokron: error: {told}"
 
 
 def test_terminated_it_ends_as_interrupted(tmp_path, monkeypatch):

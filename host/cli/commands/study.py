@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from thermokron.host.cli.train_options import add_timeout
+from thermokron.host.cli.train_options import add_cluster, add_timeout
 
 __all__ = ["add_parser", "run"]
 
@@ -14,10 +14,11 @@ Run an experiment of many training runs from a plan, and write its tables and pl
 
 Every training run leaves a JSON file in DIR/runs when it ends. Interrupt a study at any time: the
 same command goes on where it was, and runs only what has no result yet. Results do not depend on
-how many processes share the work. A run that diverges, or whose matrices the unit refuses, ends
-with that as its result. A plan is checked whole before its first run; docs/studies.md says what it
-holds. A folder DIR is of one study. A plan whose network is "module:function" imports that module
-from here and runs it: look at a plan that is not yours first, with --show.
+how many processes share the work, here or on a Dask cluster. A run that diverges, or whose matrices
+the unit refuses, ends with that as its result. A plan is checked whole before its first run;
+docs/studies.md says what it holds. A folder DIR is of one study. A plan whose network is
+"module:function" imports that module from here and runs it: look at a plan that is not yours first,
+with --show.
 """
 
 EPILOG = """\
@@ -25,6 +26,8 @@ examples:
   thermokron study --list                     the plans that come with the package
   thermokron study comparison                 into runs/comparison, on one process
   thermokron study quantisation --jobs 2      two processes, one thread each
+  thermokron study quantisation --cluster tcp://10.0.0.1:8786
+                                              on the machines of a Dask cluster
   thermokron study my-plan.toml -o runs/mine  a plan of your own; to begin with:
   thermokron study comparison --show > my-plan.toml
 """
@@ -44,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--list", action="store_true", help="name the plans that come with the package")
     add("--show", action="store_true", help="print the plan and run nothing")
     add("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each [1]")
+    add_cluster(parser)
     add_timeout(parser)
     add(
         "-o",
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
             study,
             folder,
             jobs=args.jobs,
+            cluster=args.cluster,
             timeout_s=getattr(args, "timeout", None),
             listen=listen,
         )
