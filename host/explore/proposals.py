@@ -65,6 +65,7 @@ class Proposals:
             except (ValueError, KeyError, TypeError, AssertionError) as error:
                 raise ValueError(f"{path} is no search ({error!r}); delete it") from None
         self._placed: dict[tuple[int, int], FrozenTrial] = {}
+        self._open: dict[int, optuna.trial.Trial] = {}
         for trial in self._study.get_trials(deepcopy=False):
             if PLACE in trial.user_attrs:
                 generation, place = trial.user_attrs[PLACE]
@@ -86,6 +87,7 @@ class Proposals:
                 )
                 trial = self._study.ask(self._distributions)
                 trial.set_user_attr(PLACE, list(key))
+            self._open[trial.number] = trial
             self._placed[key] = self._study.get_trials(deepcopy=False)[trial.number]
         drawn = self._placed[key].params
         return self.plan.candidate({n: self.plan.axes[n].value(v) for n, v in drawn.items()})
@@ -98,11 +100,18 @@ class Proposals:
                 continue
             values = [value if math.isfinite(value) else LOST for value in each.objectives]
             with _quiet():
-                asked = optuna.trial.Trial(self._study, trial._trial_id)
+                asked = self._asked(trial)
                 if VIOLATION not in trial.constraints:  # else interrupted while it was told
                     asked.set_constraint(VIOLATION, each.violation)
                 asked.set_user_attr("loss", each.loss if math.isfinite(each.loss) else None)
                 self._study.tell(trial.number, values)
+
+    def _asked(self, trial: FrozenTrial) -> optuna.trial.Trial:
+        """A trial that can be told something, of an earlier sitting too."""
+        if trial.number not in self._open:
+            self._study.sampler = optuna.samplers.RandomSampler()  # it samples, for nobody
+            self._open[trial.number] = optuna.trial.Trial(self._study, trial._trial_id)
+        return self._open[trial.number]
 
 
 def _cut(path: Path) -> None:

@@ -15,7 +15,6 @@ from thermokron.host.studies.runner import Listener, claim
 from thermokron.host.studies.runs import Run, Store, execute
 from thermokron.host.tables import median
 from thermokron.host.train.workers import Results, workers
-from thermokron.model.checks import check_integer
 from thermokron.model.files import claimed
 
 __all__ = ["explore"]
@@ -27,13 +26,14 @@ def explore(
     *,
     trials: int | None = None,
     jobs: int = 1,
+    cluster: str | None = None,
     listen: Listener = lambda stage, done, total, remark: None,
 ) -> tuple[Found, Path]:
     """Train all candidates that have not been, and write the page.
 
     Training runs leave files in `folder/runs`, what was proposed is in `folder/search.log`: an
     interrupted search goes on where it was, and repeats nothing. With more trials than before it
-    goes on, too. What is found does not depend on `jobs`, nor on interruptions.
+    goes on, too. What is found does not depend on `jobs`, `cluster` or interruptions.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ def explore(
         In place of the plan's.
     jobs : int
         Processes that train side by side, each on one thread.
+    cluster : str, optional
+        Address of a Dask scheduler, on whose workers to train instead.
     listen : callable
         Hears of progress, see `thermokron.host.studies.runner.Listener`.
 
@@ -55,19 +57,22 @@ def explore(
     Raises
     ------
     ValueError
-        If exact K-FAC does not train, a run cannot be made, or the folder is another's.
+        If exact K-FAC does not train, a run cannot be made, the folder is another's, or the
+        cluster's packages are others than here.
     FolderInUse
         If a search is running there already.
     ChildProcessError
         If a process that trained was killed; results so far are kept.
+    ConnectionError
+        If no scheduler answers at the address, or it has gone since.
     """
-    jobs = check_integer("jobs", jobs, 1, 256)
+    side_by_side = workers(jobs, cluster)
     if trials is not None:
         plan = replace(plan, trials=trials)
     with claimed(folder):
         claim(folder, plan)
         store = Store(folder / "runs")
-        with workers(jobs) as results:
+        with side_by_side as results:
             found = _Search(plan, store, results, listen).run(folder / "search.log")
         return found, write_page(found, store, folder)
 

@@ -157,6 +157,16 @@ def test_it_does_not_depend_on_jobs(searched, plan, tmp_path):
     assert told(found) == told(searched[0])
 
 
+def test_on_a_cluster_it_finds_the_same(searched, plan, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs the extra cluster")
+    local = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**local) as machines:
+        found, _ = explore(plan, tmp_path / "out", cluster=machines.scheduler_address)
+    assert told(found) == told(searched[0])
+    with pytest.raises(ValueError, match="jobs = 2 has no effect on a cluster"):
+        explore(plan, tmp_path / "out", jobs=2, cluster="tcp://nowhere:1")
+
+
 def test_stopped_anywhere_it_finds_the_same_and_repeats_nothing(searched, plan, tmp_path):
     whole, folder = searched
     heard = []

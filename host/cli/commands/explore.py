@@ -8,6 +8,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thermokron.host.cli.train_options import add_cluster
+
 if TYPE_CHECKING:
     from thermokron.host.explore import Found
 
@@ -35,6 +37,8 @@ examples:
   thermokron explore --list                   the plans that come with the package
   thermokron explore digits-mlp --jobs 2      into runs/digits-mlp, two processes
   thermokron explore digits-mlp --trials 640  go on from there
+  thermokron explore digits-mlp --cluster tcp://10.0.0.1:8786
+                                              on the machines of a Dask cluster
   thermokron explore my-plan.toml --open      a plan of your own; to begin with:
   thermokron explore digits-mlp --show > my-plan.toml
 """
@@ -60,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="candidates, rounded up to whole generations [what the plan says]",
     )
     add("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each [1]")
+    add_cluster(parser)
     add("-o", "--output", type=Path, metavar="DIR", help="where results go [runs/PLAN]")
     add("--open", action="store_true", help="open the page in a browser at the end")
 
@@ -102,7 +107,14 @@ def run(args: argparse.Namespace) -> int:
                 tasks[stage] = bars.add_task(stage, total=total, remark=remark)
             bars.update(tasks[stage], completed=done, total=total, remark=remark)
 
-        found, page = explore(plan, folder, trials=args.trials, jobs=args.jobs, listen=listen)
+        found, page = explore(
+            plan,
+            folder,
+            trials=args.trials,
+            jobs=args.jobs,
+            cluster=args.cluster,
+            listen=listen,
+        )
     _tell(found, console)
     console.print(f"wrote {page}; to look at it: {_opening(page)}", soft_wrap=True)
     if args.open:
