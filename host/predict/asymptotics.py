@@ -132,7 +132,8 @@ TABLE = _table(
     # 2bn² each: forward, both of backward, both moments
     passes=dict.fromkeys(METHODS, "10bn²") | {"sgd": "6bn²", "adam": "6bn²"},
     # guards look closely, 64n² + 4096n and what tridiagonal matrices take, at one in sixteen
-    # matrices that are solved with, and at every one that is inverted
+    # matrices that are solved with, and at every one that is inverted; twice at every block, where
+    # half as many steps are enough
     step={
         "sgd": "4n²",
         "adam": "13n²",
@@ -140,9 +141,9 @@ TABLE = _table(
         "solve": "14n² + 26n²/r | 512n/r + 57600/r",
         "inverse": "4n³ + 180n²/r | 8192n/r + 921600/r",
         "solve in blocks": "4n³ + 4n³/3r | 4Pcn²/r − 4Pc²n/r + 17Pn²/r − 2cn²/r + 2n³/cr"
-        " + 260cn/r + 16384n/r + 1843200n/cr + 14n²",
+        " + 132cn/r + 4096n/r + 165888n/cr + 14n²",
         "inverse in blocks": "4n³ + 8n³/3r | 4Pcn²/r − 4Pc²n/r + 25Pn²/r − 2cn²/r + 2n³/cr"
-        " + 288cn/r + 16384n/r + 1843200n/cr",
+        " + 160cn/r + 4096n/r + 165888n/cr",
     },
     # couplings once a use of a matrix, 2n(n+1); a column is n words there and nw back
     bytes={
@@ -304,7 +305,7 @@ def exponent(method: str, resource: str, variable: str, setting: Setting | None 
     ----------
     variable : "n", "b", "kappa", "samples", "refresh" or "cells"
     setting : Setting, optional
-        Of the others; a default one if not given.
+        Of the others; a default one with 1,000 samples if not given.
 
     Raises
     ------
@@ -314,9 +315,9 @@ def exponent(method: str, resource: str, variable: str, setting: Setting | None 
     legal = ("n", "b", "kappa", "samples", "refresh", "cells")
     if variable not in legal:
         raise ValueError(f"variable = {variable!r} is unknown; legal: {', '.join(legal)}")
-    at = setting or Setting()
-    # n grows beyond the cells, and these do not grow beyond n
-    far = min(FAR, int(at.n) // 8) if variable == "cells" else FAR
+    at, far = setting or Setting(samples=1000), FAR
+    if variable == "cells":  # which stay fewer than the rows
+        at, far = replace(at, n=float(FAR)), 2**30
     near, beyond = (
         value(method, resource, replace(at, **{variable: far * factor}))  # type: ignore[arg-type]
         for factor in (1, 2)
