@@ -84,7 +84,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 .PHONY: constraints
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
-	@build/pins/bin/pip install -q -e '.[sim,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
+	@build/pins/bin/pip install -q -e \
+	  '.[sim,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

@@ -1,12 +1,13 @@
 """The tables of docs/predict.md that are computed: AlgoPerf's workloads, TNGD's claim, conditions.
 
-    python benchmarks/predict.py algoperf networks tngd  # a minute
+    python benchmarks/predict.py algoperf networks pipefisher tngd   # a minute
     python benchmarks/predict.py conditions unit         # a minute
 
 Each part writes its tables into runs/predict; `--into docs/predict.md` replaces those in that page.
 
     algoperf    ViT-S/16 and the graph network on eight V100 and H100, all optimisers, technologies
     networks    where one A100 with a unit is quicker than alone, and by how much at most
+    pipefisher  parts of steps of width 1024 on a V100, calibrated on those of width 768
     tngd        what TNGD's assumptions make of its own step, and of K-FAC's
     conditions  what of a step depends on the data, in trainings of four networks
     unit        the unit's time of whole steps, predicted from another unit's, against the engine's
@@ -36,6 +37,7 @@ from thermokron.host.predict import (
     network,
     optimizer,
     pays,
+    pipefisher,
     technology,
 )
 from thermokron.host.predict.observed import observed
@@ -177,6 +179,22 @@ def networks(folder: Path) -> list[str]:
     return [markdown(head, rows)]
 
 
+def published(folder: Path) -> list[str]:
+    """PipeFisher's rows: what was measured, and what is predicted of it."""
+    every = pipefisher.rows()
+    card = pipefisher.calibrated(machine("v100"), [row for row in every if row.width == 768])
+    rows = []
+    for row in every:
+        if row.width == 1024:
+            told = pipefisher.predicted(row, card)
+            cells = []
+            for part in pipefisher.PARTS:
+                measured = row.seconds[part]
+                cells.append(f"{number(1e3 * measured)}, {told[part] / measured - 1.0:+.0%}")
+            rows.append((f"{row.layer}, sequence {row.sequence}, batch {row.batch}", *cells))
+    return [markdown(("ms measured, and how much more is predicted", *pipefisher.PARTS), rows)]
+
+
 def tngd(folder: Path) -> list[str]:
     """b d_z (b d_z + 2N) resistances set, N voltages in and out, 50 tau; and K-FAC's step."""
     built, values = technology("tngd"), Values()
@@ -185,7 +203,7 @@ def tngd(folder: Path) -> list[str]:
     outputs = 64 * 10  # b = 64, d_z = 10: MNIST
     for parameters in (1e3, 1e4, 1e5, 1e6):
         moved = 16 * (outputs * (outputs + 2 * parameters) + 2 * parameters) / bandwidth
-        rows.append((number(parameters), number(1e3 * moved), number(1e3 * 50 * tau)))
+        rows.append((f"{parameters:,.0f}", number(1e3 * moved), number(1e3 * 50 * tau)))
     own = markdown(
         ("TNGD's step, parameters", "ms to set and read", "ms of dynamics, 50 tau"), rows
     )
@@ -231,7 +249,10 @@ def conditions(folder: Path) -> list[str]:
         taken, config = _steps(name, spec)
         seen = observed(_question(workload, config, spec), _later(taken))
         rows.append(
-            (name, *(number(q.nominal) for q in (seen.slowest, seen.reruns, seen.restarts)))
+            (
+                name,
+                *(number(round(q.nominal, 6)) for q in (seen.slowest, seen.reruns, seen.restarts)),
+            )
         )
     head = ("training", "1/λ_min, scaled", "columns that run again", "starts that takes, a solve")
     return [markdown(head, rows)]
@@ -295,6 +316,7 @@ def _steps(name: str, spec: UnitSpec) -> tuple[list[StepMetrics], TrainConfig]:
 PARTS = {
     "algoperf": algoperf,
     "networks": networks,
+    "pipefisher": published,
     "tngd": tngd,
     "conditions": conditions,
     "unit": unit,

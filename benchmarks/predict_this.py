@@ -5,12 +5,15 @@
 The computer is measured first, if it was not or `--measure` asks for it. Networks, each in float32
 with the empirical Fisher, factors and inverses renewed at every step:
 
-    mlp            784, 1024, 1024, 512, 10; a batch of 512
-    cnn            3 x 3 convolutions to 64, 128 and 256 channels with batch normalisation, of 32
-                   images of 3 x 16 x 16
-    transformer    two encoder layers of width 256 and 1024, 16 sequences of 64
+    mlp            640, 896, 896, 768, 100; a batch of 384
+    cnn            3 x 3 convolutions to 48, 96 and 192 channels with batch normalisation, of 24
+                   images of 3 x 20 x 20
+    transformer    two encoder layers of width 320 and 960, 12 sequences of 96
 
-A part's time is the difference of steps that leave parts out, as in step_cost.py. Of all rounds the
+and three more, "known", that were looked at while the predictions were made.
+
+Inversion and apply are timed where they happen, inside of `KFAC.step`; factors, which are made in
+hooks of the backward pass, are the difference of steps with and without them. Of all rounds the
 least counts.
 """
 
@@ -20,11 +23,15 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from thermokron.host.kfac import KFAC
+from thermokron.host.kfac.solve import solver
 from thermokron.host.predict import digital, measured
 from thermokron.host.predict.machine import Machine
 from thermokron.host.predict.measure import about, clock_of, measure
@@ -36,102 +43,126 @@ from thermokron.host.tables import markdown
 PARTS = ("forward, backward", "factors", "inversion", "apply")
 NEVER = 10**9
 Parts = dict[str, float]
+Build = Callable[[], tuple[nn.Module, torch.Tensor]]
 
 
-def mlp() -> tuple[nn.Module, torch.Tensor]:
-    sizes = (784, 1024, 1024, 512, 10)
+def mlp(batch: int, *sizes: int) -> tuple[nn.Module, torch.Tensor]:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1]), torch.randn(512, 784)
+    return nn.Sequential(*layers[:-1]), torch.randn(batch, sizes[0])
 
 
-def cnn() -> tuple[nn.Module, torch.Tensor]:
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-
-    model = nn.Sequential(
-        *block(3, 64),
-        *block(64, 128),
-        nn.MaxPool2d(2),
-        *block(128, 256),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(256, 10),
-    )
-    return model, torch.randn(32, 3, 16, 16)
+def cnn(batch: int, side: int, *channels: int) -> tuple[nn.Module, torch.Tensor]:
+    layers: list[nn.Module] = []
+    for place, (inputs, outputs) in enumerate(itertools.pairwise((3, *channels))):
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        if place == 1:
+            layers.append(nn.MaxPool2d(2))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 10))
+    return nn.Sequential(*layers, *head), torch.randn(batch, 3, side, side)
 
 
 class Transformer(nn.Module):
     """Encoder layers, and the mean token classified."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, hidden: int, layers: int) -> None:
         super().__init__()
         layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         self.layers = nn.Sequential(
-            *(nn.TransformerEncoderLayer(256, 4, 1024, **layer) for _ in range(2))
+            *(nn.TransformerEncoderLayer(width, 4, hidden, **layer) for _ in range(layers))
         )
-        self.head = nn.Linear(256, 10)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.layers(x).mean(dim=1))
 
 
-def transformer() -> tuple[nn.Module, torch.Tensor]:
-    return Transformer(), torch.randn(16, 64, 256)
+def transformer(
+    batch: int, tokens: int, width: int, hidden: int, layers: int
+) -> tuple[nn.Module, torch.Tensor]:
+    return Transformer(width, hidden, layers), torch.randn(batch, tokens, width)
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
+NETWORKS: dict[str, Build] = {
+    "mlp": partial(mlp, 384, 640, 896, 896, 768, 100),
+    "cnn": partial(cnn, 24, 20, 48, 96, 192),
+    "transformer": partial(transformer, 12, 96, 320, 960, 2),
+    "mlp, known": partial(mlp, 512, 784, 1024, 1024, 512, 10),
+    "cnn, known": partial(cnn, 32, 16, 64, 128, 256),
+    "transformer, known": partial(transformer, 16, 64, 256, 1024, 2),
+}
 
 
-def measured_parts(build: Callable[[], tuple[nn.Module, torch.Tensor]], seconds: float) -> Parts:
-    """By `PARTS`."""
-    torch.manual_seed(0)
-    _, x = build()
-    y = torch.randint(10, (len(x),))
-    loss = nn.CrossEntropyLoss()
+class Watch:
+    """Seconds spent in one function."""
 
-    def stepping(intervals: tuple[int, int] | None) -> Callable[[], None]:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = clock_of()()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.seconds += clock_of()() - start
+
+
+class Step:
+    """A step of training with K-FAC, or of none, and the least seconds of its parts."""
+
+    def __init__(self, build: Build, intervals: tuple[int, int] | None) -> None:
         torch.manual_seed(0)
-        own, _ = build()
-        kfac = None
+        self.model, self.inputs = build()
+        self.labels = torch.randint(10, (len(self.inputs),))
+        self.loss = nn.CrossEntropyLoss()
+        self.kfac = None
         if intervals is not None:
-            kfac = KFAC(own, lr=0.01, factor_interval=intervals[0], inverse_interval=intervals[1])
+            factor, inverse = intervals
+            self.kfac = KFAC(self.model, lr=0.01, factor_interval=factor, inverse_interval=inverse)
+        self.times: dict[str, list[float]] = {"whole": [], "inversion": [], "apply": []}
 
-        def step() -> None:
-            own.zero_grad()
-            loss(own(x), y).backward()
-            if kfac is not None:
-                kfac.step()
+    def run(self, inverting: Watch) -> None:
+        """Once."""
+        clock, inverting.seconds = clock_of(), 0.0
+        self.model.zero_grad()
+        start = clock()
+        self.loss(self.model(self.inputs), self.labels).backward()
+        middle = clock()
+        if self.kfac is not None:
+            self.kfac.step()
+        end = clock()
+        for part, seconds in (
+            ("whole", end - start),
+            ("inversion", inverting.seconds),
+            ("apply", end - middle),
+        ):
+            self.times[part].append(seconds)
 
-        return step
+    def least(self, part: str) -> float:
+        """The first round makes what others reuse."""
+        return min(self.times[part][1:])
 
-    steps = {
-        "plain": stepping(None),
-        "reused factors": stepping((NEVER, NEVER)),
-        "reused inverses": stepping((1, NEVER)),
-        "all": stepping((1, 1)),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    begin, clock = time.perf_counter(), clock_of()
-    while len(times["all"]) < 6 or time.perf_counter() - begin < seconds:
-        for name, step in steps.items():
-            start = clock()
-            step()
-            times[name].append(clock() - start)
-    least = {name: min(values[1:]) for name, values in times.items()}
-    return dict(
-        zip(
-            PARTS,
-            (
-                least["plain"],
-                least["reused inverses"] - least["reused factors"],
-                least["all"] - least["reused inverses"],
-                least["reused factors"] - least["plain"],
-            ),
-            strict=True,
-        )
+
+def measured_parts(build: Build, seconds: float) -> Parts:
+    """By `PARTS`."""
+    plain, again, renewed, whole = (
+        Step(build, intervals) for intervals in (None, (NEVER, NEVER), (1, NEVER), (1, 1))
     )
+    inverting = Watch(solver.prepare)
+    begin = time.perf_counter()
+    with mock.patch.object(solver, "prepare", inverting):
+        while len(plain.times["whole"]) < 6 or time.perf_counter() - begin < seconds:
+            for step in (plain, again, renewed, whole):
+                step.run(inverting)
+    found = (
+        plain.least("whole"),
+        renewed.least("whole") - again.least("whole"),
+        whole.least("inversion"),
+        again.least("apply"),
+    )
+    return dict(zip(PARTS, found, strict=True))
 
 
 def labelled(y: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,8 @@ examples:
   thermokron train digits                     train on handwritten digits, on the numeric model
   thermokron train demo                       the same on the Verilog, beside Adam and SGD
   thermokron study quantisation --jobs 2      losses and time by the bits of a unit, from a plan
-  thermokron explore digits-mlp --jobs 2      search for the unit worth building, at 28 nm
+  thermokron predict bert-base                time and energy of a step, with and without a unit
+  thermokron explore digits-mlp --jobs 2      the units worth building: time, energy and area
   thermokron verilog --cells 64 --lanes 8     write the control plane and its register map
   thermokron cosim --bench array --waves      run the Verilog with the array at its pins
 

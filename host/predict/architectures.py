@@ -45,11 +45,22 @@ class Attention(nn.Module):
         Whether a token sees those before it alone.
     dropout : float
         Of weights.
+    finite : bool
+        Queries scaled in place of scores, which are limited from below, as OPT has it.
     """
 
-    def __init__(self, width: int, heads: int, *, fused: bool, causal: bool, dropout: float):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        fused: bool,
+        causal: bool,
+        dropout: float,
+        finite: bool = False,
+    ) -> None:
         super().__init__()
-        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.heads, self.causal, self.dropout, self.finite = heads, causal, dropout, finite
         self.fused = nn.Linear(width, 3 * width) if fused else None
         if not fused:
             self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
@@ -62,10 +73,13 @@ class Attention(nn.Module):
         else:
             parts = self.fused(x).chunk(3, dim=-1)
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        root = math.sqrt(q.shape[-1])
+        scores = (q / root) @ k.mT if self.finite else q @ k.mT / root
         if self.causal:
             length = x.shape[1]
             scores = scores + torch.full((length, length), -math.inf).triu(1)
+        if self.finite:
+            scores = torch.maximum(scores, torch.tensor(torch.finfo(scores.dtype).min))
         weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         mixed = (weights @ v).transpose(1, 2).flatten(2)
         answer: torch.Tensor = self.out(mixed)
@@ -83,7 +97,7 @@ class TransformerLayer(nn.Module):
         Whether what is normalised is what the parts get, and not what they return.
     activation : callable
         Of the feed-forward part.
-    fused, causal : bool
+    fused, causal, finite : bool
         Of `Attention`.
     dropout, forgetting : float
         Of what the parts return, and of attention's weights; the same if `forgetting` is None.
@@ -101,11 +115,14 @@ class TransformerLayer(nn.Module):
         causal: bool = False,
         dropout: float = 0.0,
         forgetting: float | None = None,
+        finite: bool = False,
     ) -> None:
         super().__init__()
         self.first, self.activation = first, activation
         own = dropout if forgetting is None else forgetting
-        self.attention = Attention(width, heads, fused=fused, causal=causal, dropout=own)
+        self.attention = Attention(
+            width, heads, fused=fused, causal=causal, dropout=own, finite=finite
+        )
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from thermokron.host.predict.machine import Machine
-from thermokron.host.predict.quantity import Number, Values
 from thermokron.host.predict.workload import Block, Operation, Workload
 
 __all__ = [
@@ -27,14 +25,10 @@ __all__ = [
     "PATCHES",
     "ROWS",
     "apply_operations",
-    "apply_seconds",
     "curvature_operations",
     "factor_operations",
-    "factor_seconds",
     "inversion_operations",
-    "inversion_seconds",
     "update_operations",
-    "update_seconds",
 ]
 
 #: Names of operations, for which machines may have rates.
@@ -167,30 +161,6 @@ def curvature_operations(blocks: Iterable[Block], diagonal: int = 0) -> tuple[Op
     if diagonal:
         made.append(_memory("factors", 4 * NORMALISED * diagonal, 1))
     return tuple(made)
-
-
-def factor_seconds(
-    block: Block, machine: Machine, values: Values, *, inputs: bool = True
-) -> Number:
-    """Of `factor_operations`."""
-    return machine.seconds(factor_operations(block, inputs=inputs), values)
-
-
-def inversion_seconds(
-    block: Block, machine: Machine, values: Values, *, double: bool = False
-) -> Number:
-    """Of `inversion_operations`."""
-    return machine.seconds(inversion_operations(block, double=double), values)
-
-
-def apply_seconds(block: Block, machine: Machine, values: Values) -> Number:
-    """Of `apply_operations`."""
-    return machine.seconds(apply_operations(block), values)
-
-
-def update_seconds(workload: Workload, optimiser: str, machine: Machine, values: Values) -> Number:
-    """Of `update_operations`."""
-    return machine.seconds(update_operations(workload, optimiser), values)
 
 
 def _memory(phase: str, moved: int, kernels: int, name: str = "") -> Operation:

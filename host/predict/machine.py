@@ -95,7 +95,8 @@ class Machine:
         How much longer inverses take in float64.
     asynchronous : bool
         Whether operations are begun while those before them run, as on a GPU: several take as
-        long as their launches or their work, whichever is longer, and else both.
+        long as their launches or their work, whichever is longer, and else both. Batched products
+        are as fast as one with as many multiplications then, and else as one of them.
     """
 
     name: str
@@ -177,7 +178,9 @@ class Machine:
     def _product_work(
         self, m: int, k: int, n: int, values: Values, blocks: int, name: str
     ) -> Number:
-        work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name)
+        # what runs in parallel anyway does not mind whether it is one product or many
+        many = blocks ** (1.0 / 3.0) if self.asynchronous else 1.0
+        work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name, many)
         moved = 4.0 * blocks * (m * k + k * n + m * n)
         slower: Number = np.maximum(
             work / values(self.gemm_trust), moved / self._bandwidth(moved, values)
@@ -190,7 +193,7 @@ class Machine:
             work = np.maximum(work, moved / self.slower[name])
         return work
 
-    def _product_rate(self, m: int, k: int, n: int, name: str) -> float:
+    def _product_rate(self, m: int, k: int, n: int, name: str, many: float) -> float:
         if self.convolution is not None and "convolution" in name:
             return self.convolution(effective_size(m, k, n))
         thin = 1.0 if self.thin is None else self.thin(min(m, k, n))
@@ -198,7 +201,7 @@ class Machine:
             return self.moments(m) * (1.0 if self.tall is None else self.tall(k))
         if self.moments is not None and name == "precondition":
             return self.moments(effective_size(m, k, n)) * thin
-        return self.gemm(effective_size(m, k, n)) * thin
+        return self.gemm(many * effective_size(m, k, n)) * thin
 
     def _launched(self, launches: int, work: Number, values: Values) -> Number:
         begin = launches * values(self.launch)

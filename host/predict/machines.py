@@ -96,12 +96,13 @@ CARDS = {
         inverse_trust=(0.85, 1.0, 2.0),
         peak_bytes=900e9,
         bandwidth=(
-            (0.65e12, 0.72e12, 0.83e12),
-            "0.71 TB/s fit PipeFisher's layers of width 768, see pipefisher.py; range assumed",
+            (0.5e12, 0.65e12, 0.83e12),
+            "assumed; low: 0.53 TB/s fit PipeFisher's layers of width 768, with all that a count "
+            "of kernels leaves out, see pipefisher.py; high: 0.92 of the data sheet",
         ),
         launch=(
             (5e-6, 20e-6, 60e-6),
-            "assumed; high: 54 us fit PipeFisher's small batches, in PyTorch of 2022",
+            "assumed; high: 49 us fit PipeFisher's small batches, in PyTorch of 2022",
         ),
         idle=(
             (40.0, 56.6, 70.0),

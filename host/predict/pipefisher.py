@@ -159,9 +159,10 @@ def _operations(
             hidden,
             first=layer == "opt-125m",
             activation=torch.nn.functional.relu if opt else torch.nn.functional.gelu,
-            causal=opt,
+            causal=True,  # there was a mask
             dropout=0.1,
             forgetting=0.0 if opt else 0.1,
+            finite=opt,
         )
         inputs = torch.empty(batch, sequence, width)
     workload = trace(module, inputs, name=layer, source=SOURCE)

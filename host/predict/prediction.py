@@ -128,7 +128,7 @@ class Question:
         load, how, built = self.workload, self.optimizer, self.built
         made = {"forward and backward": list(load.operations)}
         if how.kfac:
-            made["factors"] = list(digital.curvature_operations(load.blocks))
+            made["factors"] = list(digital.curvature_operations(load.blocks, load.diagonal))
         if how.kind == "kfac-exact":
             made["inversion"] = _of_each(load, digital.inversion_operations)
         if built is not None:
