@@ -94,7 +94,7 @@ def _gains(found: Found) -> Iterable[str]:
         cells = [f'<td class="text">{label}</td>']
         for mine, its, unit in zip(one.objectives, base.objectives, UNITS, strict=True):
             cells.append(f"<td>{si(mine, unit)}{'' if one is base else _factor(mine, its)}</td>")
-        cells.append(f"<td>{one.ratio:.3g}</td>")
+        cells.append(f"<td>{_ratio(one)}</td>")
         best = ' class="best"' if name == "balanced" else ""
         rows.append(f"<tr{best}>{''.join(cells)}</tr>")
     heads = ["", "time of a step", "energy of a step", "area", "loss over exact"]
@@ -122,7 +122,7 @@ def _front(found: Found) -> Iterable[str]:
         for value, (low, high), unit in zip(one.objectives, one.spreads, UNITS, strict=True):
             spread = f"<small>({si(low, unit, 2)} to {si(high, unit, 2)})</small>"
             cells.append(f'<td data-value="{value!r}">{si(value, unit)} {spread}</td>')
-        cells += [f'<td data-value="{one.ratio!r}">{one.ratio:.3g}</td>', _limit(one)]
+        cells += [f'<td data-value="{one.ratio!r}">{_ratio(one)}</td>', _limit(one)]
         cells += _searched(found, one)
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heads = ["", *OBJECTIVES, "loss", "limit", *_names(found)]
@@ -179,7 +179,7 @@ def _all(found: Found) -> Iterable[str]:
 
 
 def _ratio(one: Evaluated) -> str:
-    return f"{one.ratio:.3g}" if one.ratio < float("inf") else "–"
+    return f"{one.ratio:.3f}" if one.ratio < float("inf") else "–"
 
 
 def _number(value: float) -> str:

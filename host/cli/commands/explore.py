@@ -148,7 +148,7 @@ def _tell(found: Found, console: object) -> None:
         name = f"{one.name} {titles[id(one)]}" if id(one) in titles else one.name
         table.add_row(
             name.removeprefix("the "),
-            *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}", f"{one.ratio:.3g}"),
+            *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}", f"{one.ratio:.2f}"),
             f"{spec.cells}",
             f"{spec.coupling_bits}/{spec.bias_bits}/{spec.adc_bits}",
             *(si(spec.tau_s, "s"), f"{use.ports}", f"{use.units}"),
