@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thermokron.host.linalg import Settle
+from thermokron.host.predict.hardware.technologies import built_at_28nm
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Quantity
-from thermokron.host.predict.technologies import built_at_28nm
-from thermokron.host.predict.technology import Technology
 from thermokron.model import UnitSpec
 
 __all__ = ["POWER_TAU", "Candidate"]

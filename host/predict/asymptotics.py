@@ -32,7 +32,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from thermokron.host.predict.demand import INTERVAL, SETTLING_BIAS
+from thermokron.host.predict.hardware.demand import INTERVAL, SETTLING_BIAS
 from thermokron.model import UnitSpec, covariance_settling, mean_settling
 from thermokron.model.checks import check_integer, check_real
 

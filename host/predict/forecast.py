@@ -7,13 +7,13 @@ from typing import Any
 
 from thermokron.host.predict import report
 from thermokron.host.predict.conditions import CONDITIONS, TARGETS, Conditions, Target
-from thermokron.host.predict.machine import Machine
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.machines.machine import Machine
 from thermokron.host.predict.optimizers import OPTIMIZERS, Optimizer, optimizer
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.predictions import Prediction, Predictions
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.workload import Workload
 from thermokron.model.checks import check_integer
 
 __all__ = ["Forecast", "forecast"]

@@ -9,7 +9,7 @@ from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.predictions import Prediction
 from thermokron.host.predict.quantity import Quantity, Values
 from thermokron.host.predict.sensitivity import BreakEven, break_even, speedup
-from thermokron.host.predict.workload import Block, Operation, Workload
+from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 
 __all__ = ["pays", "square_layers"]
 

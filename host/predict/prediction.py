@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from thermokron.host.engines.pool import makespan
-from thermokron.host.predict import digital
 from thermokron.host.predict.conditions import CONDITIONS, Conditions
-from thermokron.host.predict.demand import Demand, eliminate, invert, solve
-from thermokron.host.predict.host_share import (
+from thermokron.host.predict.hardware.costs import UNIT_PARTS, unit_joules, unit_seconds
+from thermokron.host.predict.hardware.demand import Demand, eliminate, invert, solve
+from thermokron.host.predict.hardware.host_share import (
     inverted_operations,
     programming_operations,
     solving_operations,
 )
-from thermokron.host.predict.machine import Machine
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.machines import digital
+from thermokron.host.predict.machines.machine import Machine
 from thermokron.host.predict.optimizers import Optimizer
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.unit import UNIT_PARTS, unit_joules, unit_seconds
-from thermokron.host.predict.workload import (
+from thermokron.host.predict.workloads.workload import (
     Block,
     Operation,
     Workload,

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from thermokron.host.predict.conditions import Target
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.optimizers import Optimizer
 from thermokron.host.predict.prediction import FREE, Costs, Question
 from thermokron.host.predict.quantity import Number
-from thermokron.host.predict.technology import Technology
 
 __all__ = ["Prediction", "Predictions", "Spread"]
 

@@ -10,17 +10,17 @@ import pytest
 
 from thermokron.host.predict import report
 from thermokron.host.predict.conditions import CONDITIONS, TARGETS
-from thermokron.host.predict.converters import adc_area, adc_energy, regression
 from thermokron.host.predict.forecast import forecast
-from thermokron.host.predict.machines import machine
-from thermokron.host.predict.networks import network
+from thermokron.host.predict.hardware.converters import adc_area, adc_energy, regression
+from thermokron.host.predict.hardware.technologies import TECHNOLOGIES, built_at_28nm, technology
+from thermokron.host.predict.machines.cards import machine
 from thermokron.host.predict.optimizers import OPTIMIZERS, Optimizer, optimizer
 from thermokron.host.predict.pays import pays, square_layers
 from thermokron.host.predict.prediction import PARTS, Question
 from thermokron.host.predict.quantity import Quantity, Values, exactly
 from thermokron.host.predict.sensitivity import break_even, speedup, tornado
-from thermokron.host.predict.technologies import TECHNOLOGIES, built_at_28nm, technology
-from thermokron.host.predict.workload import Block, Operation, Workload
+from thermokron.host.predict.workloads.networks import network
+from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 from thermokron.model import UnitSpec
 
 DRAWS = 400

@@ -9,14 +9,21 @@ import pytest
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC
 from thermokron.host.predict.conditions import CONDITIONS
-from thermokron.host.predict.demand import Demand, blocks, eliminate, of_runs, result_words, solve
-from thermokron.host.predict.machines import machine
-from thermokron.host.predict.networks import network
+from thermokron.host.predict.hardware.demand import (
+    Demand,
+    blocks,
+    eliminate,
+    of_runs,
+    result_words,
+    solve,
+)
+from thermokron.host.predict.hardware.technologies import as_built, technology
+from thermokron.host.predict.machines.cards import machine
 from thermokron.host.predict.observed import observed
 from thermokron.host.predict.optimizers import optimizer
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Values, exactly
-from thermokron.host.predict.technologies import as_built, technology
+from thermokron.host.predict.workloads.networks import network
 from thermokron.host.train import TrainConfig, train
 from thermokron.model import Job, UnitSpec
 

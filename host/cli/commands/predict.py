@@ -12,9 +12,9 @@ from thermokron.host.cli.spec_options import SPEC_OPTIONS, add_spec_options
 if TYPE_CHECKING:
     from thermokron.host.predict.conditions import Conditions
     from thermokron.host.predict.forecast import Forecast
+    from thermokron.host.predict.hardware.technology import Technology
     from thermokron.host.predict.predictions import Prediction
     from thermokron.host.predict.report import Table
-    from thermokron.host.predict.technology import Technology
 
 __all__ = ["add_parser", "run"]
 
@@ -118,9 +118,9 @@ def run(args: argparse.Namespace) -> int:
     if args.network is None:
         raise ValueError("NETWORK is missing; thermokron predict --list names them")
     from thermokron.host.predict.forecast import forecast
-    from thermokron.host.predict.machines import machine
-    from thermokron.host.predict.networks import network
+    from thermokron.host.predict.machines.cards import machine
     from thermokron.host.predict.optimizers import OPTIMIZERS, optimizer
+    from thermokron.host.predict.workloads.networks import network
 
     options = {
         name: value
@@ -151,9 +151,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from thermokron.host.predict.machines import MACHINES
-    from thermokron.host.predict.networks import NETWORKS
-    from thermokron.host.predict.technologies import TECHNOLOGIES
+    from thermokron.host.predict.hardware.technologies import TECHNOLOGIES
+    from thermokron.host.predict.machines.cards import MACHINES
+    from thermokron.host.predict.workloads.networks import NETWORKS
 
     print("networks:", ", ".join(NETWORKS), "and module:function")
     print("machines:", ", ".join(MACHINES), "and this, once measured")
@@ -164,8 +164,8 @@ def _list() -> int:
 def _measure() -> int:
     from rich.progress import Progress
 
-    from thermokron.host.predict import measured
-    from thermokron.host.predict.measure import about, measure
+    from thermokron.host.predict.machines import measured
+    from thermokron.host.predict.machines.measure import about, measure
 
     with Progress(transient=True) as bars:
         bar = bars.add_task("measuring this computer", total=1.0)
@@ -176,7 +176,7 @@ def _measure() -> int:
 
 
 def _technology(args: argparse.Namespace) -> Technology | None:
-    from thermokron.host.predict.technologies import built_at_28nm, technology
+    from thermokron.host.predict.hardware.technologies import built_at_28nm, technology
 
     given = {name: value for name, value in vars(args).items() if name in SPEC_OPTIONS}
     changes = {name: getattr(args, name) for name in ("units", "ports") if getattr(args, name)}

@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 
 from thermokron.host.predict.conditions import Conditions
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
 __all__ = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thermokron.host.predict.demand import Demand, result_words
+from thermokron.host.predict.hardware.demand import Demand, result_words
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Values
-from thermokron.host.predict.technology import Technology
 
 __all__ = ["demand_of"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from thermokron.host.predict.converters import adc_area, adc_energy
+from thermokron.host.predict.hardware.converters import adc_area, adc_energy
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import ASSUMED, Quantity, exactly
-from thermokron.host.predict.technology import Technology
 from thermokron.model import UnitSpec
 
 __all__ = ["TECHNOLOGIES", "as_built", "built_at_28nm", "technology"]
@@ -20,7 +20,7 @@ AD7606 = "AD7606 data sheet, rev. C"
 
 @dataclass(frozen=True)
 class OnChip:
-    """Converters on a chip, see `thermokron.host.predict.converters`."""
+    """Converters on a chip, see `thermokron.host.predict.hardware.converters`."""
 
     node_nm: float
 
