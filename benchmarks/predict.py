@@ -251,7 +251,7 @@ def conditions(folder: Path) -> list[str]:
         rows.append(
             (
                 name,
-                *(number(round(q.nominal, 6)) for q in (seen.slowest, seen.reruns, seen.restarts)),
+                *(number(round(q.nominal, 6)) for q in (seen.kappa, seen.reruns, seen.restarts)),
             )
         )
     head = ("training", "1/λ_min, scaled", "columns that run again", "starts that takes, a solve")

@@ -35,7 +35,7 @@ class Costs:
     Attributes
     ----------
     seconds, joules : mapping of str to number
-        By part, see `thermokron.host.predict.unit.UNIT_PARTS`.
+        By part, see `thermokron.host.predict.hardware.costs.UNIT_PARTS`.
     area : number
         m² of all units.
     """

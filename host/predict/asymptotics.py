@@ -8,7 +8,7 @@ was not to be had. `benchmarks/asymptotics.py` measures it, docs/asymptotics.md 
 
     n, b    width, vectors of which moments are made
     κ       1/λ_min of the damped factors, scaled to unit diagonal: what settling and sampling take,
-            in τ, as `Conditions.slowest` has it. Their mean eigenvalue is 1 and the largest between
+            in τ, as `Conditions.kappa` has it. Their mean eigenvalue is 1 and the largest between
             1 and n, so that the condition number lies between κ and nκ; where the largest is
             bounded, as it is of many more independent vectors than n, both grow alike
     N       samples of an inverse, readings of a column

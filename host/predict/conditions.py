@@ -15,7 +15,7 @@ class Conditions:
 
     Attributes
     ----------
-    slowest : Quantity
+    kappa : Quantity
         1/λ_min of the damped factors, scaled to unit diagonal: their mean eigenvalue, 1, over their
         least, which is what settling and sampling take, in τ. A lower bound on the condition
         number.
@@ -27,7 +27,7 @@ class Conditions:
         Samples of an inverse, per row of the factor: its relative error is √(n/N).
     """
 
-    slowest: Quantity
+    kappa: Quantity
     reruns: Quantity
     restarts: Quantity
     samples_per_row: Quantity
@@ -35,7 +35,7 @@ class Conditions:
 
 _TRAININGS = "our trainings of four networks, docs/predict.md"
 CONDITIONS = Conditions(
-    slowest=Quantity("slowest mode", 2.0, 8.0, 40.0, "1", _TRAININGS),
+    kappa=Quantity("condition, 1/λ_min", 2.0, 8.0, 40.0, "1", _TRAININGS),
     reruns=Quantity("columns that run again", 0.0005, 0.01, 0.07, "1", _TRAININGS),
     restarts=Quantity("starts that reruns take", 0.1, 0.2, 0.7, "1", _TRAININGS),
     samples_per_row=Quantity(

@@ -1,4 +1,4 @@
-"""Where a unit begins to pay: break-even of width, slowest mode, τ, link and refresh interval."""
+"""Where a unit begins to pay: break-even of width, condition, τ, link and refresh interval."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def pays(one: Question, other: Question) -> list[BreakEven]:
         break_even("width", "1", width, WIDTHS[0], widest, integers=True),
         break_even("steps between renewals", "1", refresh, *REFRESHES, integers=True),
     ]
-    for quantity in (one.conditions.slowest, built.tau, built.link_bandwidth):
+    for quantity in (one.conditions.kappa, built.tau, built.link_bandwidth):
         low, high = quantity.nominal / FACTOR, quantity.nominal * FACTOR
-        if quantity is one.conditions.slowest:
+        if quantity is one.conditions.kappa:
             low = 1.0
         found.append(break_even(quantity.name, quantity.unit, moved(quantity), low, high))
     return found

@@ -295,7 +295,7 @@ def test_tornado_is_sorted_and_names_what_matters():
     swings = tornado(question(), question("kfac-exact"))
     assert [s.width for s in swings] == sorted((s.width for s in swings), reverse=True)
     names = {swing.quantity.name for swing in swings}
-    assert {"tau", "slowest mode", "link bandwidth"} <= names
+    assert {"tau", "condition, 1/λ_min", "link bandwidth"} <= names
     nominal = speedup(question(), question("kfac-exact"), Values())
     for swing in swings:
         low, high = sorted((swing.at_low, swing.at_high))
@@ -306,11 +306,15 @@ def test_break_even_is_where_both_take_as_long():
     wide = square_layers(1024, 128)
     one, other = question(workload=wide), question("kfac-exact", workload=wide)
     found = {each.name: each for each in pays(one, other)}
-    assert {"width", "slowest mode", "tau", "link bandwidth", "steps between renewals"} == set(
-        found
-    )
+    assert {
+        "width",
+        "condition, 1/λ_min",
+        "tau",
+        "link bandwidth",
+        "steps between renewals",
+    } == set(found)
     checked = 0
-    for name in ("slowest mode", "tau", "link bandwidth"):
+    for name in ("condition, 1/λ_min", "tau", "link bandwidth"):
         for value, _ in found[name].crossings:
             ratio = speedup(one, other, Values(fixed={name: value}))
             assert ratio == pytest.approx(1.0, rel=1e-3)

@@ -104,7 +104,7 @@ def test_a_network_of_the_user_s(capsys, tmp_path, monkeypatch):
         (("digits", "--batch", "-3"), "batch = -3"),
         (("digits", "--draws", "1"), "draws = 1"),
         (("digits", "--units", "-1"), "units = -1"),
-        (("digits", "--slowest", "0.5"), "slowest = 0.5"),
+        (("digits", "--kappa", "0.5"), "kappa = 0.5"),
         (("digits", "--settle", "7"), "settle = 7"),
         (("digits", "--samples", "0"), "samples = 0"),
         (("digits", "--adc-bits", "99"), "adc_bits = 99"),

@@ -184,10 +184,10 @@ def test_larger_work_takes_longer():
         solve(built, 64, 33, CONDITIONS, Values()),
         solve(built, 64, 32, CONDITIONS, Values(), samples=2),
         solve(built, 64, 32, CONDITIONS, Values(), settle=0.01),
-        solve(built, 64, 32, CONDITIONS, Values(fixed={"slowest mode": 20.0})),
+        solve(built, 64, 32, CONDITIONS, Values(fixed={"condition, 1/λ_min": 20.0})),
         solve(built, 64, 32, CONDITIONS, Values(fixed={"tau": 1e-6})),
     ):
         assert more.seconds > base.seconds
-    slow = replace(CONDITIONS, slowest=exactly("slowest mode", 30, "1", "test"))
+    slow = replace(CONDITIONS, kappa=exactly("condition, 1/λ_min", 30, "1", "test"))
     whole = eliminate(as_built(UnitSpec(cells=64)), 64, slow, Values())
     assert whole == Demand()

@@ -78,7 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="X",
         help="steps of K-FAC over these [0.5 to 0.75, arXiv 2311.00636]",
     )
-    add("--slowest", type=float, metavar="X", help="1/λ_min of scaled factors [2 to 40]")
+    add("--kappa", type=float, metavar="X", help="1/λ_min of damped factors, scaled [2 to 40]")
     unit = parser.add_argument_group("technology of the unit")
     add = unit.add_argument
     add("--technology", default=TECHNOLOGY, metavar="NAME", help=f"or none [{TECHNOLOGY}]")
@@ -204,12 +204,12 @@ def _conditions(args: argparse.Namespace) -> Conditions:
     from thermokron.host.predict.conditions import CONDITIONS
     from thermokron.host.predict.quantity import exactly
 
-    if args.slowest is None:
+    if args.kappa is None:
         return CONDITIONS
-    if not args.slowest >= 1.0:
-        raise ValueError(f"slowest = {args.slowest:g}; legal: 1 or more")
-    slowest = exactly(CONDITIONS.slowest.name, args.slowest, "1", "given")
-    return replace(CONDITIONS, slowest=slowest)
+    if not args.kappa >= 1.0:
+        raise ValueError(f"kappa = {args.kappa:g}; legal: 1 or more")
+    kappa = exactly(CONDITIONS.kappa.name, args.kappa, "1", "given")
+    return replace(CONDITIONS, kappa=kappa)
 
 
 def _target(args: argparse.Namespace) -> Any:

@@ -147,7 +147,7 @@ def blocks(technology: Technology, rows: int) -> list[int]:
 def _covariance(
     technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
 ) -> Demand:
-    slowest = values(conditions.slowest)
+    slowest = values(conditions.kappa)
     wanted = rows * values(conditions.samples_per_row) if samples is None else float(samples)
     spec = technology.spec
     n = rows if technology.fitted else spec.cells
@@ -180,7 +180,7 @@ def _means(
 ) -> Demand:
     spec = technology.spec
     n = rows if technology.fitted else spec.cells
-    slowest, again = values(conditions.slowest), values(conditions.reruns)
+    slowest, again = values(conditions.kappa), values(conditions.reruns)
     clocked = values(technology.tau) * values(technology.clock)
     if isinstance(settle, str):
         time: Number = float(settle.removesuffix("tau"))
