@@ -149,7 +149,10 @@ def test_faces_import_without_heavy_packages() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["train digits", "train demo", "study comparison"])
+@pytest.mark.parametrize(
+    "command",
+    ["train digits", "train demo", "study comparison", "predict digits", "explore digits-mlp"],
+)
 def test_a_missing_package_is_named_with_what_brings_it(command: str) -> None:
     result = _bare(f"sys.exit(cli.main({command.split()}))")
     assert result.returncode == 2

@@ -20,6 +20,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thermokron.host.predict.workloads.workload import Workload
+from thermokron.host.train import check_packages
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ def network(name: str, batch: int | None = None) -> Workload:
     """
     if batch is not None and (not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch!r}; legal: 1 or more")
+    check_packages()
     if ":" in name and not name.startswith("mlp:"):
         return _of_task(name, batch)
     return _traced(name, batch)
