@@ -35,12 +35,12 @@ from thermokron.host.predict import (
     forecast,
     machine,
     network,
+    observed,
     optimizer,
     pays,
-    pipefisher,
     technology,
 )
-from thermokron.host.predict.observed import observed
+from thermokron.host.predict.machines import pipefisher
 from thermokron.host.predict.plots import plot_parts
 from thermokron.host.predict.report import HOUR, KWH, spread
 from thermokron.host.tables import markdown, number, write

@@ -134,12 +134,15 @@ class Predictions:
         Where training is to come.
     draws, seed : int
         Of the intervals.
+    remark : str
+        Why there is no target, where one might be expected.
     """
 
     predictions: tuple[Prediction, ...]
     target: Target | None
     draws: int
     seed: int
+    remark: str = ""
 
     def __getitem__(self, name: str) -> Prediction:
         """The prediction of an optimiser, by its name."""
@@ -153,10 +156,9 @@ class Predictions:
         return next((p for p in self.predictions if p.optimizer.name == name), None)
 
     def digital(self, prediction: Prediction) -> Prediction | None:
-        """Exact K-FAC that renews its inverses as often as another K-FAC, or None."""
-        if not prediction.optimizer.kfac:
-            return None
-        return self.find(f"kfac-exact@{prediction.optimizer.refresh}")
+        """Exact K-FAC that renews factors and inverses as often as another K-FAC, or None."""
+        how = prediction.optimizer
+        return self.find(replace(how, kind="kfac-exact").name) if how.kfac else None
 
     @property
     def question(self) -> Question:

@@ -24,6 +24,7 @@ __all__ = [
     "PASSES",
     "Demand",
     "blocks",
+    "code_words",
     "eliminate",
     "invert",
     "of_runs",
@@ -246,13 +247,19 @@ def of_runs(
         biases=vectors * n,
         conversions=vectors * samples * n,
         products=made,
-        words_to=couplings + vectors * n,
+        words_to=couplings * code_words(technology, spec.coupling_bits)
+        + vectors * n * code_words(technology, spec.bias_bits),
         words_from=results,
         matrices=1.0,
         load=cycles["load"] / clock,
         settle=(cycles["discharge"] + cycles["settle"]) / clock,
         sample=cycles["sample"] / clock,
     )
+
+
+def code_words(technology: Technology, bits: int) -> int:
+    """Words on the link for a code of so many bits."""
+    return -(-bits // technology.word_bits)
 
 
 def result_words(technology: Technology, samples: Number) -> tuple[int, int, int]:
