@@ -250,10 +250,13 @@ def test_a_changed_plan_begins_anew_in_the_same_folder(searched, plan, tmp_path)
 # ---- on the command line ----------------------------------------------------------------------
 
 
-def test_the_command_tells_the_front_and_how_to_look_at_it(searched, tmp_path, capsys):
+def test_the_command_tells_the_front_and_opens_the_page(searched, tmp_path, capsys, monkeypatch):
     found, folder = searched
     path = written(tmp_path, TINY)
-    assert main(["explore", path, "-o", str(folder)]) == 0
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert main(["explore", path, "-o", str(folder), "--open"]) == 0
+    assert opened == [(folder / "index.html").resolve().as_uri()]
     out = capsys.readouterr().out
     assert f"{len(found.front)} candidates on the front" in out
     assert f"python3 -m webbrowser {(folder / 'index.html').resolve().as_uri()}" in out
