@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thermokron.host.predict.quantity import Quantity
 
-__all__ = ["CONDITIONS", "TARGETS", "Conditions", "Target"]
+__all__ = ["CONDITIONS", "ELSEWHERE", "TARGETS", "Conditions", "Target"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,12 @@ def _ours(what: str, steps: float, ratio: float, batch: int = 144) -> Target:
     )
 
 
+#: Of workloads that are not known; its steps are to be replaced.
+ELSEWHERE = Target(
+    "the target",
+    Quantity("first-order steps", 1.0, 1.0, 1.0, "1", "unknown"),
+    replace(_RATIO, source="assumed: as arXiv 2311.00636 has it of two other networks"),
+)
 #: By workload.
 TARGETS: dict[str, Target] = {
     "vit-s16": Target(

@@ -79,15 +79,14 @@ def forecast(
     """
     check_integer("draws", draws, 100, 10**7)
     check_integer("seed", seed, 0, 2**63 - 1)
-    remark = ""
-    if target is None:
-        target, batch = TARGETS.get(workload.name), workload.batch * devices
-        if target is not None and target.batch not in (None, batch):
-            remark = (
-                f"How many steps there are to {target.what} is known for a batch of "
-                f"{target.batch:,} in all, and here it is {batch:,}."
-            )
-            target = None
+    remark, batch = "", workload.batch * devices
+    target = TARGETS.get(workload.name) if target is None else target
+    if target is not None and target.batch not in (None, batch):
+        remark = (
+            f"How many steps there are to {target.what} is known for a batch of {target.batch:,} "
+            f"in all, and here it is {batch:,}."
+        )
+        target = None
     chosen = [optimizer(each) if isinstance(each, str) else each for each in optimizers]
     if technology is None:
         chosen = [each for each in chosen if not each.on_unit]

@@ -274,9 +274,15 @@ def test_units_side_by_side_take_less_time_down_to_the_longest_layer():
 
 
 def test_devices_divide_blocks_and_not_passes():
-    one, eight = (question("kfac-exact", devices=n).evaluate(Values()) for n in (1, 8))
-    assert eight.seconds["inversion"] == pytest.approx(one.seconds["inversion"] / 8)
-    assert eight.seconds["factors"] == one.seconds["factors"]
+    """There are four layers, of which nobody takes a part."""
+    one, two, four, eight = (
+        question("kfac-exact", devices=n).evaluate(Values()).seconds for n in (1, 2, 4, 8)
+    )
+    for part in ("inversion", "apply"):
+        assert one[part] == pytest.approx(2 * two[part]) == pytest.approx(4 * four[part])
+        assert eight[part] == four[part]
+    for part in ("forward and backward", "factors", "update"):
+        assert one[part] == eight[part]
 
 
 def test_steps_to_the_target_are_an_input():
