@@ -40,8 +40,11 @@ def spread(value: Spread | None, scale: float = 1.0, *, brief: bool = False) -> 
         return ""
     if brief:
         return number(value.nominal * scale)
-    nominal, low, high = (number(each * scale) for each in (value.nominal, value.low, value.high))
-    return nominal if low == high else f"{nominal} ({low}–{high})"
+    nominal = number(value.nominal * scale)
+    ends = (value.low * scale, value.high * scale)
+    low, high = (number(end, 3 if end >= 1.0 else 2) for end in ends)
+    certain = value.high <= value.low * (1.0 + 1e-6)
+    return nominal if certain else f"{nominal} ({low}–{high})"
 
 
 def step_table(forecast: Predictions) -> Table:
@@ -85,35 +88,39 @@ def speedup_table(forecast: Predictions, *, brief: bool = False) -> Table:
 
 
 def target_table(forecast: Predictions, *, brief: bool = False) -> Table:
-    """Training to the target; no rows where its steps are not known."""
+    """Training to the target, no rows if its steps are not known; in brief they are not told."""
     adam, rows = forecast.find("adam"), []
     for each in forecast.predictions:
         if each.steps is None:
             continue
-        rows.append(
-            (
-                each.optimizer.name,
-                spread(Spread.of(*each.steps), 1e-3, brief=brief),
-                spread(each.seconds_to_target, 1 / HOUR),
-                spread(each.joules_to_target, 1 / KWH, brief=brief),
-                "" if adam is None else spread(each.speedup_to_target(adam)),
-                ""
-                if adam is None
-                else spread(each.for_free().speedup_to_target(adam), brief=brief),
-            )
+        row = (
+            each.optimizer.name,
+            spread(Spread.of(*each.steps), 1e-3),
+            spread(each.seconds_to_target, 1 / HOUR),
+            spread(each.joules_to_target, 1 / KWH, brief=brief),
+            "" if adam is None else spread(each.speedup_to_target(adam)),
+            "" if adam is None else spread(each.for_free().speedup_to_target(adam), brief=brief),
         )
+        rows.append((row[0], *row[2:]) if brief else row)
     head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "at most")
-    return head, rows
+    return ((head[0], *head[2:]) if brief else head), rows
 
 
-def parts_table(forecast: Predictions) -> Table:
-    """Nominal milliseconds of every part."""
+def parts_table(forecast: Predictions, *, brief: bool = False) -> Table:
+    """Nominal milliseconds of every part; in brief a list of each, the longest first."""
+    rows: list[tuple[str, ...]] = []
     used = [part for part in PARTS if any(part in p.seconds for p in forecast.predictions)]
-    rows = []
     for each in forecast.predictions:
-        times = [each.nominal.seconds.get(part) for part in used]
-        told = ("" if time is None else number(1e3 * float(time)) for time in times)
-        rows.append((each.optimizer.name, *told, number(1e3 * float(each.nominal.total_seconds))))
+        times = {part: 1e3 * float(time) for part, time in each.nominal.seconds.items()}
+        if brief:
+            longest = sorted(times, key=times.__getitem__, reverse=True)
+            told = ", ".join(f"{part} {number(times[part])}" for part in longest)
+            rows.append((each.optimizer.name, told))
+            continue
+        shown = (number(times[part]) if part in times else "" for part in used)
+        rows.append((each.optimizer.name, *shown, number(sum(times.values()))))
+    if brief:
+        return ("ms a step", "parts"), rows
     return ("ms a step", *used, "all"), rows
 
 
@@ -125,7 +132,7 @@ def swing_table(swings: Sequence[Swing], *, brief: bool = False, most: int = 12)
         ends = (with_unit(q.unit, q.low), with_unit(q.unit, q.high))
         gains = (number(swing.at_low), number(swing.at_high))
         rows.append((q.name, *ends, *gains, *([] if brief else [q.source])))
-    head = ("what moves", "from", "to", "speedup there", "and there", "source")
+    head = ("what moves", "low", "high", "at low", "at high", "source")
     return head[: 5 if brief else 6], rows
 
 

@@ -185,6 +185,7 @@ def test_all_outputs_say_the_same(found):
     table = {row[0]: row for row in report.step_table(found)[1]}
     training = {row[0]: row for row in report.target_table(found)[1]}
     parts = {row[0]: row for row in report.parts_table(found)[1]}
+    gains = {row[0]: row for row in report.speedup_table(found)[1]}
     assert len(record["predictions"]) == len(OPTIMIZERS) == len(table) == len(parts)
     for each, told in zip(found.predictions, record["predictions"], strict=True):
         milliseconds = report.number(1e3 * told["seconds_per_step"]["nominal"])
@@ -194,6 +195,11 @@ def test_all_outputs_say_the_same(found):
         if told["seconds_to_target"] is not None:
             hours = told["seconds_to_target"]["nominal"] / 3600
             assert training[title][2].startswith(report.number(hours))
+            energy = told["joules_to_target"]["nominal"] / 3.6e6
+            assert training[title][3].startswith(report.number(energy))
+        assert table[title][2].startswith(report.number(told["joules_per_step"]["nominal"]))
+        gain = told["speedup_over_adam"]["nominal"]
+        assert gains[title][3].startswith(report.number(gain))
     assert record["assumptions"]
     for known in record["assumptions"]:
         assert known["unit"]
@@ -286,7 +292,8 @@ def test_devices_divide_blocks_and_not_passes():
 
 
 def test_steps_to_the_target_are_an_input():
-    target = replace(TARGETS["vit-s16"], steps=exactly("first-order steps", 1000, "1", "test"))
+    steps = exactly("first-order steps", 1000, "1", "test")
+    target = replace(TARGETS["vit-s16"], steps=steps, batch=None)
     found = predict(target=target)
     adam, kfac = found["adam"], found["kfac-exact@1"]
     assert adam.seconds_to_target.nominal == pytest.approx(1000 * adam.seconds_per_step.nominal)
@@ -295,6 +302,15 @@ def test_steps_to_the_target_are_an_input():
     assert kfac.seconds_to_target.nominal == pytest.approx(whole)
     assert found["sgd"].seconds_to_target is None
     assert predict()["adam"].seconds_to_target is None
+
+
+def test_steps_are_those_of_a_batch():
+    """A target that is known for one batch, of all devices, is not taken for another's."""
+    load = network("vit-s16", 128)
+    assert predict(workload=load, devices=8).target is TARGETS["vit-s16"]
+    for other in (predict(workload=load), predict(workload=network("vit-s16", 64), devices=8)):
+        assert other.target is None
+        assert "is known for a batch of 1,024 in all" in other.explain()
 
 
 def test_tornado_is_sorted_and_names_what_matters():

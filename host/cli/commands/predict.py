@@ -277,7 +277,7 @@ def _tables(
         ("", report.target_table(predicted, brief=brief)),
     ]
     if args.parts or not brief:
-        tables.append(("Parts", report.parts_table(predicted)))
+        tables.append(("Parts", report.parts_table(predicted, brief=brief)))
     if pair is not None:
         against = f"{pair[0].optimizer.name} against {pair[1].optimizer.name}"
         questions = pair[0].question, pair[1].question
@@ -313,11 +313,16 @@ def _print(title: str, table: Table) -> None:
     if not rows:
         return
     shown = RichTable(
-        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
     for place, name in enumerate(head):
-        plain = not place or name in ("limited by", "where", "source")
-        shown.add_column(name, justify="left" if plain else "right", no_wrap=not place)
+        long = name in ("source", "parts")
+        plain = not place or long or name in ("limited by", "where")
+        shown.add_column(name, justify="left" if plain else "right", no_wrap=not long)
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)
