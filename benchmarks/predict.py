@@ -35,12 +35,12 @@ from thermokron.host.predict import (
     forecast,
     machine,
     network,
+    observed,
     optimizer,
     pays,
-    pipefisher,
     technology,
 )
-from thermokron.host.predict.observed import observed
+from thermokron.host.predict.machines import pipefisher
 from thermokron.host.predict.plots import plot_parts
 from thermokron.host.predict.report import HOUR, KWH, spread
 from thermokron.host.tables import markdown, number, write
@@ -251,7 +251,7 @@ def conditions(folder: Path) -> list[str]:
         rows.append(
             (
                 name,
-                *(number(round(q.nominal, 6)) for q in (seen.slowest, seen.reruns, seen.restarts)),
+                *(number(round(q.nominal, 6)) for q in (seen.kappa, seen.reruns, seen.restarts)),
             )
         )
     head = ("training", "1/λ_min, scaled", "columns that run again", "starts that takes, a solve")

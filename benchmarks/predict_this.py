@@ -32,12 +32,12 @@ from torch import nn
 
 from thermokron.host.kfac import KFAC
 from thermokron.host.kfac.solve import solver
-from thermokron.host.predict import digital, measured
-from thermokron.host.predict.machine import Machine
-from thermokron.host.predict.measure import about, clock_of, measure
+from thermokron.host.predict.machines import digital, measured
+from thermokron.host.predict.machines.machine import Machine
+from thermokron.host.predict.machines.measure import about, clock_of, measure
 from thermokron.host.predict.quantity import Values
-from thermokron.host.predict.tracing import trace
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.tracing import trace
+from thermokron.host.predict.workloads.workload import Workload
 from thermokron.host.tables import markdown
 
 PARTS = ("forward, backward", "factors", "inversion", "apply")

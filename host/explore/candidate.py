@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from thermokron.host.linalg import Settle
-from thermokron.host.predict.quantity import Quantity
-from thermokron.host.predict.technologies import built_at_28nm
-from thermokron.host.predict.technology import Technology
+from thermokron.host.predict.hardware.technologies import built_at_28nm
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.model import UnitSpec
 
-__all__ = ["POWER_TAU", "Candidate"]
-
-#: τ in s at which cells and couplings have the static power of `built_at_28nm`. On the same
-#: capacitance a shorter one takes smaller resistors, and amplifiers of more bandwidth and current.
-POWER_TAU = 50e-9
+__all__ = ["Candidate"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,13 @@ class Candidate:
 
     @property
     def technology(self) -> Technology:
-        """What it is built in; the static power of cells and couplings as of `POWER_TAU`."""
-        made = built_at_28nm(
+        """What it is built in."""
+        return built_at_28nm(
             self.spec,
             word_bits=self.word_bits,
             ports=self.ports,
             units=self.units,
             fitted=False,
-        )
-        faster = POWER_TAU / self.spec.tau_s
-        return replace(
-            made,
-            cell_power=_times(made.cell_power, faster),
-            coupling_power=_times(made.coupling_power, faster),
         )
 
     @property
@@ -132,15 +121,3 @@ class Candidate:
             units=values["units"],
             word_bits=word_bits,
         )
-
-
-def _times(power: Quantity, faster: float) -> Quantity:
-    """More of it, as of a shorter τ."""
-    source = f"{power.source}; at τ = {1e9 * POWER_TAU:g} ns, and as 1/τ"
-    return replace(
-        power,
-        low=power.low * faster,
-        nominal=power.nominal * faster,
-        high=power.high * faster,
-        source=source,
-    )

@@ -11,10 +11,10 @@ import numpy as np
 
 from thermokron.host.explore.candidate import Candidate
 from thermokron.host.explore.plan import Plan
+from thermokron.host.predict.hardware.costs import side_by_side, unit_joules, unit_seconds
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.hardware.trained import demand_of
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.trained import demand_of
-from thermokron.host.predict.unit import side_by_side, unit_joules, unit_seconds
 from thermokron.host.studies.runs import Outcome
 from thermokron.host.tables import median
 
@@ -35,7 +35,7 @@ class Costs:
     Attributes
     ----------
     seconds, joules : mapping of str to number
-        By part, see `thermokron.host.predict.unit.UNIT_PARTS`.
+        By part, see `thermokron.host.predict.hardware.costs.UNIT_PARTS`.
     area : number
         m² of all units.
     """

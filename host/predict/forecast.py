@@ -7,13 +7,13 @@ from typing import Any
 
 from thermokron.host.predict import report
 from thermokron.host.predict.conditions import CONDITIONS, TARGETS, Conditions, Target
-from thermokron.host.predict.machine import Machine
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.machines.machine import Machine
 from thermokron.host.predict.optimizers import OPTIMIZERS, Optimizer, optimizer
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.predictions import Prediction, Predictions
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.workload import Workload
 from thermokron.model.checks import check_integer
 
 __all__ = ["Forecast", "forecast"]
@@ -67,7 +67,8 @@ def forecast(
     devices : int
         Machines side by side, each with a batch of its own.
     target : Target, optional
-        Steps to the target; that of the workload's name, if there is one, if not given.
+        Steps to the target; if not given that of the workload's name, if there is one, of the batch
+        of all devices together.
     draws, seed : int
         Of the intervals.
 
@@ -78,7 +79,14 @@ def forecast(
     """
     check_integer("draws", draws, 100, 10**7)
     check_integer("seed", seed, 0, 2**63 - 1)
+    remark, batch = "", workload.batch * devices
     target = TARGETS.get(workload.name) if target is None else target
+    if target is not None and target.batch not in (None, batch):
+        remark = (
+            f"How many steps there are to {target.what} is known for a batch of {target.batch:,} "
+            f"in all, and here it is {batch:,}."
+        )
+        target = None
     chosen = [optimizer(each) if isinstance(each, str) else each for each in optimizers]
     if technology is None:
         chosen = [each for each in chosen if not each.on_unit]
@@ -93,7 +101,7 @@ def forecast(
         if target is not None and each.kind != "sgd":  # of which nobody has published steps
             steps = tuple(_steps(target, each, values) for values in both)
         predictions.append(Prediction(question, nominal, drawn, steps))  # type: ignore[arg-type]
-    return Forecast(tuple(predictions), target, draws, seed)
+    return Forecast(tuple(predictions), target, draws, seed, remark)
 
 
 def _steps(target: Target, how: Optimizer, values: Values) -> Number:

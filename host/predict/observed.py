@@ -59,7 +59,7 @@ def observed(question: Question, metrics: Sequence[StepMetrics]) -> Conditions:
     # what did not happen may not be 0, which has no logarithm
     return replace(
         known,
-        slowest=exactly(known.slowest.name, max(slowest, 1.0), "1", SOURCE),
+        kappa=exactly(known.kappa.name, max(slowest, 1.0), "1", SOURCE),
         reruns=exactly(known.reruns.name, max(vectors / least - 1.0, 1e-9), "1", SOURCE),
         restarts=exactly(
             known.restarts.name, max((runs - starts) / (steps * len(solves)), 1e-9), "1", SOURCE

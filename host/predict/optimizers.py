@@ -1,4 +1,8 @@
-"""Who trains: optimisers as predictions know them, by names such as "kfac-solve@10"."""
+"""Who trains: optimisers as predictions know them, by names such as "kfac-solve@10".
+
+Of K-FAC with "@", the steps between renewals of what is made of the factors, and with another
+number after "/" those between updates of the factors: "kfac-exact@100/10".
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ KINDS = ("sgd", "adam", "kfac-exact", "kfac-solve", "kfac-inverse")
 OPTIMIZERS = (
     "sgd",
     "adam",
-    *(f"{kind}@{refresh}" for kind in KINDS[2:] for refresh in (1, 10, 100)),
+    *(f"{kind}@{often}" for kind in KINDS[2:] for often in ("1", "10", "10/10", "100")),
 )
 
-_NAME = re.compile(r"([a-z-]+)(?:@([0-9]+))?")
+_NAME = re.compile(r"([a-z-]+)(?:@([0-9]+)(?:/([0-9]+))?)?")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,10 @@ class Optimizer:
     @property
     def name(self) -> str:
         """By which it is asked for."""
-        return f"{self.kind}@{self.refresh}" if self.kfac else self.kind
+        if not self.kfac:
+            return self.kind
+        factors = "" if self.factor_interval == 1 else f"/{self.factor_interval}"
+        return f"{self.kind}@{self.refresh}{factors}"
 
     def __str__(self) -> str:
         titles = {
@@ -79,12 +86,20 @@ class Optimizer:
             "kfac-solve": "K-FAC, unit solves",
             "kfac-inverse": "K-FAC, unit inverts",
         }
-        every = {1: ", every step"}.get(self.refresh, f", every {self.refresh} steps")
-        return titles[self.kind] + every * self.kfac
+        if not self.kfac:
+            return titles[self.kind]
+        told = f"{titles[self.kind]}, {_every(self.refresh)}"
+        if self.factor_interval > 1:
+            told += f", factors {_every(self.factor_interval)}"
+        return told
+
+
+def _every(steps: int) -> str:
+    return "every step" if steps == 1 else f"every {steps} steps"
 
 
 def optimizer(name: str, **options: object) -> Optimizer:
-    """An optimiser by name: a kind, and of K-FAC how many steps inverses serve, as in "@10".
+    """An optimiser by name, see above.
 
     Raises
     ------
@@ -95,6 +110,8 @@ def optimizer(name: str, **options: object) -> Optimizer:
     if match is None or match[1] not in KINDS or (match[2] and not match[1].startswith("kfac")):
         raise ValueError(
             f"optimizer = {name!r} is unknown; legal: {', '.join(KINDS)}, those of K-FAC with "
-            "@STEPS between renewals, such as kfac-solve@10"
+            "@STEPS between renewals, such as kfac-solve@10, or kfac-exact@100/10 with factors "
+            "every ten"
         )
-    return Optimizer(match[1], int(match[2] or 1), **options)  # type: ignore[arg-type]
+    often = {"refresh": int(match[2] or 1), "factor_interval": int(match[3] or 1)}
+    return Optimizer(match[1], **often, **options)  # type: ignore[arg-type]

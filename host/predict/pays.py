@@ -1,4 +1,4 @@
-"""Where a unit begins to pay: break-even of width, slowest mode, τ, link and refresh interval."""
+"""Where a unit begins to pay: break-even of width, condition, τ, link and refresh interval."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.predictions import Prediction
 from thermokron.host.predict.quantity import Quantity, Values
 from thermokron.host.predict.sensitivity import BreakEven, break_even, speedup
-from thermokron.host.predict.workload import Block, Operation, Workload
+from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 
 __all__ = ["pays", "square_layers"]
 
 #: Widths, steps between renewals, and how far other things are moved beside their nominal values.
-WIDTHS, REFRESHES, FACTOR = (32.0, 8192.0), (1.0, 1000.0), 100.0
+WIDTHS, REFRESHES, FACTOR = (32.0, 4095.0), (1.0, 1000.0), 100.0
 
 
 def square_layers(width: int, rows: int, layers: int = 4) -> Workload:
@@ -42,9 +42,17 @@ def pays(one: Question, other: Question) -> list[BreakEven]:
 
     Widths are those of equal layers with as many vectors a step as the workload has examples; all
     others are moved on the workload itself.
+
+    Raises
+    ------
+    ValueError
+        If `one` has no unit.
     """
     built = one.built
-    assert built is not None
+    if built is None:
+        raise ValueError(
+            f"one is {one.optimizer.name}, which needs no unit; legal: kfac-solve, ..."
+        )
 
     def moved(quantity: Quantity) -> Callable[[float], float]:
         def ratio(value: float) -> float:
@@ -64,14 +72,13 @@ def pays(one: Question, other: Question) -> list[BreakEven]:
         )
         return speedup(mine, others, Values())
 
-    widest = min(WIDTHS[1], 4095.0)
     found = [
-        break_even("width", "1", width, WIDTHS[0], widest, integers=True),
+        break_even("width", "1", width, *WIDTHS, integers=True),
         break_even("steps between renewals", "1", refresh, *REFRESHES, integers=True),
     ]
-    for quantity in (one.conditions.slowest, built.tau, built.link_bandwidth):
+    for quantity in (one.conditions.kappa, built.tau, built.link_bandwidth):
         low, high = quantity.nominal / FACTOR, quantity.nominal * FACTOR
-        if quantity is one.conditions.slowest:
+        if quantity is one.conditions.kappa:
             low = 1.0
         found.append(break_even(quantity.name, quantity.unit, moved(quantity), low, high))
     return found
@@ -79,5 +86,6 @@ def pays(one: Question, other: Question) -> list[BreakEven]:
 
 def rival(prediction: Prediction, others: list[Prediction]) -> Prediction:
     """Exact K-FAC that renews as often, else the quickest of the others."""
-    same = [p for p in others if p.optimizer.name == f"kfac-exact@{prediction.optimizer.refresh}"]
-    return (same or sorted(others, key=lambda p: float(p.nominal.total_seconds)))[0]
+    same = replace(prediction.optimizer, kind="kfac-exact").name
+    twins = [each for each in others if each.optimizer.name == same]
+    return (twins or sorted(others, key=lambda p: float(p.nominal.total_seconds)))[0]

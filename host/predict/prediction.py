@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from thermokron.host.engines.pool import makespan
-from thermokron.host.predict import digital
 from thermokron.host.predict.conditions import CONDITIONS, Conditions
-from thermokron.host.predict.demand import Demand, eliminate, invert, solve
-from thermokron.host.predict.host_share import (
+from thermokron.host.predict.hardware.costs import UNIT_PARTS, unit_joules, unit_seconds
+from thermokron.host.predict.hardware.demand import Demand, eliminate, invert, solve
+from thermokron.host.predict.hardware.host_share import (
     inverted_operations,
     programming_operations,
     solving_operations,
 )
-from thermokron.host.predict.machine import Machine
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.machines import digital
+from thermokron.host.predict.machines.machine import Machine
 from thermokron.host.predict.optimizers import Optimizer
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.unit import UNIT_PARTS, unit_joules, unit_seconds
-from thermokron.host.predict.workload import (
+from thermokron.host.predict.workloads.workload import (
     Block,
     Operation,
     Workload,
@@ -96,7 +95,7 @@ class Question:
     conditions : Conditions
         What depends on the data.
     devices : int
-        Side by side, each with a batch of its own: they divide K-FAC's blocks among themselves, as
+        Side by side, each with a batch of its own: they divide K-FAC's layers among themselves, as
         `KFAC` does under data parallelism. What they tell each other is left out.
 
     Raises
@@ -125,24 +124,29 @@ class Question:
     @cached_property
     def operations(self) -> dict[str, tuple[Operation, ...]]:
         """What digital computers do in a step by part; what comes every so many steps, once."""
-        load, how, built = self.workload, self.optimizer, self.built
+        load, how = self.workload, self.optimizer
         made = {"forward and backward": list(load.operations)}
         if how.kfac:
             made["factors"] = list(digital.curvature_operations(load.blocks, load.diagonal))
-        if how.kind == "kfac-exact":
-            made["inversion"] = _of_each(load, digital.inversion_operations)
-        if built is not None:
-            made["program"] = _of_each(load, programming_operations, built)
-            if how.kind == "kfac-inverse":
-                made["program"] += _of_each(load, inverted_operations, built)
-        if how.kind == "kfac-solve":
-            assert built is not None
-            made["apply"] = _of_each(load, solving_operations, built)
-        elif how.kfac:
-            made["apply"] = _of_each(load, digital.apply_operations)
+            for block, count in load.kinds:
+                for part, each in self._of_block(block).items():
+                    many = (replace(one, count=one.count * count) for one in each)
+                    made.setdefault(part, []).extend(many)
         first_order = "adam" if how.kind == "adam" else "sgd"
         made["update"] = list(digital.update_operations(load, first_order))
         return {part: counted(each) for part, each in made.items()}
+
+    def _of_block(self, block: Block) -> dict[str, tuple[Operation, ...]]:
+        """What K-FAC does with one block, by those parts that devices divide among themselves."""
+        how, built = self.optimizer, self.built
+        if built is None:
+            inversion = digital.inversion_operations(block)
+            return {"inversion": inversion, "apply": digital.apply_operations(block)}
+        program = programming_operations(block, built)
+        if how.kind == "kfac-solve":
+            return {"program": program, "apply": solving_operations(block, built)}
+        program = (*program, *inverted_operations(block, built))
+        return {"program": program, "apply": digital.apply_operations(block)}
 
     def evaluate(self, values: Values) -> Costs:
         """The costs, with quantities worth what `values` says."""
@@ -155,7 +159,8 @@ class Question:
         for part, made in self.operations.items():
             every = often.get(part, 1)
             shared = part in SHARED
-            seconds[part] = machine.seconds(made, values) / every / (self.devices if shared else 1)
+            share = self._devices_share if shared else 1.0
+            seconds[part] = share * machine.seconds(made, values) / every
             copies = (1 if shared else self.devices) / every
             flops, moved = total_flops(made) * copies, total_bytes(made) * copies
             worked = machine.joules(0.0, flops, moved, values)
@@ -163,7 +168,7 @@ class Question:
         if self.built is not None:
             demand = self.demand(values)
             every_unit = self.built.with_units(self.built.units * self.devices)
-            share = self._share
+            share = self._units_share
             seconds |= unit_seconds(every_unit, demand, values, share=share)
             for part, spent in unit_joules(every_unit, demand, values, share=share).items():
                 joules[part] = spent + waiting * seconds[part]  # for the machines wait
@@ -200,33 +205,33 @@ class Question:
         return total
 
     @cached_property
-    def _share(self) -> float:
-        """The time that the units of all devices take, over that of one, at nominal values.
-
-        Each takes the next layer when it is free, as `KFAC` on a pool does.
-        """
+    def _units_share(self) -> float:
+        """The time that the units of all devices take, over that of one."""
         assert self.built is not None
         units = self.built.units * self.devices
-        if units == 1:
+        return self._share(units, lambda block: self._demand(block, Values()).seconds)
+
+    @cached_property
+    def _devices_share(self) -> float:
+        """The time that devices take for what they divide among themselves, over that of one."""
+
+        def seconds(block: Block) -> Number:
+            made = [each for part in self._of_block(block).values() for each in part]
+            return self.machine.seconds(made, Values())
+
+        return self._share(self.devices, seconds)
+
+    def _share(self, hands: int, seconds: Callable[[Block], Number]) -> float:
+        """The time that several take for all blocks, over that of one, at nominal values.
+
+        Each takes the next layer when it is free, as `KFAC` on a pool does; draws have the same
+        share as nominal values.
+        """
+        if hands == 1:
             return 1.0
-        times = {
-            block: float(self._demand(replace(block, blocks=1), Values()).seconds)
-            for block, _ in self.workload.kinds
-        }
-        each = [
-            times[replace(block, name="", shared="")]
-            for block in self.workload.blocks
-            for _ in range(block.blocks)
+        alike = [
+            (replace(each, name="", shared="", blocks=1), each) for each in self.workload.blocks
         ]
-        return makespan(units, each) / sum(each)
-
-
-def _of_each(
-    workload: Workload, make: Callable[..., Iterable[Operation]], *more: Any
-) -> list[Operation]:
-    """Of all blocks."""
-    return [
-        replace(each, count=each.count * count)
-        for block, count in workload.kinds
-        for each in make(block, *more)
-    ]
+        times = {kind: float(seconds(kind)) for kind in {kind for kind, _ in alike}}
+        every = [times[kind] for kind, block in alike for _ in range(block.blocks)]
+        return makespan(hands, every) / sum(every)

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from thermokron.host.predict.conditions import Target
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.optimizers import Optimizer
 from thermokron.host.predict.prediction import FREE, Costs, Question
 from thermokron.host.predict.quantity import Number
-from thermokron.host.predict.technology import Technology
 
 __all__ = ["Prediction", "Predictions", "Spread"]
 
@@ -134,12 +134,15 @@ class Predictions:
         Where training is to come.
     draws, seed : int
         Of the intervals.
+    remark : str
+        Why there is no target, where one might be expected.
     """
 
     predictions: tuple[Prediction, ...]
     target: Target | None
     draws: int
     seed: int
+    remark: str = ""
 
     def __getitem__(self, name: str) -> Prediction:
         """The prediction of an optimiser, by its name."""
@@ -153,10 +156,9 @@ class Predictions:
         return next((p for p in self.predictions if p.optimizer.name == name), None)
 
     def digital(self, prediction: Prediction) -> Prediction | None:
-        """Exact K-FAC that renews its inverses as often as another K-FAC, or None."""
-        if not prediction.optimizer.kfac:
-            return None
-        return self.find(f"kfac-exact@{prediction.optimizer.refresh}")
+        """Exact K-FAC that renews factors and inverses as often as another K-FAC, or None."""
+        how = prediction.optimizer
+        return self.find(replace(how, kind="kfac-exact").name) if how.kfac else None
 
     @property
     def question(self) -> Question:

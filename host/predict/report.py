@@ -214,12 +214,10 @@ def explain(forecast: Predictions) -> str:
             f"{spread(best.seconds_to_target, 1 / HOUR)} hours and "
             f"{spread(best.joules_to_target, 1 / KWH)} kWh."
         )
-    published = None if forecast.target is None else forecast.target.measured
-    if published is not None:
-        told.append(
-            f"Published for a first-order step: {1e3 * published.low:.0f} to "
-            f"{1e3 * published.high:.0f} ms ({published.source})."
-        )
+    if forecast.remark:
+        told.append(forecast.remark)
+    if forecast.target is not None and forecast.target.published:
+        told.append(f"Published: {forecast.target.published}.")
     told.append(
         f"In brackets is where nine of ten of {forecast.draws:,} draws from all ranges lie."
     )

@@ -77,6 +77,8 @@ class BreakEven:
         Whether it is at the lower end.
     points : tuple of (float, float)
         Values, and speedups there.
+    integers : bool
+        Whether only whole values were looked at.
     """
 
     name: str
@@ -86,6 +88,7 @@ class BreakEven:
     crossings: tuple[tuple[float, bool], ...]
     at_low: bool
     points: tuple[tuple[float, float], ...]
+    integers: bool = False
 
     def told(self) -> str:
         """In words: where `one` is the shorter."""
@@ -105,7 +108,7 @@ class BreakEven:
         return " and ".join(ranges)
 
     def _told(self, value: float) -> str:
-        return with_unit(self.unit, value)
+        return f"{value:,.0f}" if self.integers else with_unit(self.unit, value)
 
 
 def break_even(
@@ -157,4 +160,13 @@ def break_even(
             else:
                 right = middle
         crossings.append((right, after > 1.0))
-    return BreakEven(name, unit, low, high, tuple(crossings), points[0][1] > 1.0, tuple(points))
+    return BreakEven(
+        name,
+        unit,
+        low,
+        high,
+        tuple(crossings),
+        points[0][1] > 1.0,
+        tuple(points),
+        integers,
+    )

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from thermokron.host.linalg import Activity, inv, solve
+from thermokron.host.predict.hardware.costs import (
+    UNIT_PARTS,
+    side_by_side,
+    unit_joules,
+    unit_seconds,
+)
+from thermokron.host.predict.hardware.technologies import built_at_28nm
+from thermokron.host.predict.hardware.trained import demand_of
 from thermokron.host.predict.quantity import Values
-from thermokron.host.predict.technologies import built_at_28nm
-from thermokron.host.predict.trained import demand_of
-from thermokron.host.predict.unit import UNIT_PARTS, side_by_side, unit_joules, unit_seconds
 from thermokron.host.studies.runs import Run, execute
 from thermokron.host.train import TrainConfig
 from thermokron.model import NumericUnit, UnitSpec

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.host.predict import computing, digital, measure, measured
-from thermokron.host.predict.machine import Curve, Machine
-from thermokron.host.predict.machines import MACHINES, machine
-from thermokron.host.predict.networks import network
-from thermokron.host.predict.pipefisher import PARTS, calibrated, predicted, rows
+from thermokron.host.predict.machines import computing, digital, measure, measured
+from thermokron.host.predict.machines.cards import MACHINES, machine
+from thermokron.host.predict.machines.machine import Curve, Machine
+from thermokron.host.predict.machines.pipefisher import PARTS, calibrated, predicted, rows
 from thermokron.host.predict.quantity import Quantity, Values
-from thermokron.host.predict.tracing import trace
-from thermokron.host.predict.workload import Block, Operation, total_bytes, total_flops
+from thermokron.host.predict.workloads.networks import network
+from thermokron.host.predict.workloads.tracing import trace
+from thermokron.host.predict.workloads.workload import Block, Operation, total_bytes, total_flops
 
 BOARDS = {"v100": 300.0, "a100": 400.0, "h100": 700.0}
 PEAKS = {"v100": 15.7e12, "a100": 19.5e12, "h100": 66.9e12}

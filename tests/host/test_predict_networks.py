@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from thermokron.host.predict import networks
-from thermokron.host.predict.networks import NETWORKS, network
+from thermokron.host.predict.workloads import networks
+from thermokron.host.predict.workloads.networks import NETWORKS, network
 
 #: Trained numbers: as published, or as AlgoPerf's shapes give them.
 PUBLISHED = {

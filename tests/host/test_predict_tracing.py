@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from thermokron.host.kfac import KFAC
 from thermokron.host.kfac.curvature.layers import KroneckerLayer
-from thermokron.host.predict.tracing import trace, without_data
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.tracing import trace, without_data
+from thermokron.host.predict.workloads.workload import Workload
 
 
 def products(workload: Workload, phase: str) -> dict[tuple[int, int, int, int], int]:

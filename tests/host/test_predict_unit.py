@@ -9,14 +9,21 @@ import pytest
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC
 from thermokron.host.predict.conditions import CONDITIONS
-from thermokron.host.predict.demand import Demand, blocks, eliminate, of_runs, result_words, solve
-from thermokron.host.predict.machines import machine
-from thermokron.host.predict.networks import network
+from thermokron.host.predict.hardware.demand import (
+    Demand,
+    blocks,
+    eliminate,
+    of_runs,
+    result_words,
+    solve,
+)
+from thermokron.host.predict.hardware.technologies import as_built, technology
+from thermokron.host.predict.machines.cards import machine
 from thermokron.host.predict.observed import observed
 from thermokron.host.predict.optimizers import optimizer
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Values, exactly
-from thermokron.host.predict.technologies import as_built, technology
+from thermokron.host.predict.workloads.networks import network
 from thermokron.host.train import TrainConfig, train
 from thermokron.model import Job, UnitSpec
 
@@ -177,10 +184,10 @@ def test_larger_work_takes_longer():
         solve(built, 64, 33, CONDITIONS, Values()),
         solve(built, 64, 32, CONDITIONS, Values(), samples=2),
         solve(built, 64, 32, CONDITIONS, Values(), settle=0.01),
-        solve(built, 64, 32, CONDITIONS, Values(fixed={"slowest mode": 20.0})),
+        solve(built, 64, 32, CONDITIONS, Values(fixed={"condition, 1/λ_min": 20.0})),
         solve(built, 64, 32, CONDITIONS, Values(fixed={"tau": 1e-6})),
     ):
         assert more.seconds > base.seconds
-    slow = replace(CONDITIONS, slowest=exactly("slowest mode", 30, "1", "test"))
+    slow = replace(CONDITIONS, kappa=exactly("condition, 1/λ_min", 30, "1", "test"))
     whole = eliminate(as_built(UnitSpec(cells=64)), 64, slow, Values())
     assert whole == Demand()

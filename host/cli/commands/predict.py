@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thermokron.host.cli.spec_options import SPEC_OPTIONS, add_spec_options
+from thermokron.model.checks import check_real
 
 if TYPE_CHECKING:
-    from thermokron.host.predict.conditions import Conditions
+    from thermokron.host.predict.conditions import Conditions, Target
     from thermokron.host.predict.forecast import Forecast
+    from thermokron.host.predict.hardware.technology import Technology
     from thermokron.host.predict.predictions import Prediction
     from thermokron.host.predict.report import Table
-    from thermokron.host.predict.technology import Technology
 
 __all__ = ["add_parser", "run"]
 
@@ -38,7 +39,7 @@ examples:
   thermokron predict --measure                    a minute; then: --machine this
 """
 
-#: What tables of the screen leave to --json and -o.
+#: Where nothing else is asked for.
 MACHINE, TECHNOLOGY = "a100", "cmos28"
 
 
@@ -69,7 +70,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--optimizer",
         action="append",
         metavar="NAME",
-        help="such as adam or kfac-solve@10, may be given several times [all, @1, @10 and @100]",
+        help="such as adam, kfac-solve@10 (inverses of ten steps) or kfac-exact@10/10 (factors, "
+        "too); may be given several times [all]",
     )
     add("--steps", type=float, metavar="N", help="of a first-order optimiser to the target")
     add(
@@ -78,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="X",
         help="steps of K-FAC over these [0.5 to 0.75, arXiv 2311.00636]",
     )
-    add("--slowest", type=float, metavar="X", help="1/λ_min of scaled factors [2 to 40]")
+    add("--kappa", type=float, metavar="X", help="1/λ_min of damped factors, scaled [2 to 40]")
     unit = parser.add_argument_group("technology of the unit")
     add = unit.add_argument
     add("--technology", default=TECHNOLOGY, metavar="NAME", help=f"or none [{TECHNOLOGY}]")
@@ -118,16 +120,16 @@ def run(args: argparse.Namespace) -> int:
     if args.network is None:
         raise ValueError("NETWORK is missing; thermokron predict --list names them")
     from thermokron.host.predict.forecast import forecast
-    from thermokron.host.predict.machines import machine
-    from thermokron.host.predict.networks import network
+    from thermokron.host.predict.machines.cards import machine
     from thermokron.host.predict.optimizers import OPTIMIZERS, optimizer
+    from thermokron.host.predict.workloads.networks import network
 
-    options = {
-        name: value
-        for name, value in (("samples", args.samples), ("settle", _settle(args.settle)))
-        if value is not None
-    }
+    options = {"samples": args.samples, "settle": _settle(args.settle)}
+    options = {name: value for name, value in options.items() if value is not None}
     chosen = [optimizer(name, **options) for name in args.optimizer or OPTIMIZERS]
+    if options and not any(each.on_unit for each in chosen):
+        name = min(options)
+        raise ValueError(f"{name} = {options[name]} has no effect: no optimizer has a unit")
     technology = _technology(args)
     asked = args.optimizer and [each for each in chosen if each.on_unit]
     if technology is None and asked:
@@ -151,9 +153,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from thermokron.host.predict.machines import MACHINES
-    from thermokron.host.predict.networks import NETWORKS
-    from thermokron.host.predict.technologies import TECHNOLOGIES
+    from thermokron.host.predict.hardware.technologies import TECHNOLOGIES
+    from thermokron.host.predict.machines.cards import MACHINES
+    from thermokron.host.predict.workloads.networks import NETWORKS
 
     print("networks:", ", ".join(NETWORKS), "and module:function")
     print("machines:", ", ".join(MACHINES), "and this, once measured")
@@ -164,8 +166,8 @@ def _list() -> int:
 def _measure() -> int:
     from rich.progress import Progress
 
-    from thermokron.host.predict import measured
-    from thermokron.host.predict.measure import about, measure
+    from thermokron.host.predict.machines import measured
+    from thermokron.host.predict.machines.measure import about, measure
 
     with Progress(transient=True) as bars:
         bar = bars.add_task("measuring this computer", total=1.0)
@@ -176,10 +178,11 @@ def _measure() -> int:
 
 
 def _technology(args: argparse.Namespace) -> Technology | None:
-    from thermokron.host.predict.technologies import built_at_28nm, technology
+    from thermokron.host.predict.hardware.technologies import built_at_28nm, technology
 
     given = {name: value for name, value in vars(args).items() if name in SPEC_OPTIONS}
-    changes = {name: getattr(args, name) for name in ("units", "ports") if getattr(args, name)}
+    changes = {name: getattr(args, name) for name in ("units", "ports")}
+    changes = {name: value for name, value in changes.items() if value is not None}
     if args.technology == "none":
         if given or changes or args.as_built:
             raise ValueError("technology = 'none' has no unit whose options could be given")
@@ -204,29 +207,27 @@ def _conditions(args: argparse.Namespace) -> Conditions:
     from thermokron.host.predict.conditions import CONDITIONS
     from thermokron.host.predict.quantity import exactly
 
-    if args.slowest is None:
+    if args.kappa is None:
         return CONDITIONS
-    if not args.slowest >= 1.0:
-        raise ValueError(f"slowest = {args.slowest:g}; legal: 1 or more")
-    slowest = exactly(CONDITIONS.slowest.name, args.slowest, "1", "given")
-    return replace(CONDITIONS, slowest=slowest)
+    kappa = check_real("kappa", args.kappa, 1.0, 1e9)
+    return replace(CONDITIONS, kappa=exactly(CONDITIONS.kappa.name, kappa, "1", "given"))
 
 
-def _target(args: argparse.Namespace) -> Any:
-    from thermokron.host.predict.conditions import TARGETS, Target
+def _target(args: argparse.Namespace) -> Target | None:
+    """What the options make of the target known for the network; None if they say nothing."""
+    from thermokron.host.predict.conditions import ELSEWHERE, TARGETS
     from thermokron.host.predict.quantity import exactly
 
-    if args.steps is None and args.ratio is None:
-        return None
-    known = TARGETS.get(args.network, TARGETS["vit-s16"])
-    if args.steps is None and args.network not in TARGETS:
-        raise ValueError(f"ratio = {args.ratio:g} has no effect without --steps")
-    steps, ratio = known.steps, known.ratio
-    if args.steps is not None:
-        steps = exactly(steps.name, args.steps, "1", "given")
+    target = TARGETS.get(args.network, ELSEWHERE)
     if args.ratio is not None:
-        ratio = exactly(ratio.name, args.ratio, "1", "given")
-    return Target("the target", steps, ratio)
+        ratio = check_real("ratio", args.ratio, 1e-6, 1e6)
+        if args.steps is None and target is ELSEWHERE:
+            raise ValueError(f"ratio = {ratio:g} has no effect on {args.network!r} without --steps")
+        target = replace(target, ratio=exactly(target.ratio.name, ratio, "1", "given"))
+    if args.steps is not None:  # of whatever batch is given
+        steps = exactly(target.steps.name, check_real("steps", args.steps, 1.0, 1e15), "1", "given")
+        target = replace(target, steps=steps, batch=None, published="")
+    return None if args.steps is None and args.ratio is None else target
 
 
 def _settle(text: str | None) -> float | str | None:

@@ -16,14 +16,15 @@ from typing import Self
 import numpy as np
 
 from thermokron.host.predict.conditions import Conditions
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
 from thermokron.model import covariance_settling, mean_settling
 
 __all__ = [
     "PASSES",
     "Demand",
     "blocks",
+    "code_words",
     "eliminate",
     "invert",
     "of_runs",
@@ -147,7 +148,7 @@ def blocks(technology: Technology, rows: int) -> list[int]:
 def _covariance(
     technology: Technology, rows: int, conditions: Conditions, values: Values, samples: int | None
 ) -> Demand:
-    slowest = values(conditions.slowest)
+    slowest = values(conditions.kappa)
     wanted = rows * values(conditions.samples_per_row) if samples is None else float(samples)
     spec = technology.spec
     n = rows if technology.fitted else spec.cells
@@ -180,7 +181,7 @@ def _means(
 ) -> Demand:
     spec = technology.spec
     n = rows if technology.fitted else spec.cells
-    slowest, again = values(conditions.slowest), values(conditions.reruns)
+    slowest, again = values(conditions.kappa), values(conditions.reruns)
     clocked = values(technology.tau) * values(technology.clock)
     if isinstance(settle, str):
         time: Number = float(settle.removesuffix("tau"))
@@ -246,13 +247,19 @@ def of_runs(
         biases=vectors * n,
         conversions=vectors * samples * n,
         products=made,
-        words_to=couplings + vectors * n,
+        words_to=couplings * code_words(technology, spec.coupling_bits)
+        + vectors * n * code_words(technology, spec.bias_bits),
         words_from=results,
         matrices=1.0,
         load=cycles["load"] / clock,
         settle=(cycles["discharge"] + cycles["settle"]) / clock,
         sample=cycles["sample"] / clock,
     )
+
+
+def code_words(technology: Technology, bits: int) -> int:
+    """Words on the link for a code of so many bits."""
+    return -(-bits // technology.word_bits)
 
 
 def result_words(technology: Technology, samples: Number) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from thermokron.host.kfac.curvature.layers import (
     find_layers,
 )
 from thermokron.host.kfac.curvature.layers.coverage import in_words
-from thermokron.host.predict.workload import Block
+from thermokron.host.predict.workloads.workload import Block
 
 __all__ = ["Covered", "cover"]
 

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.workload import Workload
+from thermokron.host.train import check_packages
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ def network(name: str, batch: int | None = None) -> Workload:
     """
     if batch is not None and (not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch = {batch!r}; legal: 1 or more")
+    check_packages()
     if ":" in name and not name.startswith("mlp:"):
         return _of_task(name, batch)
     return _traced(name, batch)
@@ -70,7 +72,7 @@ def _of_task(name: str, batch: int | None) -> Workload:
     """That of a function of the user's, as `thermokron train` takes them."""
     import torch
 
-    from thermokron.host.predict.tracing import trace
+    from thermokron.host.predict.workloads.tracing import trace
     from thermokron.host.train import TrainConfig
     from thermokron.host.train.named import make_task, naming
     from thermokron.host.train.tasks import batch_of
@@ -101,7 +103,7 @@ def _traced(name: str, batch: int | None) -> Workload:
     build, usual = _builder(name)
     import torch
 
-    from thermokron.host.predict.tracing import trace
+    from thermokron.host.predict.workloads.tracing import trace
 
     chosen = usual if batch is None else batch
     with torch.device("meta"):
@@ -143,7 +145,7 @@ def _integers(*shape: int) -> torch.Tensor:
 def _mlp(width: int, depth: int, batch: int) -> Step:
     import torch
 
-    from thermokron.host.predict.architectures import mlp
+    from thermokron.host.predict.workloads.architectures import mlp
 
     inputs = (torch.empty(batch, width),)
     return Step(mlp(width, depth), inputs, _labelled, "assumed")
@@ -152,7 +154,7 @@ def _mlp(width: int, depth: int, batch: int) -> Step:
 def _vit_s16(batch: int) -> Step:
     import torch
 
-    from thermokron.host.predict.architectures import VisionTransformer
+    from thermokron.host.predict.workloads.architectures import VisionTransformer
 
     source = ALGOPERF.format("imagenet_vit", 1024)
 
@@ -165,7 +167,7 @@ def _vit_s16(batch: int) -> Step:
 def _ogbg_gnn(batch: int) -> Step:
     import torch
 
-    from thermokron.host.predict.architectures import MessagePassing
+    from thermokron.host.predict.workloads.architectures import MessagePassing
 
     atoms, bonds = 26 * batch, 56 * batch  # on average; every bond in both directions
     inputs = (
@@ -186,7 +188,7 @@ def _ogbg_gnn(batch: int) -> Step:
 
 
 def _bert_base(batch: int) -> Step:
-    from thermokron.host.predict.architectures import Bert
+    from thermokron.host.predict.workloads.architectures import Bert
 
     source = "Devlin et al. 2018, arXiv 1810.04805; sequences of 128, 20 masked tokens in each"
     inputs = (_integers(batch, 128), _integers(batch, 128), _integers(batch * 20))
@@ -194,7 +196,7 @@ def _bert_base(batch: int) -> Step:
 
 
 def _gpt2_small(batch: int) -> Step:
-    from thermokron.host.predict.architectures import GPT2
+    from thermokron.host.predict.workloads.architectures import GPT2
 
     source = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners"
     return Step(GPT2(), (_integers(batch, 1024),), _labelled, source)
@@ -203,7 +205,7 @@ def _gpt2_small(batch: int) -> Step:
 def _resnet_50(batch: int) -> Step:
     import torch
 
-    from thermokron.host.predict.architectures import ResNet50
+    from thermokron.host.predict.workloads.architectures import ResNet50
 
     source = "He et al. 2015, arXiv 1512.03385; stride in the 3 x 3 convolutions"
     return Step(ResNet50(), (torch.empty(batch, 3, 224, 224),), _labelled, source)

@@ -6,9 +6,9 @@ guarding, and a dozen a batch of columns; docs/first-order.md has them measured.
 
 from __future__ import annotations
 
-from thermokron.host.predict.demand import PASSES, blocks
-from thermokron.host.predict.technology import Technology
-from thermokron.host.predict.workload import Block, Operation
+from thermokron.host.predict.hardware.demand import PASSES, blocks
+from thermokron.host.predict.hardware.technology import Technology
+from thermokron.host.predict.workloads.workload import Block, Operation
 
 __all__ = ["inverted_operations", "programming_operations", "solving_operations"]
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from thermokron.host.predict.machine import Curve, Machine
-from thermokron.host.predict.measured import cpu_name
+from thermokron.host.predict.machines.machine import Curve, Machine
+from thermokron.host.predict.machines.measured import cpu_name
 from thermokron.host.predict.quantity import Quantity
-from thermokron.host.predict.workload import effective_size
+from thermokron.host.predict.workloads.workload import effective_size
 
 if TYPE_CHECKING:
     import torch
@@ -330,8 +330,8 @@ def _memory(generator: torch.Generator) -> dict[float, float]:
 
 def _operations(generator: torch.Generator) -> dict[str, float]:
     """Byte/s of operations that compute much, by name."""
-    from thermokron.host.predict.computing import computing
-    from thermokron.host.predict.recording import Recorder
+    from thermokron.host.predict.machines.computing import computing
+    from thermokron.host.predict.workloads.recording import Recorder
 
     found: dict[str, float] = {}
     for name, action in computing(generator):

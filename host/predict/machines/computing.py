@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from thermokron.host.kfac.curvature.layers.conv import patches
-from thermokron.host.predict.digital import PATCHES, ROWS
+from thermokron.host.predict.machines.digital import PATCHES, ROWS
 
 __all__ = ["computing"]
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from thermokron.host.predict.workload import Operation
+from thermokron.host.predict.workloads.workload import Operation
 
 __all__ = ["Recorder"]
 

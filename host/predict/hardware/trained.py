@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thermokron.host.predict.demand import Demand, result_words
+from thermokron.host.predict.hardware.demand import Demand, code_words, result_words
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Values
-from thermokron.host.predict.technology import Technology
 
 __all__ = ["demand_of"]
 
@@ -52,7 +52,8 @@ def demand_of(
         biases=mean["biases"],
         conversions=mean["conversions"],
         products=mean["products"],
-        words_to=mean["matrices"] * spec.coupling_count + mean["biases"],
+        words_to=mean["matrices"] * spec.coupling_count * code_words(technology, spec.coupling_bits)
+        + mean["biases"] * code_words(technology, spec.bias_bits),
         words_from=(sums + clipped) * vectors * spec.cells + products * mean["products"] / samples,
         matrices=mean["matrices"],
         load=load / clock,

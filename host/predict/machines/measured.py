@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from thermokron.host.predict.machine import Curve, Machine
+from thermokron.host.predict.machines.machine import Curve, Machine
 from thermokron.host.predict.quantity import Quantity
 from thermokron.model.files import write_whole
 from thermokron.sim.cache import cache_dir

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from thermokron.host.predict.workload import Block, Operation, Workload
+from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 
 __all__ = [
     "APPLIED",

@@ -136,7 +136,7 @@ class Technology:
         return self.units * one
 
     def static_power(self, values: Values) -> Number:
-        """W of one unit, at work or not."""
+        """W of one unit at work; what is at rest is taken to be switched off."""
         spec = self.spec
         return (
             spec.coupling_count * values(self.coupling_power)

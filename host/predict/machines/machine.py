@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from thermokron.host.predict.quantity import Number, Quantity, Values
-from thermokron.host.predict.workload import Operation, effective_size
+from thermokron.host.predict.workloads.workload import Operation, effective_size
 
 __all__ = ["Curve", "Machine"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from thermokron.host.predict.demand import Demand
+from thermokron.host.predict.hardware.demand import Demand
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Number, Values
-from thermokron.host.predict.technology import Technology
 
 __all__ = ["UNIT_PARTS", "side_by_side", "unit_joules", "unit_seconds"]
 

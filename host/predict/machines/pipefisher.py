@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from thermokron.host.predict.digital import (
+from thermokron.host.predict.machines.digital import (
     apply_operations,
     curvature_operations,
     inversion_operations,
 )
-from thermokron.host.predict.machine import Curve, Machine
+from thermokron.host.predict.machines.machine import Curve, Machine
 from thermokron.host.predict.quantity import Quantity, Values
-from thermokron.host.predict.workload import Block, Operation
+from thermokron.host.predict.workloads.workload import Block, Operation
 
 __all__ = ["PARTS", "Row", "calibrated", "predicted", "rows"]
 
@@ -148,8 +148,8 @@ def _operations(
 ) -> dict[str, tuple[Operation, ...]]:
     import torch
 
-    from thermokron.host.predict.architectures import TransformerLayer
-    from thermokron.host.predict.tracing import trace
+    from thermokron.host.predict.workloads.architectures import TransformerLayer
+    from thermokron.host.predict.workloads.tracing import trace
 
     opt = layer.startswith("opt")
     with torch.device("meta"):

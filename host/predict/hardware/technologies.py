@@ -6,21 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from thermokron.host.predict.converters import adc_area, adc_energy
+from thermokron.host.predict.hardware.converters import adc_area, adc_energy
+from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import ASSUMED, Quantity, exactly
-from thermokron.host.predict.technology import Technology
 from thermokron.model import UnitSpec
 
 __all__ = ["TECHNOLOGIES", "as_built", "built_at_28nm", "technology"]
 
 UM2, MM2, PJ, NS, US = 1e-12, 1e-6, 1e-12, 1e-9, 1e-6
 TNGD = "arXiv 2405.13817, appendix C"
+#: τ at which static powers are told, in seconds; they go as 1/τ.
+POWER_TAU = 50 * NS
 AD7606 = "AD7606 data sheet, rev. C"
 
 
 @dataclass(frozen=True)
 class OnChip:
-    """Converters on a chip, see `thermokron.host.predict.converters`."""
+    """Converters on a chip, see `thermokron.host.predict.hardware.converters`."""
 
     node_nm: float
 
@@ -59,6 +61,7 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
         Fields of `Technology` that differ.
     """
     bits, tau, clock = spec.coupling_bits, spec.tau_s, spec.clock_hz
+    faster = POWER_TAU / tau
     sram = "TSMC 28 nm SRAM cell, 0.127 um2, with periphery x2 (x1.5 to x4) assumed"
     made = Technology(
         name="cmos28",
@@ -109,19 +112,19 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
         word_area=Quantity("memory area per bit", 0.19 * UM2, 0.25 * UM2, 0.5 * UM2, "m2", sram),
         coupling_power=Quantity(
             "static power of a coupling",
-            1e-9,
-            5e-8,
-            1e-6,
+            1e-9 * faster,
+            5e-8 * faster,
+            1e-6 * faster,
             "W",
-            f"{ASSUMED}: 0.1 V over 200 kOhm; ladders of 10 kOhm to 10 MOhm",
+            f"{ASSUMED}: at 50 ns 0.1 V over 200 kOhm, 10 kOhm to 10 MOhm; as 1/tau",
         ),
         cell_power=Quantity(
             "static power of a cell",
-            1e-5,
-            1e-4,
-            1e-3,
+            1e-5 * faster,
+            1e-4 * faster,
+            1e-3 * faster,
             "W",
-            f"{ASSUMED}: amplifiers; settling power of such circuits is published by nobody",
+            f"{ASSUMED}: amplifiers, at 50 ns, as 1/tau; such circuits' is published by nobody",
         ),
         control_power=Quantity("static power of control", 1e-3, 1e-2, 0.1, "W", ASSUMED),
         product_energy=Quantity(

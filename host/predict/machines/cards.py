@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from thermokron.host.predict.machine import Curve, Machine
+from thermokron.host.predict.machines.machine import Curve, Machine
 from thermokron.host.predict.quantity import Quantity
 
 __all__ = ["MACHINES", "machine"]
@@ -191,7 +191,7 @@ def machine(name: str) -> Machine:
         If this computer was not measured yet.
     """
     if name == THIS:
-        from thermokron.host.predict.measured import load
+        from thermokron.host.predict.machines.measured import load
 
         return load()
     if name not in CARDS:

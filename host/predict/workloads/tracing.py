@@ -15,10 +15,10 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
-from thermokron.host.predict.blocks import cover
 from thermokron.host.predict.quantity import ASSUMED
-from thermokron.host.predict.recording import Recorder
-from thermokron.host.predict.workload import Workload
+from thermokron.host.predict.workloads.blocks import cover
+from thermokron.host.predict.workloads.recording import Recorder
+from thermokron.host.predict.workloads.workload import Workload
 
 __all__ = ["trace"]
 

@@ -1,0 +1,1 @@
+"""Digital machines: rates, measured and published, and what K-FAC's parts ask of them."""

@@ -1,0 +1,1 @@
+"""Workloads: what a training step asks of a computer."""
