@@ -116,6 +116,25 @@ def _module(path: Path) -> tuple[str, ...]:
     return ("thermokron", *(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
+def test_what_benchmarks_import_is_there() -> None:
+    """They do not run here; a module that has moved would be missed when somebody measures."""
+    missing = []
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for line, name in _imports(path):
+            module, _, attribute = name.rpartition(".")
+            if module.startswith("thermokron.") and not _is_there(module, attribute):
+                missing.append(f"{_relative(path)}:{line} imports {name}")
+    assert not missing
+
+
+def _is_there(module: str, attribute: str) -> bool:
+    folder = ROOT / Path(*module.split(".")[1:])
+    if (folder / attribute).is_dir() or (folder / f"{attribute}.py").exists():
+        return True
+    source = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    return source.exists() and re.search(rf"\b{attribute}\b", source.read_text()) is not None
+
+
 def test_modules_are_short() -> None:
     lengths = {_relative(path): len(path.read_text().splitlines()) for path in MODULES}
     assert not {path: lines for path, lines in lengths.items() if lines >= 400}

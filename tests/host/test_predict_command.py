@@ -26,15 +26,18 @@ def test_it_lists_what_there_is(capsys):
 def test_paragraph_and_tables_say_the_same_as_json(capsys):
     arguments = ("mlp:256x2", "--steps", "1000", *QUICK)
     _, shown, _ = run(capsys, *arguments, "--parts", "--break-even", "--tornado", "--assumptions")
-    _, out, _ = run(capsys, *arguments, "--json")
+    _, out, _ = run(capsys, *arguments, "--json", "--break-even", "--tornado")
     record = json.loads(out)
     assert record["machine"] == "a100"
+    assert {each["name"] for each in record["break_even"]} >= {"width", "tau"}
+    assert record["tornado"][0]["quantity"]["source"]
     assert record["spec"]["cells"] == 257
     adam, exact = record["predictions"][1:3]
     assert adam["steps_to_target"]["nominal"] == 1000
     milliseconds = 1e3 * exact["seconds_per_step"]["nominal"]
     row = next(line for line in shown.splitlines() if line.lstrip().startswith("kfac-exact@1 "))
     assert float(row.split()[1]) == pytest.approx(milliseconds, rel=5e-3)
+    assert "…" not in shown
     for told in (
         "speedup a step",
         "to the target",

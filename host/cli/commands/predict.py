@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,7 +249,7 @@ def _show(args: argparse.Namespace, predicted: Forecast) -> None:
     if pair is None and (args.tornado or args.break_even):
         raise ValueError("--tornado and --break-even need an optimizer with a unit, and another")
     if args.json:
-        print(predicted.as_json(), end="")
+        print(_as_json(args, predicted, pair))
     else:
         print(predicted.explain(), end="\n\n")
         for title, table in _tables(args, predicted, pair, brief=True):
@@ -257,6 +258,23 @@ def _show(args: argparse.Namespace, predicted: Forecast) -> None:
         for path in _write(args, predicted, pair):
             if not args.json:
                 print(f"wrote {path}")
+
+
+def _as_json(
+    args: argparse.Namespace, predicted: Forecast, pair: tuple[Prediction, Prediction] | None
+) -> str:
+    from thermokron.host.predict.pays import pays
+    from thermokron.host.predict.sensitivity import tornado
+
+    record = predicted.as_dict()
+    if pair is not None:
+        record["compared"] = [each.optimizer.name for each in pair]
+        questions = pair[0].question, pair[1].question
+        if args.break_even:
+            record["break_even"] = [asdict(each) for each in pays(*questions)]
+        if args.tornado:
+            record["tornado"] = [asdict(each) for each in tornado(*questions)]
+    return json.dumps(record, indent=1, allow_nan=False)
 
 
 def _tables(
@@ -322,7 +340,9 @@ def _print(title: str, table: Table) -> None:
     for place, name in enumerate(head):
         long = name in ("source", "parts")
         plain = not place or long or name in ("limited by", "where")
-        shown.add_column(name, justify="left" if plain else "right", no_wrap=not long)
+        shown.add_column(
+            name, justify="left" if plain else "right", no_wrap=not long, overflow="fold"
+        )
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)

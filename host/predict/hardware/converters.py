@@ -19,7 +19,9 @@ from thermokron.model.checks import check_real
 __all__ = ["adc_area", "adc_energy", "regression"]
 
 REGRESSION = "arXiv 2404.06553, regression (optimistic)"
-SURVEY = "Murmann's ADC survey 2025-06, median and upper quartile, 28 nm and below since 2015"
+SURVEY = (
+    "Murmann's ADC survey 2025-06, 28 nm and below: median and upper quartile, of 10 bits that of 8"
+)
 
 #: FOMS in dB: intercept and slope in ln(Hz), and at most so much by bits, from 0.
 _FOMS, _FOMS_BY_RATE = 213.7806687348118, -2.8719030399529957
