@@ -152,7 +152,7 @@ CARDS = {
         gemm_trust=(0.88, 1.0, 1.1),
         inverse=2.0,
         inverse_source="assumed: scaled from GV100 by 2: PyTorch pull request 173515, of a card it "
-        "does not name, has 0.38 and 1.95 ms for factorisations of 512 and 2048 rows, FlagGems pull "
+        "does not name, has 0.38 and 1.95 ms for factors of 512 and 2048 rows, FlagGems pull "
         "request 5161 0.14 ms for what remains of 256 on a H20; low: by clocks; high: by peaks",
         inverse_trust=(0.65, 1.0, 2.13),
         peak_bytes=3.35e12,
