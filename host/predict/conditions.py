@@ -23,6 +23,8 @@ class Conditions:
         Part of the columns that run again: they left the converter's range, or used too little.
     restarts : Quantity
         Starts that this takes, per solve: such columns come together.
+    passes : Quantity
+        Times that a column of P⁻¹Q is solved for, where factors go through blocks.
     samples_per_row : Quantity
         Samples of an inverse, per row of the factor: its relative error is √(n/N).
     """
@@ -30,6 +32,7 @@ class Conditions:
     kappa: Quantity
     reruns: Quantity
     restarts: Quantity
+    passes: Quantity
     samples_per_row: Quantity
 
 
@@ -38,6 +41,9 @@ CONDITIONS = Conditions(
     kappa=Quantity("condition, 1/λ_min", 2.0, 8.0, 40.0, "1", _TRAININGS),
     reruns=Quantity("columns that run again", 0.0005, 0.01, 0.07, "1", _TRAININGS),
     restarts=Quantity("starts that reruns take", 0.1, 0.2, 0.7, "1", _TRAININGS),
+    passes=Quantity(
+        "passes of elimination", 1.0, 1.2, 2.0, "1", "docs/asymptotics.md: 1 to 2 with 8 bits"
+    ),
     samples_per_row=Quantity(
         "samples per row",
         16.0,

@@ -21,7 +21,6 @@ from thermokron.host.predict.quantity import Number, Values
 from thermokron.model import covariance_settling, mean_settling
 
 __all__ = [
-    "PASSES",
     "Demand",
     "blocks",
     "code_words",
@@ -34,8 +33,8 @@ __all__ = [
 
 #: Relative bias that is left before covariances are read, as of `linalg`, and means that eliminate.
 SETTLING_BIAS = 1e-4
-#: Readings of a column of P⁻¹Q, and how often it is solved for: once, and once for the residual.
-SHARE, PASSES = 8, 2
+#: Readings of a column of P⁻¹Q.
+SHARE = 8
 #: Between samples of a covariance, in τ/λ_min.
 INTERVAL = 2.0
 
@@ -121,7 +120,7 @@ def eliminate(technology: Technology, rows: int, conditions: Conditions, values:
     for size in blocks(technology, rows)[:-1]:
         left -= size
         once = _means(technology, size, left, conditions, values, SHARE, SETTLING_BIAS)
-        total = total + once.times(PASSES)
+        total = total + once.times(values(conditions.passes))
     return total
 
 

@@ -6,7 +6,7 @@ guarding, and a dozen a batch of columns; docs/first-order.md has them measured.
 
 from __future__ import annotations
 
-from thermokron.host.predict.hardware.demand import PASSES, blocks
+from thermokron.host.predict.hardware.demand import blocks
 from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.workloads.workload import Block, Operation
 
@@ -26,7 +26,7 @@ def programming_operations(block: Block, technology: Technology) -> tuple[Operat
         for size in blocks(technology, rows)[:-1]:
             left -= size
             made.append(_product(left, size, left, block.blocks))
-            made.append(_product(size, size, left, 2 * PASSES * block.blocks))
+            made.append(_product(size, size, left, block.blocks))  # a residual
     return tuple(made)
 
 

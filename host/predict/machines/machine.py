@@ -121,15 +121,6 @@ class Machine:
     double: Quantity = DOUBLE
     asynchronous: bool = False
 
-    def product_seconds(
-        self, m: int, k: int, n: int, values: Values, blocks: int = 1, name: str = ""
-    ) -> Number:
-        """Of `blocks` products (m, k) x (k, n), launched together.
-
-        Limited by what there is to multiply or by what there is to move, whichever takes longer.
-        """
-        return self._launched(1, self._product_work(m, k, n, values, blocks, name), values)
-
     def inverse_seconds(
         self, n: int, values: Values, blocks: int = 1, *, double: bool = False
     ) -> Number:
@@ -140,13 +131,6 @@ class Machine:
     def eigen_seconds(self, n: int, values: Values, blocks: int = 1) -> Number:
         """Of eigendecompositions of `blocks` matrices (n, n), launches included."""
         return 9.0 * blocks * n**3 / self.eigen(n) / values(self.eigen_trust)
-
-    def memory_seconds(
-        self, moved: float, values: Values, launches: int = 1, name: str = ""
-    ) -> Number:
-        """Of operations that move so many bytes together."""
-        work = launches * self._memory_work(moved / launches, values, name)
-        return self._launched(launches, work, values)
 
     def seconds(self, operations: Iterable[Operation], values: Values) -> Number:
         """Of operations one after the other."""
@@ -178,6 +162,7 @@ class Machine:
     def _product_work(
         self, m: int, k: int, n: int, values: Values, blocks: int, name: str
     ) -> Number:
+        """What there is to multiply, or what there is to move, whichever takes longer."""
         # what runs in parallel anyway does not mind whether it is one product or many
         many = blocks ** (1.0 / 3.0) if self.asynchronous else 1.0
         work = 2.0 * blocks * m * k * n / self._product_rate(m, k, n, name, many)
