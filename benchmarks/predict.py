@@ -53,6 +53,11 @@ TECHNOLOGIES = ("cmos28", "tngd", "board")
 OFTEN = ("1", "10", "10/10", "100")
 DIGITAL = ("sgd", "adam", *(f"kfac-exact@{each}" for each in OFTEN))
 ON_UNIT = tuple(f"{kind}@{each}" for kind in ("kfac-solve", "kfac-inverse") for each in OFTEN)
+#: What AlgoPerf's logs have of eight V100, v0.5 and v0.6: ms a step, J a step.
+PUBLISHED = {
+    "vit-s16": {"first-order": ("402 to 502", ""), "Shampoo, every 100": ("409 and 527", "")},
+    "ogbg-gnn": {"first-order": ("208 to 334", ""), "Shampoo, every 100": ("258 and 336", "")},
+}
 WORKLOADS = {"vit-s16": "ViT-S/16", "ogbg-gnn": "graph network"}
 #: Networks of `thermokron train`, as predictions call them, and the rows of their largest factor.
 TRAININGS = {"mlp": ("digits", 65), "cnn": ("cnn", 73), "vit": ("vit", 65), "graph": ("graph", 65)}
@@ -122,6 +127,9 @@ def _table(title: str, name: str, card: str, folder: Path) -> str:
                     "" if free is None else number(free.nominal),
                 )
             )
+            if how.kind == "adam" and card == "v100":
+                published = PUBLISHED[name].items()
+                rows += [(f"published: {who}", *told, *[""] * 7) for who, told in published]
     plot_parts(first, folder / f"predict-{name}-{card}.png")
     head = (
         title,

@@ -22,6 +22,7 @@ __all__ = [
     "explain",
     "in_words",
     "parts_table",
+    "sources",
     "speedup_table",
     "step_table",
     "swing_table",
@@ -167,6 +168,15 @@ def assumptions(forecast: Predictions, *, brief: bool = False) -> Table:
     return ("quantity", "low", "nominal", "high", "unit", "source"), rows
 
 
+def sources(forecast: Predictions) -> Table:
+    """Where shapes, rates and prices come from."""
+    question, technology = forecast.question, forecast.technology
+    rows = [(each.name, each.source) for each in (question.workload, question.machine)]
+    if technology is not None:
+        rows.append((technology.name, technology.source))
+    return ("what", "source"), rows
+
+
 def explain(forecast: Predictions) -> str:
     """Which optimiser is the quickest, what limits it, and what would have to be true."""
     question = forecast.question
@@ -266,6 +276,11 @@ def as_dict(forecast: Predictions) -> dict[str, Any]:
         "devices": question.devices,
         "machine": question.machine.name,
         "technology": None if technology is None else technology.name,
+        "sources": {
+            "workload": question.workload.source,
+            "machine": question.machine.source,
+            "technology": None if technology is None else technology.source,
+        },
         "units_per_device": None if technology is None else technology.units,
         "spec": _spec(forecast),
         "draws": forecast.draws,

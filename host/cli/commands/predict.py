@@ -306,6 +306,7 @@ def _tables(
             swings = report.swing_table(tornado(*questions), brief=brief)
             tables.append((f"{against}: what the speedup hangs on", swings))
     if args.assumptions or not brief:
+        tables.append(("Sources", report.sources(predicted)))
         tables.append(("Assumptions", report.assumptions(predicted, brief=brief)))
     return tables
 
