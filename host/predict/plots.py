@@ -41,7 +41,7 @@ def plot_parts(forecast: Predictions, path: Path) -> Path:
     """Bars of every optimiser's step, by part, and the ranges of the whole."""
     count = len(forecast.predictions)
     figure, axes = _figure(11.0, 1.6 + 0.42 * count)
-    names = [str(each.optimizer) for each in forecast.predictions]
+    names = [each.optimizer.name for each in forecast.predictions]
     for part in PARTS:
         widths = [1e3 * float(p.nominal.seconds.get(part, 0.0)) for p in forecast.predictions]
         lefts = [
@@ -81,7 +81,9 @@ def plot_parts(forecast: Predictions, path: Path) -> Path:
     question = forecast.question
     technology = "" if forecast.technology is None else f", units: {forecast.technology.name}"
     axes.set_title(
-        f"{question.workload.name} on {question.machine.name}{technology}", loc="left", color=INK
+        f"{question.workload.name} on {question.devices} x {question.machine.name}{technology}",
+        loc="left",
+        color=INK,
     )
     return save_figure(figure, path, dpi=DPI, about=ABOUT)
 
