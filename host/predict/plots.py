@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from thermokron.host.predict.prediction import PARTS
 from thermokron.host.predict.predictions import Predictions
@@ -128,9 +128,7 @@ def plot_break_even(found: Sequence[BreakEven], title: str, path: Path) -> Path:
         axes.axhline(1.0, color="#d1495b", lw=1, ls="--")
         for value, _ in each.crossings:
             axes.plot([value], [1.0], "o", color=INK)
-            axes.annotate(
-                with_unit(each.unit, value), (value, 1.0), (4, 6), textcoords="offset points"
-            )
+            axes.annotate(each.written(value), (value, 1.0), (4, 6), textcoords="offset points")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(each.name if each.unit == "1" else f"{each.name}, {each.unit}", color=INK)
@@ -141,12 +139,9 @@ def plot_break_even(found: Sequence[BreakEven], title: str, path: Path) -> Path:
 
 
 def _plain_logarithm(axis: Any) -> None:
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = axis.get_view_interval()
-    if high < 20.0 * low:  # else minor ticks would crowd
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

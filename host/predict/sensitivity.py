@@ -92,12 +92,12 @@ class BreakEven:
 
     def told(self) -> str:
         """In words: where `one` is the shorter."""
-        within = f"from {self._told(self.low)} to {self._told(self.high)}"
+        within = f"from {self.written(self.low)} to {self.written(self.high)}"
         if not self.crossings:
             return f"{'everywhere' if self.at_low else 'nowhere'} {within}"
         ranges, begin = [], "" if self.at_low else None
         for value, pays in self.crossings:
-            told = self._told(value)
+            told = self.written(value)
             if pays:
                 begin = f"from {told}"
             else:
@@ -107,7 +107,8 @@ class BreakEven:
             ranges.append(begin)
         return " and ".join(ranges)
 
-    def _told(self, value: float) -> str:
+    def written(self, value: float) -> str:
+        """A value of what was moved, with its unit."""
         return f"{value:,.0f}" if self.integers else with_unit(self.unit, value)
 
 
