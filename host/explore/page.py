@@ -24,8 +24,7 @@ UNITS = tuple(OBJECTIVES.values())
 TEXTS = ("", "state", "limit", "source")
 #: What a mouse over a heading tells.
 HINTS = {
-    "loss/exact": "training loss at the end over exact K-FAC's, medians over seeds",
-    "on other seeds": "the same on seeds that the search has not seen; ✗: beyond what is allowed",
+    "loss": "training loss at the end over exact K-FAC's, medians over seeds",
     "limit": "the part that takes most of a step's time, and of its energy",
 }
 
@@ -77,8 +76,7 @@ def _summary(found: Found) -> Iterable[str]:
         f"and each trained from {len(plan.seeds)} seed{'s' * (len(plan.seeds) != 1)} on the "
         f"<code>{plan.engine}</code> engine. <b>{feasible:,}</b> end with a training loss of at "
         f"most {1 + plan.within:.4g} times exact K-FAC&#x27;s {found.exact:.4g}; "
-        f"<b>{len(found.front):,}</b> of them are on the front of time, energy and area, and "
-        f"<b>{sum(map(found.holds, found.front)):,}</b> of these are as good on other seeds."
+        f"<b>{len(found.front):,}</b> of them are on the front of time, energy and area."
         + (f" {badly:,} diverged, or were refused by the unit." if badly else "")
         + "</p>"
     )
@@ -96,25 +94,25 @@ def _gains(found: Found) -> Iterable[str]:
         cells = [f'<td class="text">{label}</td>']
         for mine, its, unit in zip(one.objectives, base.objectives, UNITS, strict=True):
             cells.append(f"<td>{si(mine, unit)}{'' if one is base else _factor(mine, its)}</td>")
-        cells += [f"<td>{_ratio(one.ratio)}</td>", _other_seeds(found, one)]
+        cells.append(f"<td>{_ratio(one)}</td>")
         best = ' class="best"' if name == "balanced" else ""
         rows.append(f"<tr{best}>{''.join(cells)}</tr>")
-    heads = ["", "time of a step", "energy of a step", "area", "loss/exact", "on other seeds"]
+    heads = ["", "time of a step", "energy of a step", "area", "loss over exact"]
     yield _table(heads, rows, "gains")
     yield (
         '<p class="quiet">Of a step only what the unit does: transport, load, settle, sample, '
-        "read. Balanced is the least product of time, energy and area. The best are those of the "
-        "front that are good enough on other seeds, too, which the search has not seen: "
-        f"{', '.join(map(str, found.plan.check_seeds))}. Factors are of the default unit, whose "
-        "clock is 25 MHz; the second row has this search&#x27;s clock, and says how much of them "
-        "the clock alone brings.</p>"
+        "read. Balanced is the least product of time, energy and area. Factors are over the "
+        "default unit, whose clock is 25 MHz; the second row has this search&#x27;s clock, and "
+        "says how much of them the clock alone brings.</p>"
     )
 
 
 def _factor(mine: float, its: float) -> str:
     if not 0.0 < mine < float("inf") or its == float("inf"):
         return ""
-    return f" <small>{mine / its:.3g} ×</small>"
+    ratio = its / mine
+    told = f"{ratio:.3g} × less" if ratio >= 1.0 else f"{1 / ratio:.3g} × more"
+    return f" <small>{told}</small>"
 
 
 def _front(found: Found) -> Iterable[str]:
@@ -124,11 +122,10 @@ def _front(found: Found) -> Iterable[str]:
         for value, (low, high), unit in zip(one.objectives, one.spreads, UNITS, strict=True):
             spread = f"<small>({si(low, unit, 2)} to {si(high, unit, 2)})</small>"
             cells.append(f'<td data-value="{value!r}">{si(value, unit)} {spread}</td>')
-        cells.append(f'<td data-value="{one.ratio!r}">{_ratio(one.ratio)}</td>')
-        cells += [_other_seeds(found, one), _limit(one)]
+        cells += [f'<td data-value="{one.ratio!r}">{_ratio(one)}</td>', _limit(one)]
         cells += _searched(found, one)
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["", *OBJECTIVES, "loss/exact", "on other seeds", "limit", *_names(found)]
+    heads = ["", *OBJECTIVES, "loss", "limit", *_names(found)]
     yield _table(heads, rows, "front", sortable=True)
     low, high = PERCENTILES
     yield (
@@ -145,8 +142,7 @@ def _limit(one: Evaluated) -> str:
         max(parts, key=lambda part: float(parts[part]))
         for parts in (one.nominal.seconds, one.nominal.joules)
     )
-    told = longest if longest == dearest else f"{longest}, {dearest}"
-    return f'<td class="text">{told}</td>'
+    return f'<td class="text">{longest}, {dearest}</td>'
 
 
 def _names(found: Found) -> list[str]:
@@ -173,24 +169,17 @@ def _all(found: Found) -> Iterable[str]:
         state = "front" if id(one) in front else "good enough" if one.feasible else "loss"
         state = state if one.end == "finished" else one.end
         cells = [f"<td>{_link(one)}</td>", f'<td class="text">{state}</td>']
-        cells.append(f'<td data-value="{one.ratio!r}">{_ratio(one.ratio)}</td>')
+        cells.append(f'<td data-value="{one.ratio!r}">{_ratio(one)}</td>')
         for value, unit in zip(one.objectives, UNITS, strict=True):
             cells.append(f'<td data-value="{_number(value)}">{si(value, unit)}</td>')
         cells += _searched(found, one)
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["", "state", "loss/exact", *OBJECTIVES, *_names(found)]
+    heads = ["", "state", "loss", *OBJECTIVES, *_names(found)]
     yield _table(heads, rows, "all", sortable=True, tall=True)
 
 
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.3f}" if ratio < float("inf") else "–"
-
-
-def _other_seeds(found: Found, one: Evaluated) -> str:
-    """Its loss there, marked where it is not good enough."""
-    ratio = found.checked[one.candidate]
-    told = _ratio(ratio) if found.holds(one) else f"{_ratio(ratio)} ✗"
-    return f'<td data-value="{_number(ratio)}">{told}</td>'
+def _ratio(one: Evaluated) -> str:
+    return f"{one.ratio:.3f}" if one.ratio < float("inf") else "–"
 
 
 def _number(value: float) -> str:
@@ -301,7 +290,6 @@ def _settings(found: Found, store: Store) -> Iterable[str]:
         "training": ", ".join(f"{name} = {value!r}" for name, value in plan.config.items()),
         "the unit beside": unit,
         "seeds of training": ", ".join(map(str, plan.seeds)),
-        "other seeds, of the front": ", ".join(map(str, plan.check_seeds)),
         "search": f"Optuna's TPE with constraints, seed {plan.search_seed}, generations of "
         f"{plan.generation}",
         "plan": f"{plan.name}, digest {plan.digest}",

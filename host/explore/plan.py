@@ -49,9 +49,6 @@ class Plan:
         Of the search.
     seeds : list of int
         Of training; losses are medians over them, costs means.
-    check_seeds : list of int
-        Others, from which the front and the default units train again: who is the best of many on
-        some seeds need not be on others.
     engine : "numeric" or "statistical"
         What the candidates are trained on.
     within : float
@@ -77,7 +74,6 @@ class Plan:
     generation: int = 8
     search_seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    check_seeds: list[int] = field(default_factory=lambda: [100, 101, 102, 103, 104])
     engine: str = "numeric"
     within: float = 0.1
     clock_hz: float = 1e9
@@ -98,10 +94,6 @@ class Plan:
             raise ValueError(f"engine = {self.engine!r} is unknown; legal: {', '.join(ENGINES)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}; legal: one at least, each once")
-        if not self.check_seeds or len(set(self.check_seeds)) < len(self.check_seeds):
-            raise ValueError(f"check_seeds = {self.check_seeds}; legal: one at least, each once")
-        if shared := sorted(set(self.seeds) & set(self.check_seeds)):
-            raise ValueError(f"seeds and check_seeds share {shared}; check on other seeds")
         check_number_of_runs(self.trials, len(self.seeds))
         for name in ELSEWHERE:
             if name in self.config:
@@ -115,7 +107,7 @@ class Plan:
                 '"module:function"'
             )
         with about("config"):
-            for seed in (*self.seeds, *self.check_seeds):
+            for seed in self.seeds:
                 self.reference(seed)
         if all(each.fixed for each in self.axes.values()):
             raise ValueError("space has nothing to choose; legal: a list or a range at least")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -179,20 +179,12 @@ class Found:
         The default unit first.
     trials : tuple of Evaluated
         In the order in which they were proposed.
-    checked : mapping of Candidate to float
-        Of the front and the baselines the loss over exact K-FAC's on the plan's other seeds; inf if
-        a run did not end well.
     """
 
     plan: Plan
     exact: float
     baselines: tuple[Evaluated, ...]
     trials: tuple[Evaluated, ...]
-    checked: Mapping[Candidate, float] = field(default_factory=dict)
-
-    def holds(self, one: Evaluated) -> bool:
-        """Whether it is good enough on other seeds, too."""
-        return self.checked.get(one.candidate, math.inf) <= 1.0 + self.plan.within
 
     @cached_property
     def distinct(self) -> list[Evaluated]:
@@ -211,15 +203,11 @@ class Found:
 
     @property
     def chosen(self) -> dict[str, Evaluated]:
-        """Of the front the fastest, thriftiest, smallest, and the least product of all three.
-
-        Of those that hold on other seeds, if any does.
-        """
-        best = [one for one in self.front if self.holds(one)] or self.front
-        if not best:
+        """Of the front the fastest, thriftiest, smallest, and the least product of all three."""
+        if not self.front:
             return {}
         named = {
-            name: min(best, key=lambda one, i=i: one.objectives[i])  # type: ignore[misc]
+            name: min(self.front, key=lambda one, i=i: one.objectives[i])  # type: ignore[misc]
             for i, name in enumerate(("fastest", "least energy", "smallest"))
         }
-        return {"balanced": min(best, key=lambda one: math.prod(one.objectives))} | named
+        return {"balanced": min(self.front, key=lambda one: math.prod(one.objectives))} | named

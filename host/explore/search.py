@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,32 +112,12 @@ class _Search:
             ]
             proposals.tell(generation, found)
             trials += found
-        whole = Found(
+        return Found(
             plan,
             exact,
             tuple(self._evaluated(name, each, exact) for name, each in baselines.items()),
             tuple(trials),
         )
-        return replace(whole, checked=self._checked(whole))
-
-    def _checked(self, found: Found) -> dict[Candidate, float]:
-        """The front and the baselines from other seeds: losses over exact K-FAC's there."""
-        plan = self.plan
-        references = [plan.reference(seed) for seed in plan.check_seeds]
-        again = {
-            one.candidate: [plan.run(one.name, one.candidate, seed) for seed in plan.check_seeds]
-            for one in (*found.baselines, *found.front)
-        }
-        runs = [*references, *(run for each in again.values() for run in each)]
-        self._train("other seeds", runs, 0, len(runs))
-        exact = median(self.store[run].final_loss for run in references)
-        checked = {}
-        for candidate, its in again.items():
-            outcomes = [self.store[run] for run in its]
-            ended = all(outcome.end == "finished" for outcome in outcomes)
-            loss = median(outcome.final_loss for outcome in outcomes)
-            checked[candidate] = loss / exact if ended else math.inf
-        return checked
 
     def _evaluated(self, name: str, candidate: Candidate, exact: float) -> Evaluated:
         outcomes = [self.store[self.plan.run(name, candidate, s)] for s in self.plan.seeds]

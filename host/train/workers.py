@@ -8,7 +8,7 @@ from thermokron.host.train.cluster import cluster_workers
 from thermokron.host.train.processes import Results, processes
 from thermokron.model.checks import check_integer
 
-__all__ = ["MAX_JOBS", "Results", "check_jobs", "workers"]
+__all__ = ["MAX_JOBS", "Results", "workers"]
 
 #: Processes that train side by side at most.
 MAX_JOBS = 256
@@ -39,12 +39,9 @@ def workers(jobs: int = 1, cluster: str | None = None) -> AbstractContextManager
     ChildProcessError
         If a process was killed, on a cluster several times by the same task.
     """
-    check_jobs(jobs, cluster)
-    return processes(jobs) if cluster is None else cluster_workers(cluster)
-
-
-def check_jobs(jobs: int, cluster: str | None) -> None:
-    """Refuse what `workers` would refuse, before anything is said or done."""
-    check_integer("jobs", jobs, 1, MAX_JOBS)
-    if cluster is not None and jobs != 1:
+    jobs = check_integer("jobs", jobs, 1, MAX_JOBS)
+    if cluster is None:
+        return processes(jobs)
+    if jobs != 1:
         raise ValueError(f"jobs = {jobs} has no effect on a cluster, whose workers do the work")
+    return cluster_workers(cluster)

@@ -9,7 +9,6 @@ title = "A tiny search"
 trials = 8
 generation = 4
 seeds = [0]
-check_seeds = [7]
 within = 0.5
 config = { network = "mlp", hidden = [4], epochs = 1 }
 

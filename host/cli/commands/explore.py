@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from thermokron.host.explore import explore, load_plan, plan_names, plan_text
-    from thermokron.host.train.workers import check_jobs
-    from thermokron.model.checks import check_integer
 
     if args.list:
         for name in plan_names():
@@ -92,14 +90,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[remark]}"),
     )
-    if args.trials is not None:
-        check_integer("trials", args.trials, 1, 100_000)
-    check_jobs(args.jobs, args.cluster)
     console.print(f"{plan.title}; results in {folder}", soft_wrap=True)
     if plan.tasks:
         code = ", ".join(plan.tasks)
@@ -143,10 +138,9 @@ def _tell(found: Found, console: object) -> None:
     if not found.front:
         console.print(f"no candidate ends with a loss of at most {allowed}", soft_wrap=True)
         return
-    heads = ("", "time", "energy", "mm²", "loss/exact", "cells", "bits", "τ", "ports", "units")
+    heads = ("", "time", "energy", "mm²", "loss", "cells", "bits", "τ", "ports", "units")
     table = Table(*heads, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns:
-        column.no_wrap = True
+    table.columns[0].no_wrap = True
     titles = {id(one): name for name, one in reversed(found.chosen.items())}
     for one in [*found.front, *found.baselines]:
         time, energy, area = one.objectives
@@ -154,16 +148,13 @@ def _tell(found: Found, console: object) -> None:
         name = f"{one.name} {titles[id(one)]}" if id(one) in titles else one.name
         table.add_row(
             name.removeprefix("the "),
-            *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}"),
-            f"{one.ratio:.2f}/{found.checked[one.candidate]:.2f}",
+            *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}", f"{one.ratio:.2f}"),
             f"{spec.cells}",
             f"{spec.coupling_bits}/{spec.bias_bits}/{spec.adc_bits}",
             *(si(spec.tau_s, "s"), f"{use.ports}", f"{use.units}"),
         )
     console.print(
-        f"{len(found.front)} candidates on the front, with a loss of at most {allowed}; "
-        f"{sum(map(found.holds, found.front))} of them on seeds that the search has not seen, too. "
-        "Loss over exact K-FAC's, there and here; bits of couplings, biases and ADC:",
+        f"{len(found.front)} candidates on the front, with a loss of at most {allowed}:",
         soft_wrap=True,
     )
     console.print(table)
