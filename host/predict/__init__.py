@@ -19,7 +19,7 @@ from thermokron.host.predict.workloads.networks import network
 from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 
 if TYPE_CHECKING:
-    from thermokron.host.predict.observed import observed
+    from thermokron.host.predict.observations import observed
     from thermokron.host.predict.workloads.tracing import trace
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 #: What loads torch, which waits until it is asked for.
-_MODULES = {"observed": "observed", "trace": "workloads.tracing"}
+_MODULES = {"observed": "observations", "trace": "workloads.tracing"}
 
 
 def __getattr__(name: str) -> Any:

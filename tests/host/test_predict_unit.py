@@ -19,7 +19,7 @@ from thermokron.host.predict.hardware.demand import (
 )
 from thermokron.host.predict.hardware.technologies import as_built, technology
 from thermokron.host.predict.machines.cards import machine
-from thermokron.host.predict.observed import observed
+from thermokron.host.predict.observations import observed
 from thermokron.host.predict.optimizers import optimizer
 from thermokron.host.predict.prediction import Question
 from thermokron.host.predict.quantity import Values, exactly
