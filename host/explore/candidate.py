@@ -11,7 +11,10 @@ from thermokron.host.predict.hardware.technologies import built_at_28nm
 from thermokron.host.predict.hardware.technology import Technology
 from thermokron.model import UnitSpec
 
-__all__ = ["Candidate"]
+__all__ = ["BITS", "Candidate"]
+
+#: Heads those of all converters: three columns would take the room of what else is searched.
+BITS = "coupling / bias / ADC bits"
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,7 @@ class Candidate:
         return {
             "cells": spec.cells,
             "lanes": spec.lanes,
-            "coupling bits": spec.coupling_bits,
-            "bias bits": spec.bias_bits,
-            "ADC bits": spec.adc_bits,
+            BITS: f"{spec.coupling_bits}/{spec.bias_bits}/{spec.adc_bits}",
             "τ in ns": float(f"{1e9 * spec.tau_s:.4g}"),
             "vectors a start": spec.rhs_depth,
             "method": self.method,

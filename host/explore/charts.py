@@ -15,7 +15,8 @@ WIDTH, HEIGHT = 560, 400
 LEFT, RIGHT, TOP, BOTTOM = 88, 16, 14, 52
 #: Class of a mark, and what it is.
 LEGEND = {
-    "front": "on the front",
+    "front": "on the front, and good enough from other seeds",
+    "fails": "on the front, but not good enough from other seeds",
     "feasible": "good enough, but another is better in everything",
     "beyond": "loss beyond what is allowed",
     "default": "what is to be beaten",
@@ -39,11 +40,11 @@ def legend() -> str:
 def scatter(found: Found, x: int, y: int) -> str:
     """One objective against another, both on logarithmic axes; indices into `OBJECTIVES`."""
     names, units = list(OBJECTIVES), list(OBJECTIVES.values())
-    front = {id(one) for one in found.front}
+    kinds = {id(one): "front" if found.holds(one) else "fails" for one in found.front}
     marked: list[tuple[str, Evaluated]] = []
     for one in found.distinct:
-        kind = "front" if id(one) in front else "feasible" if one.feasible else "beyond"
-        marked.append((kind, one))
+        kind = "feasible" if one.feasible else "beyond"
+        marked.append((kinds.get(id(one), kind), one))
     marked += [("default", one) for one in found.baselines]
     marked = [(k, one) for k, one in marked if all(map(math.isfinite, one.objectives))]
     order = list(LEGEND)
@@ -80,7 +81,7 @@ def scatter(found: Found, x: int, y: int) -> str:
 def _mark(kind: str, x: float, y: float) -> str:
     if kind == "default":
         return f'<path class="{kind}" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>'
-    radius = {"front": 5.5, "feasible": 4, "beyond": 3.5}[kind]
+    radius = {"front": 5.5, "fails": 5, "feasible": 4, "beyond": 3.5}[kind]
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
 
 

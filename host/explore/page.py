@@ -10,22 +10,29 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from thermokron.host.explore.candidate import BITS
 from thermokron.host.explore.charts import anchor, legend, scatter
-from thermokron.host.explore.numbers import si
+from thermokron.host.explore.numbers import between, si
 from thermokron.host.explore.results import DRAWS, OBJECTIVES, PERCENTILES, Evaluated, Found
 from thermokron.host.predict.quantity import Quantity
 from thermokron.host.studies.runs import Store
+from thermokron.host.tables import number
 from thermokron.model.files import write_whole
 
 __all__ = ["json_of", "python_of", "write_page"]
 
 UNITS = tuple(OBJECTIVES.values())
+#: Headings of what a training lost.
+LOSSES = ("loss over exact", "on other seeds", "holds")
 #: Headings of columns of words.
-TEXTS = ("", "state", "limit", "source")
+TEXTS = ("", "state", "holds", "largest part", "source")
 #: What a mouse over a heading tells.
 HINTS = {
-    "loss": "training loss at the end over exact K-FAC's, medians over seeds",
-    "limit": "the part that takes most of a step's time, and of its energy",
+    "loss over exact": "training loss at the end over exact K-FAC's, medians over seeds",
+    "on other seeds": "the median over seeds that the search has not seen of the training loss at "
+    "the end over exact K-FAC's from the same seed",
+    "holds": "whether it is good enough on those, too",
+    "largest part": "the part that takes most of a step's time, and of its energy",
 }
 
 
@@ -76,12 +83,15 @@ def _summary(found: Found) -> Iterable[str]:
         f"and each trained from {len(plan.seeds)} seed{'s' * (len(plan.seeds) != 1)} on the "
         f"<code>{plan.engine}</code> engine. <b>{feasible:,}</b> end with a training loss of at "
         f"most {1 + plan.within:.4g} times exact K-FAC&#x27;s {found.exact:.4g}; "
-        f"<b>{len(found.front):,}</b> of them are on the front of time, energy and area."
-        + (f" {badly:,} diverged, or were refused by the unit." if badly else "")
-        + "</p>"
+        f"<b>{len(found.front):,}</b> of them are on the front of time, energy and area. "
+        f"<b>{len(found.holding):,}</b> of those hold: from {len(plan.check_seeds)} other seeds, "
+        "too, the median of their losses over exact K-FAC&#x27;s from the same seed is at most "
+        "that." + (f" {badly:,} diverged, or were refused by the unit." if badly else "") + "</p>"
     )
     if not found.front:
         yield "<p><b>No candidate is good enough</b>: give the space more bits or samples.</p>"
+    elif not found.holding:
+        yield "<p><b>None of the front holds</b>: search from more seeds, or with more trials.</p>"
 
 
 def _gains(found: Found) -> Iterable[str]:
@@ -94,25 +104,31 @@ def _gains(found: Found) -> Iterable[str]:
         cells = [f'<td class="text">{label}</td>']
         for mine, its, unit in zip(one.objectives, base.objectives, UNITS, strict=True):
             cells.append(f"<td>{si(mine, unit)}{'' if one is base else _factor(mine, its)}</td>")
-        cells.append(f"<td>{_ratio(one)}</td>")
+        cells += _losses(found, one)
         best = ' class="best"' if name == "balanced" else ""
         rows.append(f"<tr{best}>{''.join(cells)}</tr>")
-    heads = ["", "time of a step", "energy of a step", "area", "loss over exact"]
+    heads = ["", "time of a step", "energy of a step", "area", *LOSSES]
     yield _table(heads, rows, "gains")
     yield (
         '<p class="quiet">Of a step only what the unit does: transport, load, settle, sample, '
-        "read. Balanced is the least product of time, energy and area. Factors are over the "
-        "default unit, whose clock is 25 MHz; the second row has this search&#x27;s clock, and "
-        "says how much of them the clock alone brings.</p>"
+        "read. The best are those of the front that hold; balanced is the least product of time, "
+        "energy and area. What stands before × is the part of the default unit&#x27;s, whose "
+        "clock is 25 MHz; the second row has this search&#x27;s clock, and says how much the clock "
+        "alone brings.</p>"
     )
 
 
 def _factor(mine: float, its: float) -> str:
     if not 0.0 < mine < float("inf") or its == float("inf"):
         return ""
-    ratio = its / mine
-    told = f"{ratio:.3g} × less" if ratio >= 1.0 else f"{1 / ratio:.3g} × more"
-    return f" <small>{told}</small>"
+    return f" <small>{number(mine / its, 2)} ×</small>"
+
+
+def _losses(found: Found, one: Evaluated) -> Iterable[str]:
+    """Cells of `LOSSES`."""
+    for each in (one, found.again[one.name]):
+        yield f'<td data-value="{_number(each.ratio)}">{_ratio(each)}</td>'
+    yield f'<td class="text">{"holds" if found.holds(one) else "no"}</td>'
 
 
 def _front(found: Found) -> Iterable[str]:
@@ -120,16 +136,16 @@ def _front(found: Found) -> Iterable[str]:
     for one in found.front:
         cells = [f"<td>{_link(one)}</td>"]
         for value, (low, high), unit in zip(one.objectives, one.spreads, UNITS, strict=True):
-            spread = f"<small>({si(low, unit, 2)} to {si(high, unit, 2)})</small>"
+            spread = f"<small>{between(low, high, unit)}</small>"
             cells.append(f'<td data-value="{value!r}">{si(value, unit)} {spread}</td>')
-        cells += [f'<td data-value="{one.ratio!r}">{_ratio(one)}</td>', _limit(one)]
+        cells += [*_losses(found, one), _limit(one)]
         cells += _searched(found, one)
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["", *OBJECTIVES, "loss", "limit", *_names(found)]
+    heads = ["", *OBJECTIVES, *LOSSES, "largest part", *_names(found)]
     yield _table(heads, rows, "front", sortable=True)
     low, high = PERCENTILES
     yield (
-        f'<p class="quiet">In brackets: between what percentiles {low:g} and {high:g} of '
+        f'<p class="quiet">Below values: between what percentiles {low:g} and {high:g} of '
         f"{DRAWS:,} draws of all prices lie; τ and clock are the candidate&#x27;s. What all "
         f"candidates have in common: {escape(_common(found))}.</p>"
     )
@@ -142,7 +158,7 @@ def _limit(one: Evaluated) -> str:
         max(parts, key=lambda part: float(parts[part]))
         for parts in (one.nominal.seconds, one.nominal.joules)
     )
-    return f'<td class="text">{longest}, {dearest}</td>'
+    return f'<td class="text">time: {longest}<br>energy: {dearest}</td>'
 
 
 def _names(found: Found) -> list[str]:
@@ -159,22 +175,26 @@ def _common(found: Found) -> str:
 
 def _searched(found: Found, one: Evaluated) -> Iterable[str]:
     table = one.candidate.table
-    return (f"<td>{escape(str(table[name]))}</td>" for name in _names(found))
+    for name in _names(found):
+        value = ""
+        if name == BITS:  # by which it is sorted
+            value = f' data-value="{"".join(f"{int(bits):02}" for bits in table[name].split("/"))}"'
+        yield f"<td{value}>{escape(str(table[name]))}</td>"
 
 
 def _all(found: Found) -> Iterable[str]:
     front = set(map(id, found.front))
     rows = []
     for one in [*found.baselines, *found.distinct]:
-        state = "front" if id(one) in front else "good enough" if one.feasible else "loss"
+        state = "front" if id(one) in front else "good enough" if one.feasible else "beyond"
         state = state if one.end == "finished" else one.end
         cells = [f"<td>{_link(one)}</td>", f'<td class="text">{state}</td>']
-        cells.append(f'<td data-value="{one.ratio!r}">{_ratio(one)}</td>')
+        cells.append(f'<td data-value="{_number(one.ratio)}">{_ratio(one)}</td>')
         for value, unit in zip(one.objectives, UNITS, strict=True):
             cells.append(f'<td data-value="{_number(value)}">{si(value, unit)}</td>')
         cells += _searched(found, one)
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["", "state", "loss", *OBJECTIVES, *_names(found)]
+    heads = ["", "state", LOSSES[0], *OBJECTIVES, *_names(found)]
     yield _table(heads, rows, "all", sortable=True, tall=True)
 
 
@@ -260,7 +280,7 @@ def _specs(found: Found) -> Iterable[str]:
 
 def _spec(found: Found, one: Evaluated) -> str:
     table = one.candidate.table
-    told = f"{table['cells']} cells, {table['coupling bits']}-bit couplings"
+    told = f"{table['cells']} cells, {one.candidate.spec.coupling_bits}-bit couplings"
     for value, unit in zip(one.objectives, UNITS, strict=True):
         told += f", {si(value, unit)}"
     return (
@@ -289,7 +309,8 @@ def _settings(found: Found, store: Store) -> Iterable[str]:
         "searched": "; ".join(f"{name}: {values}" for name, values in searched.items()),
         "training": ", ".join(f"{name} = {value!r}" for name, value in plan.config.items()),
         "the unit beside": unit,
-        "seeds of training": ", ".join(map(str, plan.seeds)),
+        "seeds of the search": ", ".join(map(str, plan.seeds)),
+        "other seeds": ", ".join(map(str, plan.check_seeds)),
         "search": f"Optuna's TPE with constraints, seed {plan.search_seed}, generations of "
         f"{plan.generation}",
         "plan": f"{plan.name}, digest {plan.digest}",

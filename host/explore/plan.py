@@ -49,6 +49,9 @@ class Plan:
         Of the search.
     seeds : list of int
         Of training; losses are medians over them, costs means.
+    check_seeds : list of int
+        Others, from which the front trains again when all is searched: whoever was chosen for its
+        losses had luck with them. Here each is held to exact K-FAC from the same seed.
     engine : "numeric" or "statistical"
         What the candidates are trained on.
     within : float
@@ -74,6 +77,7 @@ class Plan:
     generation: int = 8
     search_seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    check_seeds: list[int] = field(default_factory=lambda: [100, 101, 102, 103, 104])
     engine: str = "numeric"
     within: float = 0.1
     clock_hz: float = 1e9
@@ -92,9 +96,15 @@ class Plan:
         check_integer("word_bits", self.word_bits, 1, 64)
         if self.engine not in ENGINES:
             raise ValueError(f"engine = {self.engine!r} is unknown; legal: {', '.join(ENGINES)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}; legal: one at least, each once")
-        check_number_of_runs(self.trials, len(self.seeds))
+        for name, seeds in (("seeds", self.seeds), ("check_seeds", self.check_seeds)):
+            if not seeds or len(set(seeds)) < len(seeds):
+                raise ValueError(f"{name} = {seeds}; legal: one at least, each once")
+        if shared := set(self.seeds) & set(self.check_seeds):
+            raise ValueError(
+                f"check_seeds = {self.check_seeds} has {min(shared)}, which is in seeds; legal: "
+                "none of those of the search"
+            )
+        check_number_of_runs(self.trials, len(self.seeds) + len(self.check_seeds))
         for name in ELSEWHERE:
             if name in self.config:
                 raise ValueError(f"{name} does not belong in config; the plan has it elsewhere")
@@ -107,7 +117,7 @@ class Plan:
                 '"module:function"'
             )
         with about("config"):
-            for seed in self.seeds:
+            for seed in [*self.seeds, *self.check_seeds]:
                 self.reference(seed)
         if all(each.fixed for each in self.axes.values()):
             raise ValueError("space has nothing to choose; legal: a list or a range at least")
@@ -178,7 +188,7 @@ class Plan:
         clocked = replace(default, **self.unit)
         return {
             "the default unit": Candidate(default, word_bits=self.word_bits),
-            f"the default at {si(self.clock_hz, 'Hz', 2)}": Candidate(
+            f"the default, {si(self.clock_hz, 'Hz', 2)}": Candidate(
                 clocked, word_bits=self.word_bits
             ),
         }
@@ -208,7 +218,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Stands for all that decides what is proposed; not for the number of trials."""
+        """Stands for all that decides what is proposed: not the number of trials, nor the check."""
         axes = {name: str(each) for name, each in self.axes.items()}
         runs = [self.reference(seed).key for seed in self.seeds]
         return digest(

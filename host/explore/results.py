@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -100,7 +101,7 @@ class Evaluated:
     loss : float
         Median over seeds of the training loss after the last epoch.
     ratio : float
-        Of exact K-FAC's.
+        Of exact K-FAC's, see `evaluate`.
     violation : float
         By how much the ratio is above what the plan allows; at most 0 where it is not.
     """
@@ -156,12 +157,27 @@ class Evaluated:
 
 
 def evaluate(
-    plan: Plan, name: str, candidate: Candidate, outcomes: Sequence[Outcome], exact: float
+    plan: Plan,
+    name: str,
+    candidate: Candidate,
+    outcomes: Sequence[Outcome],
+    exact: float | Sequence[float],
 ) -> Evaluated:
-    """A candidate by its runs, one a seed, and the loss of exact K-FAC."""
+    """A candidate by its runs, one a seed.
+
+    Parameters
+    ----------
+    exact : float or sequence of float
+        Loss of exact K-FAC, to which the median over seeds is held; or one for every seed: what
+        counts is then the median of ratios, in which the luck of a seed that both had cancels.
+    """
     loss = median(outcome.final_loss for outcome in outcomes)
     ended = all(outcome.end == "finished" for outcome in outcomes)
-    ratio = loss / exact
+    if isinstance(exact, float):
+        ratio = loss / exact
+    else:
+        pairs = zip(outcomes, exact, strict=True)
+        ratio = median(o.final_loss / max(its, sys.float_info.min) for o, its in pairs)
     violation = min(ratio - (1.0 + plan.within), WORST) if ended else WORST
     return Evaluated(name, candidate, tuple(outcomes), loss, ratio, violation)
 
@@ -179,12 +195,16 @@ class Found:
         The default unit first.
     trials : tuple of Evaluated
         In the order in which they were proposed.
+    again : mapping of str to Evaluated
+        By name the front and the baselines, trained from the plan's `check_seeds` and held to
+        exact K-FAC seed by seed.
     """
 
     plan: Plan
     exact: float
     baselines: tuple[Evaluated, ...]
     trials: tuple[Evaluated, ...]
+    again: Mapping[str, Evaluated] = field(default_factory=dict)
 
     @cached_property
     def distinct(self) -> list[Evaluated]:
@@ -201,13 +221,22 @@ class Found:
         best = [one for one in feasible if not any(other.dominates(one) for other in feasible)]
         return sorted(best, key=lambda one: one.objectives)
 
+    def holds(self, one: Evaluated) -> bool:
+        """Whether it is good enough from the other seeds, too."""
+        return one.name in self.again and self.again[one.name].feasible
+
+    @cached_property
+    def holding(self) -> list[Evaluated]:
+        """Those of the front that hold."""
+        return [one for one in self.front if self.holds(one)]
+
     @property
     def chosen(self) -> dict[str, Evaluated]:
-        """Of the front the fastest, thriftiest, smallest, and the least product of all three."""
-        if not self.front:
+        """Of those that hold the fastest, thriftiest, smallest, and the least product of all."""
+        if not self.holding:
             return {}
         named = {
-            name: min(self.front, key=lambda one, i=i: one.objectives[i])  # type: ignore[misc]
+            name: min(self.holding, key=lambda one, i=i: one.objectives[i])  # type: ignore[misc]
             for i, name in enumerate(("fastest", "least energy", "smallest"))
         }
-        return {"balanced": min(self.front, key=lambda one: math.prod(one.objectives))} | named
+        return {"balanced": min(self.holding, key=lambda one: math.prod(one.objectives))} | named

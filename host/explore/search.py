@@ -1,7 +1,8 @@
-"""A search from its plan to its page: propose, train, tell, generation by generation."""
+"""A search from its plan to its page: propose, train, tell; what is found trains once more."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ def explore(
     cluster: str | None = None,
     listen: Listener = lambda stage, done, total, remark: None,
 ) -> tuple[Found, Path]:
-    """Train all candidates that have not been, and write the page.
+    """Train all candidates that have not been, check the front, and write the page.
 
     Training runs leave files in `folder/runs`, what was proposed is in `folder/search.log`: an
     interrupted search goes on where it was, and repeats nothing. With more trials than before it
@@ -84,16 +85,7 @@ class _Search:
     def run(self, log: Path) -> Found:
         plan = self.plan
         baselines = plan.baselines
-        references = [plan.reference(seed) for seed in plan.seeds]
-        first = [plan.run(n, c, seed) for n, c in baselines.items() for seed in plan.seeds]
-        self._train("what is to be beaten", [*references, *first], 0, len(references + first))
-        exact = median(self.store[run].final_loss for run in references)
-        before = median(self.store[run].train_loss[0] for run in references)
-        if not 0.0 < exact < before:
-            raise ValueError(
-                f"exact K-FAC begins with a loss of {before:.3g} and ends with {exact:.3g}; lower "
-                "lr, or raise damping"
-            )
+        exact = median(self._compared("what is to be beaten", baselines, plan.seeds))
         proposals = Proposals(plan, log)
         trials: list[Evaluated] = []
         for generation in range(plan.generations):
@@ -107,20 +99,46 @@ class _Search:
             total = plan.generations * len(runs)
             self._train("candidates", runs, generation * len(runs), total)
             found = [
-                self._evaluated(name, candidate, exact)
+                self._evaluated(name, candidate, plan.seeds, exact)
                 for name, candidate in zip(names, candidates, strict=True)
             ]
             proposals.tell(generation, found)
             trials += found
-        return Found(
-            plan,
-            exact,
-            tuple(self._evaluated(name, each, exact) for name, each in baselines.items()),
-            tuple(trials),
-        )
+        beaten = [self._evaluated(n, c, plan.seeds, exact) for n, c in baselines.items()]
+        return self._checked(Found(plan, exact, tuple(beaten), tuple(trials)))
 
-    def _evaluated(self, name: str, candidate: Candidate, exact: float) -> Evaluated:
-        outcomes = [self.store[self.plan.run(name, candidate, s)] for s in self.plan.seeds]
+    def _checked(self, found: Found) -> Found:
+        seeds = self.plan.check_seeds
+        compared = {one.name: one.candidate for one in [*found.baselines, *found.front]}
+        exact = self._compared("check on other seeds", compared, seeds)
+        again = {n: self._evaluated(n, c, seeds, exact) for n, c in compared.items()}
+        return replace(found, again=again)
+
+    def _compared(
+        self, stage: str, candidates: Mapping[str, Candidate], seeds: Sequence[int]
+    ) -> list[float]:
+        """Train exact K-FAC and candidates; the losses of the former by seed."""
+        references = [self.plan.reference(seed) for seed in seeds]
+        runs = [self.plan.run(n, c, seed) for n, c in candidates.items() for seed in seeds]
+        self._train(stage, [*references, *runs], 0, len(references + runs))
+        losses = [self.store[run].final_loss for run in references]
+        exact = median(losses)
+        before = median(self.store[run].train_loss[0] for run in references)
+        if not 0.0 < exact < before:
+            raise ValueError(
+                f"exact K-FAC begins with a loss of {before:.3g} and ends with {exact:.3g} from "
+                f"the seeds {', '.join(map(str, seeds))}; lower lr, or raise damping"
+            )
+        return losses
+
+    def _evaluated(
+        self,
+        name: str,
+        candidate: Candidate,
+        seeds: Sequence[int],
+        exact: float | Sequence[float],
+    ) -> Evaluated:
+        outcomes = [self.store[self.plan.run(name, candidate, seed)] for seed in seeds]
         return evaluate(self.plan, name, candidate, outcomes, exact)
 
     def _train(self, stage: str, runs: list[Run], before: int, total: int) -> None:

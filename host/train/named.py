@@ -80,7 +80,7 @@ def naming(name: str, doing: str, *, passing: tuple[type[Exception], ...] = ()) 
         reason = " ".join(str(error).split())  # torch's has several lines
         raise ValueError(
             f"network = {name!r}: {doing} raised {type(error).__name__}: {reason}; "
-            "`thermokron --traceback train ...` shows where"
+            "`thermokron --traceback COMMAND ...` shows where"
         ) from error
 
 

@@ -9,8 +9,9 @@ title = "A tiny search"
 trials = 8
 generation = 4
 seeds = [0]
+check_seeds = [5]
 within = 0.5
-config = { network = "mlp", hidden = [4], epochs = 1 }
+config = { network = "mlp", hidden = [4], epochs = 1, batch_size = 256 }
 
 [space]
 cells = [12, 36, 72]

@@ -42,7 +42,8 @@ def searched(plan, tmp_path_factory):
 
 def told(found):
     """All that counts."""
-    return [(one.name, one.candidate, one.loss, one.objectives) for one in found.trials]
+    everyone = [*found.trials, *found.again.values()]
+    return [(one.name, one.candidate, one.loss, one.objectives) for one in everyone]
 
 
 def knowing(searched, folder):
@@ -104,6 +105,54 @@ def test_exact_kfac_is_trained_with_the_same_settings_and_seeds(searched, plan):
     trained = plan.run("", found.trials[0].candidate, 0).config
     assert (config.engine, trained.engine) == ("exact", "numeric")
     assert (config.lr, config.damping, config.epochs) == (trained.lr, trained.damping, 1)
+
+
+def test_the_front_trains_again_from_other_seeds(searched, plan):
+    found, folder = searched
+    store = Store(folder / "runs")
+    exact = store[plan.reference(5)].final_loss
+    assert list(found.again) == [one.name for one in [*found.baselines, *found.front]]
+    for one in [*found.baselines, *found.front]:
+        loss = store[plan.run("", one.candidate, 5)].final_loss
+        assert loss != one.loss
+        assert found.again[one.name].ratio == loss / exact
+        assert found.holds(one) == (loss <= 1.5 * exact)
+
+
+def test_on_other_seeds_each_is_held_to_exact_kfac_from_the_same_seed(searched):
+    trial = searched[0].trials[0]
+    outcomes = [replace(trial.outcomes[0], train_loss=[9.0, loss]) for loss in (1.0, 2.0, 6.0)]
+    plan = replace(searched[0].plan, within=0.1)
+    # the medians of both are 2; of the ratios it is 1.2
+    paired = evaluate(plan, "", trial.candidate, outcomes, [2.0, 1.5, 5.0])
+    assert (paired.ratio, paired.feasible) == (1.2, False)
+    assert evaluate(plan, "", trial.candidate, outcomes, 2.0).feasible
+
+
+def test_the_best_are_among_those_that_hold(searched):
+    found, _ = searched
+    fastest = found.front[0]
+    well = {name: replace(one, violation=0.0) for name, one in found.again.items()}
+    assert replace(found, again=well).chosen["fastest"] == fastest
+    badly = {**well, fastest.name: replace(well[fastest.name], violation=0.1)}
+    doubtful = replace(found, again=badly)
+    assert doubtful.holding == found.front[1:]
+    assert fastest not in doubtful.chosen.values()
+    assert doubtful.chosen["fastest"] == found.front[1]
+    assert replace(found, again={}).chosen == {}
+
+
+def test_other_seeds_of_the_check_propose_the_same(searched, plan, tmp_path):
+    folder, heard = knowing(searched, tmp_path / "out"), []
+
+    def listen(stage, done, total, remark):
+        if remark:
+            heard.append(stage)
+
+    found, _ = explore(replace(plan, check_seeds=[6]), folder, listen=listen)
+    assert told(found)[:8] == told(searched[0])[:8]
+    assert told(found)[8:] != told(searched[0])[8:]
+    assert set(heard) == {"check on other seeds"}
 
 
 def test_a_candidate_was_trained_on_its_own_spec(searched, plan):
@@ -170,7 +219,8 @@ def test_on_a_cluster_it_finds_the_same(searched, plan, tmp_path):
 def test_stopped_anywhere_it_finds_the_same_and_repeats_nothing(searched, plan, tmp_path):
     whole, folder = searched
     heard = []
-    for at in (0, 3, 4, 7, 9, None):
+    last = len(list((folder / "runs").iterdir())) - 1  # of the check
+    for at in (0, 3, 4, 9, last, None):
 
         def listen(stage, done, total, remark, at=at):
             if remark:
@@ -221,7 +271,8 @@ def test_killed_it_goes_on(monkeypatch, tmp_path):
     plan = load_plan(path)
     found, _ = explore(plan, tmp_path / "out")
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    again, _ = explore(plan, tmp_path / "another")
+    # what is proposed is what it would have been, whatever has been trained already
+    again, _ = explore(plan, knowing((found, tmp_path / "out"), tmp_path / "another"))
     assert told(found) == told(again)
     assert [one.name for one in found.front] == [one.name for one in again.front]
 
@@ -234,8 +285,8 @@ def test_with_more_trials_it_goes_on(searched, plan, tmp_path):
 
 
 def test_another_seed_proposes_others(searched, plan, tmp_path):
-    found, _ = explore(replace(plan, search_seed=1), tmp_path / "out", trials=4)
-    assert told(found) != told(searched[0])[:4]
+    other = proposals.Proposals(replace(plan, search_seed=1), tmp_path / "search.log")
+    assert other.generation(0) != [one.candidate for one in searched[0].trials[:4]]
 
 
 def test_a_changed_plan_begins_anew_in_the_same_folder(searched, plan, tmp_path):
@@ -267,7 +318,7 @@ def test_the_command_tells_the_front_and_opens_the_page(searched, tmp_path, caps
 
 def test_without_a_candidate_that_is_good_enough_it_says_so(tmp_path, capsys):
     low = TINY.replace("within = 0.5", "within = 0.000001").replace("generation = 4", "")
-    low = low.replace("seeds", "generation = 1\nseeds")
+    low = low.replace("\nseeds", "\ngeneration = 1\nseeds")
     low = low.replace("{ from = 3, to = 8 }", "[3]").replace("0.05, to = 0.95", "0.9, to = 0.95")
     command = ["explore", written(tmp_path, low), "-o", str(tmp_path / "out"), "--trials", "1"]
     assert main(command) == 1

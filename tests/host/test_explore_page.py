@@ -10,9 +10,10 @@ from search_plans import TINY, written
 
 from thermokron.host.explore import explore, load_plan
 from thermokron.host.explore.charts import anchor
-from thermokron.host.explore.numbers import si
+from thermokron.host.explore.numbers import between, si
 from thermokron.host.explore.page import json_of, python_of, write_page
 from thermokron.host.studies.runs import Store
+from thermokron.host.tables import number
 from thermokron.model import UnitSpec
 
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -48,6 +49,22 @@ def test_nothing_is_wider_than_the_window(shown):
     assert wide == []
 
 
+@in_a_browser
+def test_all_that_can_be_searched_is_seen_beside_the_front(made, tmp_path, monkeypatch):
+    found, _ = made
+    wide = {"cells": 144, "coupling_bits": 12, "bias_bits": 12, "adc_bits": 12, "rhs_depth": 256}
+    candidate = replace(found.front[0].candidate, settle=0.0123, ports=64)
+    candidate = replace(candidate, spec=replace(candidate.spec, **wide, lanes=144, tau_s=1.23e-8))
+    trials = [replace(one, candidate=candidate) for one in found.front]
+    names = [name for name in candidate.table if name != "method"]
+    monkeypatch.setattr("thermokron.host.explore.page._names", lambda found: names)
+    path = write_page(replace(found, trials=tuple(trials)), Store(tmp_path / "runs"), tmp_path)
+    with Page(path, 1280) as page:
+        for table in ("front", "all"):
+            box = f"document.getElementById('{table}').parentElement"
+            assert page.run(f"{box}.scrollWidth <= {box}.clientWidth"), table
+
+
 def test_what_is_there_is_seen(shown, made):
     found, _ = made
     for thing in ("h1", "#gains", "#front", "#all", "figure svg", "#settings", "#prices"):
@@ -63,8 +80,9 @@ def test_what_is_there_is_seen(shown, made):
     for chart in (0, 1):
         marks = f"document.querySelectorAll('figure')[{chart}].querySelectorAll('svg a').length"
         assert shown.run(marks) == len(known)
-        front = f"document.querySelectorAll('figure')[{chart}].querySelectorAll('svg .front')"
-        assert shown.run(f"{front}.length") == len(found.front)
+        front = f"document.querySelectorAll('figure')[{chart}].querySelectorAll('svg .{{}}').length"
+        assert shown.run(front.format("front")) == len(found.holding)
+        assert shown.run(front.format("fails")) == len(found.front) - len(found.holding)
 
 
 def test_text_can_be_told_from_its_ground_by_day_and_night(shown):
@@ -165,6 +183,21 @@ def test_tags_are_closed_and_what_a_plan_says_is_no_markup(made, tmp_path):
     assert balance.open == []
 
 
+def test_it_says_who_holds_and_gains_over_the_default_unit(made, tmp_path):
+    found, path = made
+    default = found.baselines[0].objectives
+    (gains,) = re.findall(r'<table id="gains">.*?</table>', path.read_text(), re.DOTALL)
+    for time in (one.objectives[0] for one in found.chosen.values()):
+        assert f"<small>{number(time / default[0], 2)} ×</small>" in gains
+    for fails in (0.1, -0.1):
+        again = {name: replace(one, violation=fails) for name, one in found.again.items()}
+        path = write_page(replace(found, again=again), Store(tmp_path / "runs"), tmp_path)
+        (front,) = re.findall(r'<table id="front".*?</table>', path.read_text(), re.DOTALL)
+        assert front.count('<td class="text">no</td>') == len(found.front) * (fails > 0.0)
+        assert front.count('<td class="text">holds</td>') == len(found.front) * (fails < 0.0)
+        assert ("None of the front holds" in path.read_text()) == (fails > 0.0)
+
+
 def test_the_program_on_the_page_trains_on_the_candidate(made):
     found, _ = made
     one = found.front[0]
@@ -189,3 +222,9 @@ def test_the_program_on_the_page_trains_on_the_candidate(made):
 )
 def test_numbers_have_prefixes(value, unit, told):
     assert si(value, unit) == told
+
+
+def test_intervals_have_one_unit():
+    assert between(1.67e-5, 3.2e-5, "s") == "17–32 µs"
+    assert between(9.7e-7, 1.6e-5, "J") == "0.97–16 µJ"
+    assert between(2.7e-7, 1.1e-6, "m2") == "0.27–1.1 mm²"

@@ -32,7 +32,8 @@ def test_the_plan_on_the_page_is_legal(tmp_path):
 def test_the_page_names_every_axis_and_field():
     for name in AXES:
         assert f"`{name}`" in PAGE, name
-    for name in ("trials", "generation", "search_seed", "seeds", "engine", "within", "word_bits"):
+    fields = ("trials", "generation", "search_seed", "seeds", "check_seeds", "engine", "within")
+    for name in (*fields, "word_bits"):
         assert f"`{name}`" in PAGE, name
 
 
@@ -43,15 +44,20 @@ def test_the_page_names_every_axis_and_field():
         ("trials = 8", "", "trials is missing"),
         ("trials = 8", "trials = 8\ncolour = 3", "colour is unknown"),
         ("generation = 4", "generation = 0", "generation = 0"),
-        ("seeds = [0]", "seeds = []", r"seeds = \[\]; legal: one at least"),
-        ("seeds = [0]", "seeds = [1, 1]", r"seeds = \[1, 1\]"),
-        ("seeds = [0]", "seeds = [-1]", "config: seed = -1"),
+        ("\nseeds = [0]", "\nseeds = []", r": seeds = \[\]; legal: one at least"),
+        ("\nseeds = [0]", "\nseeds = [1, 1]", r": seeds = \[1, 1\]"),
+        ("\nseeds = [0]", "\nseeds = [-1]", "config: seed = -1"),
+        ("check_seeds = [5]", "check_seeds = []", r"check_seeds = \[\]; legal: one at least"),
+        ("check_seeds = [5]", "check_seeds = [5, 5]", r"check_seeds = \[5, 5\]; legal: one at"),
+        ("check_seeds = [5]", "check_seeds = [-5]", "config: seed = -5"),
+        ("check_seeds = [5]", "check_seeds = [6, 0]", r"check_seeds = \[6, 0\] has 0, which is in"),
+        ("check_seeds = [5]", "check_seeds = 5", "check_seeds = 5; legal: a list of integers"),
         ("within = 0.5", "within = 0", "within = 0"),
         ("within = 0.5", "within = nan", "within = nan"),
-        ("seeds = [0]", "seeds = [0]\nengine = 'exact'", "engine = 'exact' is unknown"),
-        ("seeds = [0]", "seeds = [0]\nword_bits = 8", "word_bits = 8, but"),
-        ("seeds = [0]", "seeds = [0]\nclock_hz = 0", "clock_hz = 0"),
-        ("seeds = [0]", "seeds = [0]\nconversion_ns = 300", "adc_cycles = 300"),
+        ("within = 0.5", "within = 0.5\nengine = 'exact'", "engine = 'exact' is unknown"),
+        ("within = 0.5", "within = 0.5\nword_bits = 8", "word_bits = 8, but"),
+        ("within = 0.5", "within = 0.5\nclock_hz = 0", "clock_hz = 0"),
+        ("within = 0.5", "within = 0.5\nconversion_ns = 300", "adc_cycles = 300"),
         ('network = "mlp"', 'network = "what"', "config: network = 'what'"),
         ('network = "mlp"', "epochs = 1", "plan tiny"),
         ('network = "mlp", hidden', "hidden", "network is missing in config"),
@@ -101,6 +107,17 @@ def test_ranges_and_lists_become_what_they_say():
     assert axis("ports", 4).fixed
 
 
+@pytest.mark.parametrize("command", ["explore", "predict"])
+def test_an_error_of_the_users_names_no_command_that_was_not_given(tmp_path, command, capsys):
+    plan = written(tmp_path, TINY.replace('"mlp", hidden = [4]', '"json:loads"'))
+    given = {"explore": [plan, "-o", str(tmp_path / "out")], "predict": ["json:loads"]}
+    assert main([command, *given[command]]) == 2
+    error = capsys.readouterr().err
+    assert "network = 'json:loads': calling it with the seed 0 raised TypeError" in error
+    assert "`thermokron --traceback COMMAND ...` shows where" in error
+    assert "thermokron train" not in error
+
+
 def test_the_command_lists_shows_and_refuses(tmp_path, capsys):
     assert main(["explore", "--list"]) == 0
     assert capsys.readouterr().out.startswith("digits-mlp")
@@ -110,5 +127,11 @@ def test_the_command_lists_shows_and_refuses(tmp_path, capsys):
     assert "PLAN is missing; legal: digits-mlp" in capsys.readouterr().err
     assert main(["explore", "nothing"]) == 2
     assert "no plan is called 'nothing'; legal: digits-mlp" in capsys.readouterr().err
-    assert main(["explore", written(tmp_path, TINY), "--trials", "0"]) == 2
-    assert "trials = 0" in capsys.readouterr().err
+    for option, message in (
+        (("--trials", "0"), "trials = 0"),
+        (("--jobs", "0"), "jobs = 0"),
+    ):
+        assert main(["explore", written(tmp_path, TINY), *option]) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert told.out == ""

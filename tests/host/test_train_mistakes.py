@@ -103,7 +103,7 @@ def test_an_error_of_the_users_is_one_line_with_its_name(module, function, messa
     assert error.startswith(f"thermokron: error: network = '{module}:{function}': ")
     assert message in error
     assert error.count("\n") == 1
-    assert "--traceback" in error
+    assert "`thermokron --traceback COMMAND ...` shows where" in error
     assert not Path("out/result.json").exists()
 
 

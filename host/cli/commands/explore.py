@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ A plan says which network trains, what may vary, and how much worse than exact K
 loss may be. Every candidate is trained for real, on the numeric or the statistical engine, from
 every seed; what its steps asked of the unit, counted, is priced in a 28 nm process: time, energy
 and area. Optuna proposes the next candidates. The result is the front of those that are good
-enough: of each, no other is better in everything.
+enough: of each, no other is better in everything. It trains once more from seeds that the search
+has not seen, as whoever is chosen for a loss had luck with it: a candidate holds if it is good
+enough on those, too.
 
 A page, DIR/index.html, has plots, tables, prices with their sources, and every candidate's spec to
 copy; it needs no network. Interrupt a search at any time: the same command goes on where it was,
@@ -70,9 +73,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search to the end of the plan; 0, or 1 if no candidate is good enough."""
+    """Search to the end of the plan; 0, or 1 if no candidate is good enough, and holds."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.table import Column
 
     from thermokron.host.explore import explore, load_plan, plan_names, plan_text
 
@@ -88,21 +99,25 @@ def run(args: argparse.Namespace) -> int:
     plan = load_plan(args.plan)
     folder = args.output or Path("runs") / plan.name
     console = Console()
+    room = max(console.width - 53, 10)  # beside what must not be cut
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[remark]}", table_column=Column(no_wrap=True, max_width=room)),
     )
-    console.print(f"{plan.title}; results in {folder}", soft_wrap=True)
-    if plan.tasks:
-        code = ", ".join(plan.tasks)
-        console.print(f"the plan runs code of yours or its author's: {code}", soft_wrap=True)
-    with Progress(*columns, console=console) as bars:
-        tasks = {}
+    bars = Progress(*columns, console=console)
+    with ExitStack() as shown:
+        tasks: dict[str, TaskID] = {}
 
         def listen(stage: str, done: int, total: int, remark: str) -> None:
+            if not tasks:  # nothing has been refused, and nothing has been run
+                console.print(f"{plan.title}; results in {folder}", soft_wrap=True)
+                if plan.tasks:
+                    code = f"code of yours or its author's: {', '.join(plan.tasks)}"
+                    console.print(f"the plan runs {code}", soft_wrap=True)
+                shown.enter_context(bars)
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, remark=remark)
             bars.update(tasks[stage], completed=done, total=total, remark=remark)
@@ -119,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"wrote {page}; to look at it: {_opening(page)}", soft_wrap=True)
     if args.open:
         webbrowser.open(page.resolve().as_uri())
-    return 0 if found.front else 1
+    return 0 if found.holding else 1
 
 
 def _opening(page: Path) -> str:
@@ -132,29 +147,36 @@ def _tell(found: Found, console: object) -> None:
     from rich.table import Table
 
     from thermokron.host.explore.numbers import si
+    from thermokron.host.tables import number
 
     assert isinstance(console, Console)
     allowed = f"{1 + found.plan.within:.4g} times exact K-FAC's {found.exact:.4g}"
     if not found.front:
         console.print(f"no candidate ends with a loss of at most {allowed}", soft_wrap=True)
         return
-    heads = ("", "time", "energy", "mm²", "loss", "cells", "bits", "τ", "ports", "units")
+    heads = (
+        *("", "time", "energy", "mm²", "loss/\nexact", "other\nseeds", "cells"),
+        *("coupling\n/bias\n/ADC\nbits", "τ/ns", "ports\nunits"),
+    )
     table = Table(*heads, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap = True
     titles = {id(one): name for name, one in reversed(found.chosen.items())}
     for one in [*found.front, *found.baselines]:
         time, energy, area = one.objectives
-        spec, use = one.candidate.spec, one.candidate
+        spec, use, again = one.candidate.spec, one.candidate, found.again[one.name]
         name = f"{one.name} {titles[id(one)]}" if id(one) in titles else one.name
         table.add_row(
             name.removeprefix("the "),
             *(si(time, "s"), si(energy, "J"), f"{1e6 * area:.3g}", f"{one.ratio:.2f}"),
+            f"{again.ratio:.2f} {'yes' if again.feasible else 'no '}",
             f"{spec.cells}",
             f"{spec.coupling_bits}/{spec.bias_bits}/{spec.adc_bits}",
-            *(si(spec.tau_s, "s"), f"{use.ports}", f"{use.units}"),
+            *(number(1e9 * spec.tau_s), f"{use.ports}/{use.units}"),
         )
     console.print(
-        f"{len(found.front)} candidates on the front, with a loss of at most {allowed}:",
+        f"{len(found.front)} candidates on the front, with a loss of at most {allowed}; "
+        f"{len(found.holding)} hold: from {len(found.plan.check_seeds)} other seeds, too, the "
+        "median of ratios to exact K-FAC's from the same seed is at most that:",
         soft_wrap=True,
     )
     console.print(table)
