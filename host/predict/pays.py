@@ -11,7 +11,7 @@ from thermokron.host.predict.quantity import Quantity, Values
 from thermokron.host.predict.sensitivity import BreakEven, break_even, speedup
 from thermokron.host.predict.workloads.workload import Block, Operation, Workload
 
-__all__ = ["pays", "square_layers"]
+__all__ = ["pays", "rival", "square_layers"]
 
 #: Widths, steps between renewals, and how far other things are moved beside their nominal values.
 WIDTHS, REFRESHES, FACTOR = (32.0, 4095.0), (1.0, 1000.0), 100.0
@@ -51,7 +51,7 @@ def pays(one: Question, other: Question) -> list[BreakEven]:
     built = one.built
     if built is None:
         raise ValueError(
-            f"one is {one.optimizer.name}, which needs no unit; legal: kfac-solve, ..."
+            f"one is {one.optimizer.name}, which has no unit; legal: kfac-solve, kfac-inverse"
         )
 
     def moved(quantity: Quantity) -> Callable[[float], float]:

@@ -103,8 +103,8 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
             2000 * UM2,
             10000 * UM2,
             "m2",
-            "NeuRRAM's integrator, 350 um2 at 130 nm, to 10 pF at 1 nF/mm2 (facts of 2308.05660's "
-            "readers); middle assumed",
+            "NeuRRAM's integrator, 350 um2 at 130 nm, to 10 pF at 1 nF/mm2, a reader's remark on "
+            "2308.05660; middle assumed",
         ),
         lane_area=Quantity(
             "multiplier area", 300 * UM2, 600 * UM2, 2000 * UM2, "m2", f"{ASSUMED}: 12 bits"
@@ -150,7 +150,7 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
             6.5 * PJ,
             10 * PJ,
             "J",
-            "UCIe 0.5 pJ, PCIe 5.0 6.5 pJ derived (facts), high assumed",
+            "UCIe 0.5 pJ; PCIe 5.0 6.5 pJ, five times NVLink-C2C as NVIDIA says; high assumed",
         ),
         link_latency=Quantity(
             "link latency", 0.1 * US, 1.0 * US, 3.0 * US, "s", "PCIe 1 to 3 us, C2C 0.1 to 0.2 us"
