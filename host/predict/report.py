@@ -84,7 +84,7 @@ def speedup_table(forecast: Predictions, *, brief: bool = False) -> Table:
                 "" if adam is None else spread(each.for_free().speedup(adam), brief=brief),
             )
         )
-    head = ("speedup a step", "over exact", "at most", "over Adam", "at most")
+    head = ("speedup a step", "over exact", "limit", "over Adam", "limit")
     return head, rows
 
 
@@ -103,7 +103,7 @@ def target_table(forecast: Predictions, *, brief: bool = False) -> Table:
             "" if adam is None else spread(each.for_free().speedup_to_target(adam), brief=brief),
         )
         rows.append((row[0], *row[2:]) if brief else row)
-    head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "at most")
+    head = ("to the target", "1,000 steps", "hours", "kWh", "speedup over Adam", "limit")
     return ((head[0], *head[2:]) if brief else head), rows
 
 
@@ -199,17 +199,19 @@ def explain(forecast: Predictions) -> str:
             f"and applying for free would make it {number(_limit(each))} times as fast."
         )
     if on_unit:
-        best = min(on_unit, key=_seconds)
+        twins = [(each, twin) for each in on_unit if (twin := forecast.digital(each))]
+        best, same = max(
+            twins,
+            key=lambda pair: pair[0].speedup(pair[1]).nominal,
+            default=(min(on_unit, key=_seconds), None),
+        )
         built = best.question.built
         assert built is not None
-        values = Values()
-        area = float(built.area(values)) * 1e6
+        area = float(built.area(Values())) * 1e6
         told.append(
-            f"With a unit of technology {built.name} ({built.spec.cells:,} cells, "
-            f"{number(area)} mm2) the quickest is {best.optimizer}, {_ms(best)}, most of it for "
-            f"{best.nominal.limit}."
+            f"Of units of technology {built.name} ({built.spec.cells:,} cells, {number(area)} mm2) "
+            f"{best.optimizer} gains most: {_ms(best)}, most of it for {best.nominal.limit}."
         )
-        same = forecast.digital(best)
         if same is not None:
             gain = best.speedup(same)
             pays = "pays" if gain.low > 1 else "does not pay" if gain.high < 1 else "may pay or not"
