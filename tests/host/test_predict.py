@@ -12,6 +12,7 @@ from thermokron.host.predict import report
 from thermokron.host.predict.conditions import CONDITIONS, TARGETS
 from thermokron.host.predict.forecast import forecast
 from thermokron.host.predict.hardware.converters import adc_area, adc_energy, regression
+from thermokron.host.predict.hardware.costs import side_by_side
 from thermokron.host.predict.hardware.technologies import TECHNOLOGIES, built_at_28nm, technology
 from thermokron.host.predict.machines.cards import machine
 from thermokron.host.predict.optimizers import OPTIMIZERS, Optimizer, optimizer
@@ -279,6 +280,17 @@ def test_units_side_by_side_take_less_time_down_to_the_longest_layer():
     assert times[3] == times[2]  # there are four layers
 
 
+@pytest.mark.parametrize("units", [2, 3, 7])
+def test_layers_of_several_sizes_take_graham_s_bound(units):
+    """His own worst case: m(m - 1) layers of one second and then one of m."""
+    layers = [1.0] * (units * (units - 1)) + [float(units)]
+    free = [0.0] * units
+    for layer in layers:  # whoever is free takes the next
+        free[free.index(min(free))] += layer
+    work = sum(layers)
+    assert work * side_by_side(units, work, max(layers)) == pytest.approx(max(free))
+
+
 def test_devices_divide_blocks_and_not_passes():
     """There are four layers, of which nobody takes a part."""
     one, two, four, eight = (
@@ -300,6 +312,9 @@ def test_steps_to_the_target_are_an_input():
     ratio = target.ratio.nominal
     whole = ratio * 1000 * kfac.seconds_per_step.nominal
     assert kfac.seconds_to_target.nominal == pytest.approx(whole)
+    times = adam.seconds_to_target.nominal / whole
+    assert kfac.speedup_to_target(adam).nominal == pytest.approx(times)
+    assert times != pytest.approx(1.0, abs=0.01)
     assert found["sgd"].seconds_to_target is None
     assert predict()["adam"].seconds_to_target is None
 

@@ -8,6 +8,7 @@ import pytest
 
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC
+from thermokron.host.linalg.settling import settled
 from thermokron.host.predict.conditions import CONDITIONS
 from thermokron.host.predict.hardware.demand import (
     Demand,
@@ -87,6 +88,18 @@ def test_predicted_time_is_the_gateware_s_over_random_jobs(name):
             assert {p: round(s * spec.clock_hz, 6) for p, s in told.items()} == expected
             to_unit = sum(spec.port_bytes(job)[:2])
             assert (4 * found.words_to, 4 * found.words_from) == (to_unit, spec.port_bytes(job)[2])
+
+
+@pytest.mark.parametrize("settle", ["3.3tau", "0.001tau", 0.03, 0.1])
+def test_settling_takes_the_cycles_that_a_solve_gives_it(settle):
+    """Of the slowest mode that conditions tell of, rounded up as there."""
+    spec = SPECS["five cells, slow converters"]
+    values = Values(fixed={"condition, 1/λ_min": 7.0})
+    cycles, _ = settled(spec, 1.0 / 7.0, settle)
+    found = solve(as_built(spec), spec.cells, 1, CONDITIONS, values, settle=settle)
+    vectors = 1.0 + float(values(CONDITIONS.reruns))
+    settling = found.settle * spec.clock_hz - spec.discharge_cycles * vectors
+    assert settling == pytest.approx(cycles * vectors)
 
 
 #: Network of a training, its workload, and its steps an epoch.
