@@ -8,7 +8,7 @@ import numbers
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["check_integer", "check_real", "fields_from_json", "finite"]
+__all__ = ["check_choice", "check_integer", "check_real", "fields_from_json", "finite"]
 
 
 def finite(value: numbers.Real | float) -> bool:
@@ -35,6 +35,13 @@ def check_real(name: str, value: Any, low: float, high: float) -> float:
     if not (finite(value) and low <= float(value) <= high):
         raise ValueError(f"{name} = {value} is out of range; legal: {low:g} to {high:g}")
     return float(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """A `ValueError` that names it, unless `value` is one of the choices and of its type."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        legal = ", ".join(map(str, choices))
+        raise ValueError(f"{name} = {value!r} is not legal; legal: {legal}")
 
 
 def fields_from_json(kind: type[Any], text: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermokron.model.checks import check_integer, check_real, fields_from_json
+from thermokron.model import timing
+from thermokron.model.checks import check_choice, check_integer, check_real, fields_from_json
 from thermokron.model.job import Job
 
 __all__ = ["PHASES", "UnitSpec"]
 
 #: The phases of a run, in the order of `Readout.cycles`.
-PHASES = ("load", "discharge", "settle", "sample")
+PHASES = ("load", "discharge", "settle", "sample", "results")
 
 MAX_SAMPLES = 2**20
 MAX_SETTLE_CYCLES = 2**32 - 1
@@ -30,6 +31,10 @@ def _size(default: int | None, low: int, high: int, doc: str) -> Any:
 
 def _quantity(default: float, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"range": (low, high), "doc": doc})
+
+
+def _choice(default: int | bool | None, choices: tuple[int | bool | None, ...], doc: str) -> Any:
+    return field(default=default, metadata={"choices": choices, "doc": doc})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,16 @@ class UnitSpec:
     adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
     temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
     rhs_depth: int = _size(64, 1, 256, "bias vectors that one start can run through")
-    adc_cycles: int = _size(4, 3, 255, "clock cycles from CONVST to valid data, nominal")
-    adc_timeout_cycles: int = _size(255, 1, 65535, "clock cycles after which an ADC is dead")
+    dac_lanes: int = _choice(1, (1, 2, 4, 8, 16), "codes per clock cycle to the DACs")
+    stream_bits: int | None = _choice(
+        64, (None, 32, 64, 128), "bits of the AXI4-Streams for bulk data; None for no streams"
+    )
+    second_moments: bool = _choice(
+        True, (True, False), "whether there are product accumulators; without, means alone"
+    )
+    adc_cycles: int = _size(4, 3, 65535, "clock cycles from CONVST to valid data, nominal")
+    adc_timeout_cycles: int = _size(None, 1, 65535, "clock cycles after which an ADC is dead")
+    dac_timeout_cycles: int = _size(65535, 1, 65535, "clock cycles after which a DAC is dead")
     discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")
     clock_hz: float = _quantity(25e6, 1e3, 1e10, "clock frequency in Hz")
     tau_s: float = _quantity(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
@@ -66,9 +79,15 @@ class UnitSpec:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, (low, high) = getattr(self, f.name), f.metadata["range"]
+            value = getattr(self, f.name)
+            if "choices" in f.metadata:
+                check_choice(f.name, value, f.metadata["choices"])
+                continue
+            low, high = f.metadata["range"]
             if f.name == "lanes" and value is None:
                 value = self.cells  # one lane per cell: the fastest accumulator
+            if f.name == "adc_timeout_cycles" and value is None:
+                value = min(max(255, 2 * self.adc_cycles), high)
             check = check_real if isinstance(low, float) else check_integer
             object.__setattr__(self, f.name, check(f.name, value, low, high))
         if self.cells % self.lanes:
@@ -98,6 +117,19 @@ class UnitSpec:
     def coupling_count(self) -> int:
         """Couplings in the packed upper triangle, n(n+1)/2."""
         return self.cells * (self.cells + 1) // 2
+
+    @property
+    def coupling_words(self) -> int:
+        """Words of `dac_lanes` codes in which the couplings are kept and go to the DACs.
+
+        Row i has the columns from the multiple of dac_lanes at or below i on.
+        """
+        return timing.coupling_words(self.cells, self.dac_lanes)
+
+    @property
+    def bias_words(self) -> int:
+        """Words of `dac_lanes` codes in which a bias vector goes to the DACs."""
+        return -(-self.cells // self.dac_lanes)
 
     @property
     def coupling_max(self) -> int:
@@ -201,18 +233,23 @@ class UnitSpec:
         """
         return max(
             self.accumulate_cycles(second_moments),
-            ACCUMULATOR_LATENCY,
-            self.adc_cycles + HANDSHAKE_CYCLES,
+            timing.ACCUMULATOR_LATENCY,
+            self.adc_cycles + timing.HANDSHAKE_CYCLES,
         )
 
-    def phase_cycles(self, job: Job) -> dict[str, int]:
-        """Clock cycles of a run by phase, from START to DONE, when nothing stalls."""
+    def phase_cycles(self, job: Job, *, streams: bool = True) -> dict[str, int]:
+        """Clock cycles of a run by phase, from START to DONE, when nothing stalls.
+
+        Nothing that is in one phase is in another; what goes on beside it is in `beside_cycles`.
+        Without `streams` biases and results pass through the windows.
+        """
         return self.cycles_of(
             vectors=len(job.biases),
             settle_cycles=job.settle_cycles,
             interval_cycles=job.interval_cycles,
             samples=job.samples,
             second_moments=job.second_moments,
+            streams=streams,
         )
 
     def cycles_of(
@@ -225,31 +262,67 @@ class UnitSpec:
         second_moments: bool,
         runs: Any = 1,
         cells: int | None = None,
-        codes_per_cycle: int = 1,
+        dac_lanes: int | None = None,
+        streams: bool = True,
     ) -> dict[str, Any]:
         """The same of `runs` jobs with so many bias vectors in all; numbers, or arrays of them.
 
-        With `cells` and `codes_per_cycle` of a unit that is not built: one whose array is as large
-        as the matrix on it, or that brings several codes a cycle to its DACs.
+        With `cells` and `dac_lanes` of a unit that is not built: one whose array is as large as the
+        matrix on it, or that brings another number of codes a cycle to its DACs.
         """
-        n = self.cells if cells is None else cells
-        couplings, codes = (-(-count // codes_per_cycle) for count in (n * (n + 1) // 2, n))
-        occupied = self.folds * (n // 2 + 1 if second_moments else 1)
-        tail = self.adc_cycles + occupied + SAMPLE_OVERHEAD
-        return {
-            "load": runs * (couplings + LOAD_OVERHEAD) + vectors * (codes + LOAD_OVERHEAD),
-            "discharge": vectors * self.discharge_cycles,
-            "settle": vectors * settle_cycles,
-            "sample": vectors * ((samples - 1) * interval_cycles + tail),
-        }
+        return timing.cycles_of(
+            self,
+            vectors=vectors,
+            settle_cycles=settle_cycles,
+            interval_cycles=interval_cycles,
+            samples=samples,
+            second_moments=second_moments,
+            runs=runs,
+            cells=cells,
+            dac_lanes=dac_lanes,
+            streams=streams and self.stream_bits is not None,
+        )
+
+    def beside_cycles(self, job: Job) -> dict[str, int]:
+        """Clock cycles of work that goes on beside the phases of `phase_cycles`.
+
+        "biases" to the DACs' input registers while the array is discharged, settles and is
+        sampled; the last conversion of a vector, while the array is discharged for the next
+        ("conversion"); "results" that leave while the array is at the next vector.
+        """
+        return timing.beside_cycles(self, job)
+
+    def port_cycles(self, job: Job) -> dict[str, int]:
+        """Clock cycles for which the "couplings", "biases" and "results" of a job take a port.
+
+        Each has a stream of its own, and of these biases and results pass during the run. Without
+        streams all pass the one AXI4-Lite port while the array waits: a write every two cycles, a
+        read of a window every five.
+        """
+        return timing.port_cycles(self, job)
+
+    def elapsed_cycles(self, job: Job) -> int:
+        """Clock cycles of a job on its own, from its first word at a port to its last one.
+
+        The registers of the program are not in it: some twenty cycles on AXI4-Lite.
+        """
+        ports = self.port_cycles(job)
+        outside = ports["couplings"] if self.stream_bits else sum(ports.values())
+        return outside + sum(self.phase_cycles(job).values())
 
     def port_bytes(self, job: Job) -> tuple[int, int, int]:
-        """Bytes over the unit's port for a job's couplings, its biases, and its read-out.
+        """Bytes over the unit's ports for a job's couplings, its biases, and its read-out.
 
-        As AXI4-Lite has them: a code in a word of 32 bits, and of the results `result_words`.
-        Registers and handshakes are not counted.
+        As the streams have them, in whole beats; without streams, as AXI4-Lite has them: a code in
+        a word of 32 bits, and of the results `result_words`. Registers are not counted.
         """
         vectors, n = job.biases.shape
+        if self.stream_bits is not None:
+            beats = timing.port_beats(
+                self, vectors=vectors, samples=job.samples, second_moments=job.second_moments
+            )
+            couplings, biases, results = (count * self.stream_bits // 8 for count in beats)
+            return couplings, biases, results
         sums, clipped, products = self.result_words(job.samples)
         words = (sums + clipped) * vectors * n
         if job.second_moments:
@@ -278,6 +351,10 @@ class UnitSpec:
             raise ValueError(f"couplings have shape {job.couplings.shape}, the unit is {(n, n)}")
         if job.biases.shape[1] != n:
             raise ValueError(f"biases have shape {job.biases.shape}, the unit takes (K, {n})")
+        if job.second_moments and not self.second_moments:
+            raise ValueError(
+                "second_moments = True, and the unit has no product accumulators; legal: False"
+            )
         if len(job.biases) > self.rhs_depth:
             raise ValueError(
                 f"biases hold {len(job.biases)} vectors; legal: 1 to rhs_depth = {self.rhs_depth}"
@@ -313,14 +390,3 @@ class UnitSpec:
     def fingerprint(self) -> int:
         """CRC-32 of `to_json`, which the built unit states in a read-only register."""
         return zlib.crc32(self.to_json().encode())
-
-
-# Timing of the control plane, in clock cycles; `tests/rtl` holds the gateware to it.
-#: From the read of an accumulator word until its update can be read again.
-ACCUMULATOR_LATENCY = 3
-#: A conversion's handshake: CONVST must fall and DRDY must be seen low before the next one.
-HANDSHAKE_CYCLES = 3
-#: A run over a code memory: the memory's read latency.
-LOAD_OVERHEAD = 2
-#: After the last conversion: capture, hand-over and the accumulator's pipeline.
-SAMPLE_OVERHEAD = 4

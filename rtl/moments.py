@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -13,10 +14,12 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from thermokron.model import UnitSpec
-from thermokron.model.spec import ACCUMULATOR_LATENCY, MAX_SAMPLES
+from thermokron.model.spec import MAX_SAMPLES
+from thermokron.model.timing import ACCUMULATOR_LATENCY
 from thermokron.rtl.converter import sample_layout
 from thermokron.rtl.layout import result_depth, span
 from thermokron.rtl.registers import MemoryPort
+from thermokron.rtl.results import ResultReader
 
 __all__ = ["MomentAccumulator"]
 
@@ -29,7 +32,7 @@ class Accumulator(wiring.Component):
     `spread` says where in a word the bits of a term belong.
 
     A read-modify-write takes three cycles: read; add; write. So the same address may come again
-    after three cycles (`thermokron.model.spec.ACCUMULATOR_LATENCY`), and different addresses
+    after three cycles (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses
     every cycle. While nothing is added, `read` fetches a word for the host, which is at `word` in
     the next cycle.
 
@@ -176,6 +179,8 @@ class MomentAccumulator(wiring.Component):
         Nothing is being accumulated, and a word read now is up to date.
     cancel : In(1)
         Drop the sample being accumulated.
+    reader : In(ResultReader)
+        Words for the stream of results; read only while idle, and not with a window.
     locked : In(1)
         The windows are not to be read.
     sums, products, clipped : In(MemoryPort)
@@ -187,6 +192,7 @@ class MomentAccumulator(wiring.Component):
         sum_depth, product_depth = result_depth(spec)
         lane_bits = ceil_log2(spec.lanes)
         sum_window = lane_bits + ceil_log2(sum_depth)
+        product_window = lane_bits + ceil_log2(product_depth) + 1 if spec.second_moments else 1
         super().__init__(
             {
                 "samples": In(stream.Signature(sample_layout(spec))),
@@ -195,9 +201,10 @@ class MomentAccumulator(wiring.Component):
                 "second_moments": In(1),
                 "idle": Out(1),
                 "cancel": In(1),
+                "reader": In(ResultReader(spec)),
                 "locked": In(1),
                 "sums": In(MemoryPort(sum_window + 1)),
-                "products": In(MemoryPort(lane_bits + ceil_log2(product_depth) + 1)),
+                "products": In(MemoryPort(product_window)),
                 "clipped": In(MemoryPort(sum_window)),
             }
         )
@@ -219,7 +226,9 @@ class MomentAccumulator(wiring.Component):
         recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
-            diagonal_end.eq(~self.second_moments | (diagonal == diagonals - 1)),
+            diagonal_end.eq(
+                (~self.second_moments | (diagonal == diagonals - 1)) if spec.second_moments else 1
+            ),
             sample_end.eq(diagonal_end & (fold == folds - 1)),
             # a sample may be shorter than a read-modify-write; the same word must not come again
             self.samples.ready.eq((~active | sample_end) & ~recent.any()),
@@ -271,37 +280,54 @@ class MomentAccumulator(wiring.Component):
             signed(spec.adc_bits + 1),
             lambda term: Cat(term[0], Const(0, count_bits - 1), term[1:]).as_signed(),
         )
-        m.submodules.products = products = Bank(
-            spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
-        )
         for lane in range(spec.lanes):
-            mine, other = x[lane * folds], y[lane * folds]
-            clipped = (mine == low) | (mine == high)
-            m.d.comb += [
-                sums.terms[lane].eq(Cat(clipped, mine)),
-                products.terms[lane].eq(mine * other),
-            ]
+            code = x[lane * folds]
+            m.d.comb += sums.terms[lane].eq(Cat((code == low) | (code == high), code))
+        reading = self.reader.sums
         m.d.comb += [
             sums.add.eq(active & diagonal_start),
             sums.address.eq(sum_address),
-            sums.read.eq(self.sums.read | self.clipped.read),
+            sums.first.eq(fresh),
+            sums.read.eq(self.sums.read | self.clipped.read | reading),
             sums.read_address.eq(
-                Mux(self.clipped.read, self.clipped.address, self.sums.address[1:])
+                Mux(
+                    self.clipped.read,
+                    self.clipped.address,
+                    Mux(reading, self.reader.address, self.sums.address[1:]),
+                )
             ),
-            products.add.eq(active & self.second_moments),
-            products.address.eq(product_address),
-            products.read.eq(self.products.read),
-            products.read_address.eq(self.products.address[1:]),
-            *(bank.first.eq(fresh) for bank in (sums, products)),
-        ]
-
-        # ---- windows: a word's low half, or its high one ---------------------------------
-        for window, word in ((self.sums, sums.word >> count_bits), (self.products, products.word)):
-            halves = Signal(2)  # of the reads under way
-            m.d.sync += halves.eq(Cat(window.address[0], halves))
-            m.d.comb += window.read_data.eq(Mux(halves[1], word >> 32, word))
-        m.d.comb += [
             self.clipped.read_data.eq(sums.word[:count_bits]),
+            self.reader.word.eq(sums.word),
             *(w.locked.eq(self.locked) for w in (self.sums, self.products, self.clipped)),
         ]
+        self._show(m, self.sums, sums.word >> count_bits)
+        if not spec.second_moments:
+            return m
+
+        m.submodules.products = products = Bank(
+            spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
+        )
+        was_product = Signal(2)  # of the reads under way for the stream
+        m.d.sync += was_product.eq(Cat(self.reader.products, was_product[0]))
+        for lane in range(spec.lanes):
+            m.d.comb += products.terms[lane].eq(x[lane * folds] * y[lane * folds])
+        m.d.comb += [
+            products.add.eq(active & self.second_moments),
+            products.address.eq(product_address),
+            products.first.eq(fresh),
+            products.read.eq(self.products.read | self.reader.products),
+            products.read_address.eq(
+                Mux(self.reader.products, self.reader.address, self.products.address[1:])
+            ),
+        ]
+        with m.If(was_product[1]):
+            m.d.comb += self.reader.word.eq(products.word)
+        self._show(m, self.products, products.word)
         return m
+
+    @staticmethod
+    def _show(m: Module, window: Any, word: Value) -> None:
+        """A word's low half, or its high one, as the host has asked for."""
+        halves = Signal(2)  # of the reads under way
+        m.d.sync += halves.eq(Cat(window.address[0], halves[0]))
+        m.d.comb += window.read_data.eq(Mux(halves[1], word >> 32, word))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from thermokron.model import UnitSpec
 from thermokron.model.checks import check_integer
-from thermokron.rtl.layout import padded, result_depth
+from thermokron.rtl.layout import bias_stride, padded, result_depth
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.names import UNIT_NAME
 
@@ -207,21 +207,23 @@ def _spec_parameters(spec: UnitSpec) -> dict[str, Any]:
     check_buildable(spec)
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
     parameters = {
-        name.upper(): _double_bits(value) if isinstance(value, float) else value
+        name.upper(): _double_bits(value) if isinstance(value, float) else int(value or 0)
         for name, value in values.items()
     }
     sum_depth, product_depth = result_depth(spec)
-    sums, products = spec.lanes * padded(sum_depth), spec.lanes * padded(product_depth)
-    biases = spec.rhs_depth * padded(spec.cells)
+    sums = spec.lanes * padded(sum_depth)
+    products = spec.lanes * padded(product_depth) if spec.second_moments else 1
+    couplings = spec.coupling_words * spec.dac_lanes
+    biases = spec.rhs_depth * bias_stride(spec)
     return {
         **parameters,
         "FINGERPRINT": spec.fingerprint,
-        "COUPLING_ENTRIES": spec.coupling_count,
+        "COUPLING_ENTRIES": couplings,
         "BIAS_ENTRIES": biases,
         "SUM_ENTRIES": sums,
         "PRODUCT_ENTRIES": products,
         # a window stands at a multiple of its size, and a decoder compares powers of two
-        "COUPLING_BYTES": 4 * padded(spec.coupling_count),
+        "COUPLING_BYTES": 4 * padded(couplings),
         "BIAS_BYTES": 4 * padded(biases),
         "CLIPPED_BYTES": 4 * padded(sums),
         "PRODUCT_BYTES": 8 * padded(products),
@@ -231,6 +233,16 @@ def _spec_parameters(spec: UnitSpec) -> dict[str, Any]:
 
 def _double_bits(value: float) -> int:
     return int.from_bytes(struct.pack(">d", value), "big")
+
+
+def _spec_value(metadata: Mapping[str, Any], value: int) -> Any:
+    """What a field of the spec is, of which a register has `value`: see `_spec_parameters`."""
+    if "choices" in metadata:
+        found = [choice for choice in metadata["choices"] if int(choice or 0) == value]
+        return found[0] if found else value
+    if isinstance(metadata["range"][0], float):
+        return struct.unpack("<d", value.to_bytes(8, "little"))[0]
+    return value
 
 
 def elaborate_rdl(spec: UnitSpec, name: str = UNIT_NAME) -> Any:
@@ -368,10 +380,7 @@ def read_spec(read: Callable[[int], int]) -> UnitSpec:
         for key, value in register.unpack(content(register)).items():
             name = register.name if key == "value" else key
             if name in names:
-                real = isinstance(names[name].metadata["range"][0], float)
-                values[name] = (
-                    struct.unpack("<d", value.to_bytes(8, "little"))[0] if real else value
-                )
+                values[name] = _spec_value(names[name].metadata, value)
     spec = UnitSpec(**values)
     fingerprint = content(known.registers["fingerprint"])
     if fingerprint != spec.fingerprint:

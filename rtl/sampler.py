@@ -25,7 +25,7 @@ class Sampler(wiring.Component):
     cancel : In(1)
         No more triggers.
     clear : In(1)
-        Another vector is on its way: `sampled` is 0 again. `start` does that too.
+        Another vector is due: `sampled` is 0 again. `start` does that too.
     settle, interval, samples : In
         The program, stable while `running`: clock cycles, clock cycles, count; each at least 1.
     running : Out(1)
