@@ -237,11 +237,13 @@ class UnitSpec:
             self.adc_cycles + timing.HANDSHAKE_CYCLES,
         )
 
-    def phase_cycles(self, job: Job, *, streams: bool = True) -> dict[str, int]:
+    def phase_cycles(
+        self, job: Job, *, stream_biases: bool = True, stream_results: bool = True
+    ) -> dict[str, int]:
         """Clock cycles of a run by phase, from START to DONE, when nothing stalls.
 
         Nothing that is in one phase is in another; what goes on beside it is in `beside_cycles`.
-        Without `streams` biases and results pass through the windows.
+        Biases and results that do not pass a stream pass through the windows.
         """
         return self.cycles_of(
             vectors=len(job.biases),
@@ -249,7 +251,8 @@ class UnitSpec:
             interval_cycles=job.interval_cycles,
             samples=job.samples,
             second_moments=job.second_moments,
-            streams=streams,
+            stream_biases=stream_biases,
+            stream_results=stream_results,
         )
 
     def cycles_of(
@@ -263,7 +266,8 @@ class UnitSpec:
         runs: Any = 1,
         cells: int | None = None,
         dac_lanes: int | None = None,
-        streams: bool = True,
+        stream_biases: bool = True,
+        stream_results: bool = True,
     ) -> dict[str, Any]:
         """The same of `runs` jobs with so many bias vectors in all; numbers, or arrays of them.
 
@@ -280,7 +284,8 @@ class UnitSpec:
             runs=runs,
             cells=cells,
             dac_lanes=dac_lanes,
-            streams=streams and self.stream_bits is not None,
+            stream_biases=stream_biases and self.stream_bits is not None,
+            stream_results=stream_results and self.stream_bits is not None,
         )
 
     def beside_cycles(self, job: Job) -> dict[str, int]:

@@ -134,15 +134,16 @@ def cycles_of(
     runs: Any,
     cells: int | None,
     dac_lanes: int | None,
-    streams: bool,
+    stream_biases: bool,
+    stream_results: bool,
 ) -> dict[str, Any]:
     """See `UnitSpec.cycles_of`."""
     n = spec.cells if cells is None else cells
     lanes = spec.dac_lanes if dac_lanes is None else dac_lanes
     codes = -(-n // lanes)
-    single = np.equal(samples, 1) & (not second_moments) & streams
+    single = np.equal(samples, 1) & (not second_moments) & stream_results
     spacing = np.where(
-        single, sample_spacing(spec, narrow=streams), sample_spacing(spec, narrow=False)
+        single, sample_spacing(spec, narrow=stream_results), sample_spacing(spec, narrow=False)
     )
     discharge = np.maximum(discharge_floor(spec), spacing - 1 - settle_cycles)
     sampling = (samples - 1) * interval_cycles + 1
@@ -153,7 +154,7 @@ def cycles_of(
     first = coupling_words(n, lanes) + LOAD_OVERHEAD
     each = vectors / runs if np.ndim(vectors) or np.ndim(runs) else vectors // runs
     last = first + (each - 1) * np.maximum(period, load + PREFETCH_OVERHEAD)
-    if streams:
+    if stream_biases:
         arrival = vector_cycles(spec)
         first = np.maximum(first, arrival + load + ARRIVAL_OVERHEAD)
         last = np.maximum(
@@ -163,7 +164,7 @@ def cycles_of(
     occupied = spec.folds * (n // 2 + 1 if second_moments else 1)
     tail = spec.adc_cycles + occupied + SAMPLE_OVERHEAD
     results: Any = 0
-    if streams:
+    if stream_results:
         beats = port_beats(spec, vectors=each, samples=samples, second_moments=second_moments)[2]
         words = each * n + (n * (n // 2 + 1) if second_moments else 0)
         rest = np.maximum(0, vector_beats(spec, spec.adc_bits) - occupied - 1)

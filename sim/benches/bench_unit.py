@@ -1,7 +1,7 @@
 """Bench of the whole unit: programs over AXI, DACs that stall, an ADC that keeps no time.
 
-The AXI master is cocotbext-axi's. The array's voltages are random codes, for this bench is
-about the control plane; `Golden` is what one run has to do, in a few lines of NumPy.
+The AXI master, and the streams' ends, are cocotbext-axi's. The array's voltages are random codes,
+for this bench is about the control plane; what one run has to do is said in a few lines of NumPy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from thermokron.model import PHASES, Job
 from thermokron.model.spec import MAX_SAMPLES
-from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.layout import bias_stride, coupling_cells, product_index, sum_index
+from thermokron.rtl.packets import pack_biases, pack_couplings, result_bytes, unpack_results
 from thermokron.rtl.regmap import FaultReason, Phase
 from thermokron.sim.benches.support import Bench, Block, together, value
-from thermokron.sim.benches.unit_parts import ArrayAdc, Golden, Host, Pins
+from thermokron.sim.benches.unit_parts import (
+    ArrayAdc,
+    Host,
+    Pins,
+    Streams,
+    coupling_transfers,
+    moments,
+)
 
 
 class Station:
@@ -29,6 +37,9 @@ class Station:
         self.numpy = np.random.default_rng(self.rng.getrandbits(32))
         self.host = Host(bench, block, self.rng)
         self.pins, self.adc = Pins(bench, block, self.rng), ArrayAdc(block, self.rng)
+        self.streams = None if block.spec.stream_bits is None else Streams(bench, block, self.rng)
+        #: Whether biases come, and results leave, on a stream in the present run.
+        self.streamed = {"stream_biases": 0, "stream_results": 0}
         self.bank = 0
         #: Matrices in the banks, as far as they are known.
         self.matrices: list[NDArray[np.int64] | None] = [None, None]
@@ -47,7 +58,7 @@ class Station:
 
     def any_job(self, *, settle: int | None = None) -> Job:
         spec, rng = self.spec, self.rng
-        second = rng.random() < 0.5
+        second = spec.second_moments and rng.random() < 0.5
         vectors = 1 if second else rng.randint(1, spec.rhs_depth)
         shortest = spec.shortest_interval(second)
         matrix = self.matrices[self.bank]
@@ -58,40 +69,91 @@ class Station:
             temperature=rng.randint(0, spec.temperature_max),
             settle_cycles=settle or rng.choice([1, 2, rng.randint(3, 60)]),
             interval_cycles=rng.choice([shortest, shortest + rng.randint(1, 9)]),
-            samples=rng.choice([1, 2, rng.randint(3, 9)]),
+            samples=rng.choice([1, 1, 2, rng.randint(3, 9)]),
             second_moments=second,
         )  # fmt: skip
 
-    def triangle(self, matrix: NDArray[np.int64]) -> list[int]:
-        return [int(code) for code in matrix[np.triu_indices(self.spec.cells)]]
+    def bank_words(self, matrix: NDArray[np.int64]) -> list[int]:
+        rows, columns, used = coupling_cells(self.spec)
+        return [
+            int(matrix[i, j]) if on else 0 for i, j, on in zip(rows, columns, used, strict=True)
+        ]
 
     async def write_matrix(self, bank: int, matrix: NDArray[np.int64]) -> None:
         window = self.host.map.windows[f"couplings{bank}"]
-        assert await self.host.write_words(window.address, self.triangle(matrix))
+        assert await self.host.write_words(window.address, self.bank_words(matrix))
         self.matrices[bank] = matrix
 
-    async def program(self, job: Job) -> None:
-        """Write a job, all of it."""
-        host, spec = self.host, self.spec
+    async def send_matrix(self, matrix: NDArray[np.int64]) -> None:
+        """Into the bank that MODE does not name, by the stream."""
+        assert self.streams is not None
+        before = (await self.host.get("streams"))["packets"]
+        await self.streams.couplings.send(pack_couplings(self.spec, matrix))
+        while (await self.host.get("streams"))["packets"] == before:
+            pass
+        self.matrices[self.bank ^ 1] = matrix
+
+    async def program(self, job: Job, *, streamed: bool | None = None) -> None:
+        """Write a job, all of it; by streams or not as it happens."""
+        host, spec, rng = self.host, self.spec, self.rng
+        able = self.streams is not None and streamed is not False
+        chosen = {name: int(able and (streamed or rng.random() < 0.6)) for name in self.streamed}
         if self.matrices[self.bank] is None:
-            await self.write_matrix(self.bank, job.couplings)
-        stride = 1 << (spec.cells - 1).bit_length()
-        base = host.map.windows["biases_mem"].address
-        for k, row in enumerate(job.biases):
-            assert await host.write_words(base + 4 * k * stride, [int(code) for code in row])
-        assert await host.set("mode", second_moments=int(job.second_moments), bank=self.bank)
+            if able and rng.random() < 0.6:
+                await host.set("mode", bank=self.bank ^ 1)
+                self.bank ^= 1
+                await self.send_matrix(job.couplings)
+                self.bank ^= 1
+            else:
+                await self.write_matrix(self.bank, job.couplings)
+        self.streamed = chosen
+        if not chosen["stream_biases"]:
+            base = host.map.windows["biases_mem"].address
+            for k, row in enumerate(job.biases):
+                words = [int(code) for code in row]
+                assert await host.write_words(base + 4 * k * bias_stride(spec), words)
+        mode = {"second_moments": int(job.second_moments), "bank": self.bank, **chosen}
+        assert await host.set("mode", **mode)
         settings = {"biases": len(job.biases), "temperature": job.temperature,
                     "settle": job.settle_cycles, "interval": job.interval_cycles,
                     "samples": job.samples}  # fmt: skip
-        for register, setting in self.rng.sample(list(settings.items()), len(settings)):
+        for register, setting in rng.sample(list(settings.items()), len(settings)):
             assert await host.set(register, value=setting)
+
+    async def launch(self, job: Job) -> None:
+        """START, with the biases of a run that takes them from the stream."""
+        if self.streamed["stream_biases"]:
+            await self.send_biases(pack_biases(self.spec, job.biases))
+        assert await self.host.set("control", start=1)
+
+    async def send_biases(self, packet: bytes) -> None:
+        """Put a packet before the unit, so that its first beat is there when a run begins."""
+        assert self.streams is not None
+        await self.streams.biases.send(packet)
+        while not value(self.block.s_axis_biases_tvalid):
+            await self.bench.next_cycle()
+
+    async def recover(self) -> None:
+        """After a fault: the rest of a packet that the unit drops, and what it sent of one."""
+        if self.streams is None:
+            return
+        self.streams.pause = 0.0
+        while (await self.host.get("streams"))["biases_open"]:
+            pass
+        biases = self.streams.biases
+        biases.clear()  # a packet of which the unit has not taken a beat
+        await biases.wait()
+        while (await self.host.get("streams"))["results_open"]:
+            pass
+        self.streams.results.clear()
 
     def begin(self, job: Job, mode: str) -> None:
         """Set the converters' manners for a run."""
         self.pins.forget()
         self.pins.stall = self.rng.choice([0.0, 0.3, 0.8]) if mode != "prompt" else 0.0
-        self.adc.mode, self.adc.interval = mode, job.interval_cycles
-        self.adc.codes, self.adc.captures = [], []
+        if self.streams is not None:
+            self.streams.pause = self.rng.choice([0.0, 0.2, 0.7]) if mode != "prompt" else 0.0
+        self.adc.mode, self.adc.interval, self.adc.codes = mode, job.interval_cycles, []
 
     async def until_interrupt(self, limit: int = 20_000) -> None:
         for _ in range(limit):
@@ -114,7 +176,7 @@ class Station:
         job = self.any_job(settle=self.rng.randint(300, 600) if meddle else None)
         await self.program(job)
         self.begin(job, mode)
-        assert await self.host.set("control", start=1)
+        await self.launch(job)
         if meddle:
             await self.meddle()
         elif self.rng.random() < 0.3:
@@ -128,27 +190,65 @@ class Station:
             self.matrices[self.bank] = None
 
     async def compare(self, job: Job) -> None:
-        host, pins, golden = self.host, self.pins, Golden(self.spec, job)
+        host, pins, spec = self.host, self.pins, self.spec
         await self.expect_status(done=1)
-        assert pins.couplings == golden.couplings
-        assert pins.biases == golden.biases
+        assert pins.couplings == coupling_transfers(job)
+        assert pins.vectors == job.biases.tolist()
+        assert pins.biases == [(i, code) for row in pins.vectors for i, code in enumerate(row)]
         assert len(pins.released) == len(pins.held) == len(job.biases)
-        assert pins.strobes == golden.strobes(pins.released)
+        assert pins.strobes == [
+            begin + job.settle_cycles + j * job.interval_cycles
+            for begin in pins.released
+            for j in range(job.samples)
+        ]
+        # the cells are discharged on the edge after a vector's last CONVST
+        assert pins.held == [last + 1 for last in pins.strobes[job.samples - 1 :: job.samples]]
         assert pins.temperatures == {job.temperature}
-        shape = (len(job.biases), job.samples, self.spec.cells)
-        moments = golden.moments(np.array(self.adc.codes, dtype=np.int64).reshape(shape))
-        index = sum_index(self.spec, len(job.biases))
-        assert np.array_equal(await host.entries("sums", index), moments["sums"])
-        assert np.array_equal(await host.entries("clipped", index), moments["clipped"])
+        shape = (len(job.biases), job.samples, spec.cells)
+        wanted = moments(spec, np.array(self.adc.codes, dtype=np.int64).reshape(shape))
+        index = sum_index(spec, len(job.biases))
+        assert np.array_equal(await host.entries("sums", index), wanted["sums"])
+        assert np.array_equal(await host.entries("clipped", index), wanted["clipped"])
         if job.second_moments:
-            products = await host.entries("products", product_index(self.spec))
-            assert np.array_equal(products, moments["products"])
-        cycles = {phase: await host.value(f"cycles_{phase}") for phase in PHASES}
-        assert cycles == golden.cycles(pins.stalls, self.adc.captures)
-        if self.adc.mode == "prompt":
-            assert cycles == self.spec.phase_cycles(job)
+            products = await host.entries("products", product_index(spec))
+            assert np.array_equal(products, wanted["products"])
+        if self.streamed["stream_results"]:
+            await self.compare_packet(job, wanted)
+        await self.compare_cycles(job)
         assert await host.value("progress_vector") == len(job.biases) - 1
         assert await host.value("progress_sample") == job.samples
+
+    async def compare_packet(self, job: Job, wanted: dict[str, NDArray[np.int64]]) -> None:
+        """The packet of results says the same as the windows."""
+        assert self.streams is not None
+        assert self.streams.results.count() == 1, "not one packet of results"
+        packet = bytes(self.streams.results.recv_nowait().tdata)
+        about = len(job.biases), job.samples, job.second_moments
+        sums, clipped, products = unpack_results(self.spec, packet, *about)
+        assert len(packet) == result_bytes(self.spec, *about)
+        assert np.array_equal(sums, wanted["sums"])
+        assert np.array_equal(clipped, wanted["clipped"])
+        assert products is None or np.array_equal(products, wanted["products"])
+
+    async def compare_cycles(self, job: Job) -> None:
+        """The counters say what the pins have shown; and what the spec says, where nothing stalls.
+
+        Of a run's first load and of its end the pins show nothing.
+        """
+        cycles = {phase: await self.host.value(f"cycles_{phase}") for phase in PHASES}
+        nominal = self.spec.phase_cycles(
+            job,
+            stream_biases=bool(self.streamed["stream_biases"]),
+            stream_results=bool(self.streamed["stream_results"]),
+        )
+        shown = self.pins.phases(job.samples)
+        for phase in ("discharge", "settle"):
+            assert cycles[phase] == shown[phase], phase
+        for phase in ("load", "sample"):
+            assert cycles[phase] > shown[phase], phase
+        if self.adc.mode == "prompt":
+            assert cycles == nominal
+        assert all(cycles[phase] >= nominal[phase] for phase in ("discharge", "settle", "sample"))
 
     async def expect_progress(self) -> None:
         """The vector and the number of its samples, from what the pins have shown of them."""
@@ -168,7 +268,10 @@ class Station:
     async def meddle(self) -> None:
         """During a run: what must be refused, and the other bank's next matrix."""
         host, rng, windows = self.host, self.rng, self.host.map.windows
-        await self.write_matrix(self.bank ^ 1, self.any_matrix())
+        if self.streams is not None and rng.random() < 0.6:
+            await self.send_matrix(self.any_matrix())
+        else:
+            await self.write_matrix(self.bank ^ 1, self.any_matrix())
         registers = ["mode", "biases", "temperature", "settle", "interval", "samples", "irq_enable"]
         for _ in range(12):
             name = rng.choice(registers)
@@ -241,10 +344,13 @@ async def refused_starts(dut: Any) -> None:
             assert not await host.set("control", start=1)
             await station.expect_status(done=1, fault=reason)
             assert await host.set(name, value=before)
-        if spec.rhs_depth > 1:
-            assert await host.set("biases", value=2)
-            assert await host.set("interval", value=spec.shortest_interval(True))
-            assert await host.set("mode", second_moments=1)
+        assert await host.set("interval", value=spec.shortest_interval(True))
+        modes = [{"stream_biases": 1}, {"stream_results": 1}] if station.streams is None else []
+        if spec.rhs_depth > 1 or not spec.second_moments:
+            assert await host.set("biases", value=min(2, spec.rhs_depth))
+            modes.append({"second_moments": 1})
+        for mode in modes:
+            assert await host.set("mode", **mode)
             assert not await host.set("control", start=1)
             await station.expect_status(done=1, fault=FaultReason.illegal_mode)
         await bench.next_cycle(50)
@@ -269,19 +375,31 @@ async def faults(dut: Any) -> None:
         job = station.any_job(settle=rng.randint(20, 100))
         if kind == "stuck" and job.samples == 1:
             kind = "dead"
-        await station.program(job)
+        # what is put into windows has to be what the run uses
+        streamed = {"coupling": False, "bias": False, "early": True, "late": True}.get(kind)
+        await station.program(job, streamed=streamed)
         station.begin(job, kind if kind in ("dead", "stuck") else "late")
         sent = None
         if kind == "coupling":
-            where = rng.randrange(spec.coupling_count)
+            where = rng.choice(np.flatnonzero(coupling_cells(spec)[2]))
             address = host.map.windows[f"couplings{station.bank}"].address + 4 * where
             assert await host.write_words(address, [rng.choice([-1, 1]) * (spec.coupling_max + 1)])
-            sent = Golden(spec, job).couplings[:where]
+            whole = where // spec.dac_lanes * spec.dac_lanes  # of the words before
+            sent = coupling_transfers(job)[: coupling_cells(spec)[2][:whole].sum()]
         if kind == "bias":
             where = rng.randrange(spec.cells)
             address = host.map.windows["biases_mem"].address + 4 * where
             assert await host.write_words(address, [spec.bias_max + 1 + rng.getrandbits(20)])
-        assert await host.set("control", start=1)
+        if kind in ("dac", "bias_dac"):
+            pins.dead = kind.removesuffix("_dac")
+        if kind in ("early", "late"):
+            packet = pack_biases(spec, job.biases)
+            assert spec.stream_bits is not None
+            packet = packet[: -spec.stream_bits // 8] if kind == "early" else packet + packet
+            await station.send_biases(packet)
+            assert await host.set("control", start=1)
+        else:
+            await station.launch(job)
         if kind == "abort":
             await bench.next_cycle(rng.randint(0, 150))
             ended = value(station.block.irq)
@@ -295,6 +413,10 @@ async def faults(dut: Any) -> None:
             "stuck": FaultReason.adc_stuck,
             "coupling": FaultReason.illegal_code,
             "bias": FaultReason.illegal_code,
+            "dac": FaultReason.dac_timeout,
+            "bias_dac": FaultReason.dac_timeout,
+            "early": FaultReason.stream_early,
+            "late": FaultReason.stream_late,
             "abort": FaultReason.aborted,
         }[kind]
         if kind == "abort" and (await host.get("status"))["done"]:
@@ -304,10 +426,11 @@ async def faults(dut: Any) -> None:
         if sent is not None:
             assert pins.couplings == sent
         if kind == "bias":
-            assert pins.couplings == Golden(spec, job).couplings
-            assert pins.biases == Golden(spec, job).biases[:where]
-        if kind == "dead":
-            due = min(spec.adc_timeout_cycles, job.interval_cycles if job.samples > 1 else 10**9)
+            whole = where // spec.dac_lanes * spec.dac_lanes
+            assert pins.biases == list(enumerate(job.biases[0, :whole].tolist()))
+            assert not pins.released
+        if kind == "dead" and job.samples > 1:
+            due = min(spec.adc_timeout_cycles, job.interval_cycles)
             assert pins.held == [pins.strobes[0] + due]
         if kind == "stuck":
             assert pins.held == [pins.strobes[0] + job.interval_cycles]
@@ -315,12 +438,49 @@ async def faults(dut: Any) -> None:
                 await bench.next_cycle(100)
             await bench.next_cycle(3)
         assert len(pins.held) == len(pins.released), "the cells are not held"
+        pins.dead = None
+        await station.recover()
+
+    async def spoiled(station: Station) -> None:
+        """Packets of couplings that end early, or late; the bank is refused until one is whole."""
+        host, spec, rng = station.host, station.spec, station.rng
+        assert station.streams is not None
+        assert spec.stream_bits is not None
+        beat = spec.stream_bits // 8
+        job = station.any_job()
+        packet = pack_couplings(spec, job.couplings)
+        wrong = packet[:-beat] if len(packet) > beat and rng.random() < 0.5 else packet + packet
+        assert await host.set("mode", bank=station.bank ^ 1)
+        await station.streams.couplings.send(wrong)
+        while not (await host.get("streams"))["spoiled"]:
+            pass
+        await station.streams.couplings.wait()
+        assert (await host.get("streams"))["spoiled"] == 1 << station.bank
+        station.matrices[station.bank] = job.couplings
+        await station.program(job, streamed=False)
+        assert not await host.set("control", start=1)
+        await station.expect_status(done=(await host.get("status"))["done"],
+                                    fault=FaultReason.illegal_bank)  # fmt: skip
+        if rng.random() < 0.5:
+            await station.write_matrix(station.bank, job.couplings)
+        else:
+            assert await host.set("mode", bank=station.bank ^ 1)
+            station.bank ^= 1
+            await station.send_matrix(job.couplings)
+            station.bank ^= 1
+        assert not (await host.get("streams"))["spoiled"]
 
     async def scenario(station: Station) -> None:
         await station.start()
         kinds = ["dead", "stuck", "coupling", "bias", *["abort"] * (bench.rounds // 2)]
+        kinds += ["dac", "bias_dac"]
+        if station.streams is not None:
+            kinds += ["early", "late", "spoiled"]
         for kind in station.rng.sample(kinds, len(kinds)):
-            await faulty(station, kind)
+            if kind == "spoiled":
+                await spoiled(station)
+            else:
+                await faulty(station, kind)
             station.matrices[station.bank] = None
             await station.run()
 

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
+from cocotbext.axi import (  # type: ignore[import-untyped]
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiResp,
+    AxiStreamBus,
+    AxiStreamSink,
+    AxiStreamSource,
+)
 from numpy.typing import NDArray
 
 from thermokron.model import Job, UnitSpec
 from thermokron.rtl.regmap import register_map
 from thermokron.sim.benches.support import Adc, Bench, Block, settled, signed, value
 
-__all__ = ["ArrayAdc", "Golden", "Host", "Pins"]
+__all__ = ["ArrayAdc", "Host", "Pins", "Streams", "coupling_transfers", "moments"]
+
+
+def pauses(rng: random.Random, share: Callable[[], float]) -> Iterator[bool]:
+    """Cycles in which a channel pauses, for a generator of cocotbext-axi's."""
+    while True:
+        yield from [rng.random() < share()] * rng.randint(1, 6)
+
+
+class Streams:
+    """Sources and a sink on the streams of a unit, which nobody here wrote.
+
+    Attributes
+    ----------
+    pause : float
+        Share of the time in which each of them pauses.
+    """
+
+    def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
+        self.pause = 0.0
+        ends = []
+        for kind, port in (
+            (AxiStreamSource, "s_axis_couplings"),
+            (AxiStreamSource, "s_axis_biases"),
+            (AxiStreamSink, "m_axis_results"),
+        ):
+            bus = AxiStreamBus.from_prefix(bench.dut, f"{block.name}_{port}")
+            end = kind(bus, bench.dut.clk, bench.dut.rst, byte_lanes=block.spec.stream_bits // 8)
+            end.log.setLevel("WARNING")
+            end.set_pause_generator(pauses(rng, lambda: self.pause))
+            ends.append(end)
+        self.couplings, self.biases, self.results = ends
 
 
 class Host:
@@ -29,11 +67,7 @@ class Host:
         for channel in (write.aw_channel, write.w_channel, write.b_channel,
                         read.ar_channel, read.r_channel):  # fmt: skip
             channel.log.setLevel("WARNING")
-            channel.set_pause_generator(self._pauses())
-
-    def _pauses(self) -> Iterator[bool]:
-        while True:
-            yield from [self.rng.random() < 0.2] * self.rng.randint(1, 6)
+            channel.set_pause_generator(pauses(rng, lambda: 0.2))
 
     async def write_words(self, address: int, words: Sequence[int]) -> bool:
         """Write consecutive words; whether all were accepted."""
@@ -89,7 +123,6 @@ class ArrayAdc(Adc):
         self.mode = "prompt"
         self.interval = 0
         self.codes: list[list[int]] = []
-        self.captures: list[int] = []  # cycles from CONVST to the capture
 
     def sample(self) -> int:
         spec, rng = self.block.spec, self.rng
@@ -103,7 +136,6 @@ class ArrayAdc(Adc):
         if self.mode == "prompt":
             self.answer = self.release = 0.0
         self.codes.append(codes)
-        self.captures.append(max(spec.adc_cycles, late + 3))
         mask = (1 << spec.adc_bits) - 1
         return sum((code & mask) << (spec.adc_bits * i) for i, code in enumerate(codes))
 
@@ -114,9 +146,11 @@ class Pins:
     Attributes
     ----------
     couplings, biases : list of tuple
-        Transfers to the DACs: tags and code.
-    stalls : int
-        Cycles in which a DAC kept the unit waiting.
+        Transfers to the DACs, a code each: row and column, or cell; and the code.
+    vectors : list of list of int
+        What the bias DACs were told to take over of their input registers.
+    loads : list of int
+        Cycles in which they were.
     released : list of int
         Cycles in which discharge fell.
     held : list of int
@@ -130,37 +164,54 @@ class Pins:
     def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
         self.bench, self.block, self.rng = bench, block, rng
         self.stall = 0.0
+        self.dead: str | None = None  # "dac" or "bias": which is never ready
         self.now = 0
         self._discharge, self._convst = 1, 0
+        self._inputs: list[int | None] = [None] * block.spec.cells
         self.forget()
 
     def forget(self) -> None:
         self.couplings: list[tuple[int, ...]] = []
         self.biases: list[tuple[int, ...]] = []
-        self.stalls = 0
+        self.vectors: list[list[int | None]] = []
+        self.loads: list[int] = []
         self.released: list[int] = []
         self.held: list[int] = []
         self.strobes: list[int] = []
         self.temperatures: set[int] = set()
 
+    def _codes(self, enable: int, codes: int, bits: int) -> list[tuple[int, int]]:
+        """Lanes that are enabled, with their codes."""
+        lanes = self.block.spec.dac_lanes
+        return [(j, signed(codes >> (j * bits), bits)) for j in range(lanes) if enable >> j & 1]
+
     async def run(self) -> None:
         block, spec = self.block, self.block.spec
         while True:
-            block.dac_ready.value = coupling_ready = int(self.rng.random() >= self.stall)
-            block.bias_ready.value = bias_ready = int(self.rng.random() >= self.stall)
+            dac = self.dead != "dac" and self.rng.random() >= self.stall
+            bias = self.dead != "bias" and self.rng.random() >= self.stall
+            block.dac_ready.value, block.bias_ready.value = int(dac), int(bias)
             await settled()
             self.now += 1
-            if value(block.dac_valid):
-                self.stalls += not coupling_ready
-                if coupling_ready:
-                    code = signed(value(block.dac_code), spec.coupling_bits)
-                    self.couplings.append((value(block.dac_row), value(block.dac_col), code))
-            if value(block.bias_valid):
-                self.stalls += not bias_ready
-                if bias_ready:
-                    code = signed(value(block.bias_code), spec.bias_bits)
-                    self.biases.append((value(block.bias_cell), code))
+            if value(block.dac_valid) and dac:
+                row, column = value(block.dac_row), value(block.dac_col)
+                for lane, code in self._codes(
+                    value(block.dac_enable), value(block.dac_code), spec.coupling_bits
+                ):
+                    self.couplings.append((row, column + lane, code))
+            if value(block.bias_valid) and bias:
+                cell = value(block.bias_cell)
+                for lane, code in self._codes(
+                    value(block.bias_enable), value(block.bias_code), spec.bias_bits
+                ):
+                    self.biases.append((cell + lane, code))
+                    self._inputs[cell + lane] = code
             discharge, convst = value(block.discharge), value(block.convst)
+            if value(block.bias_load):
+                assert discharge, "the bias DACs are loaded while the array is at work"
+                self.vectors.append(self._inputs)
+                self.loads.append(self.now)
+                self._inputs = [None] * spec.cells
             if discharge != self._discharge:
                 (self.held if discharge else self.released).append(self.now)
             if convst > self._convst:
@@ -171,42 +222,25 @@ class Pins:
             self._discharge, self._convst = discharge, convst
             await self.bench.next_cycle()
 
+    def phases(self, samples: int) -> dict[str, int]:
+        """Cycles of the phases, as far as the pins show them: of all but the ends of a run."""
+        firsts = self.strobes[::samples]
+        return {
+            "load": sum(b - h for h, b in zip(self.held, self.loads[1:], strict=False)),
+            "discharge": sum(r - b for b, r in zip(self.loads, self.released, strict=True)),
+            "settle": sum(s - r for r, s in zip(self.released, firsts, strict=True)),
+            "sample": sum(h - s for s, h in zip(firsts, self.held[:-1], strict=False)),
+        }
 
-class Golden:
-    """What one run does: transfers, times of the samples, moments, cycles."""
 
-    def __init__(self, spec: UnitSpec, job: Job) -> None:
-        self.spec, self.job = spec, job
-        n = spec.cells
-        self.couplings = [(i, j, int(job.couplings[i, j])) for i in range(n) for j in range(i, n)]
-        self.biases = [(i, int(code)) for row in job.biases for i, code in enumerate(row)]
+def coupling_transfers(job: Job) -> list[tuple[int, int, int]]:
+    """Row, column and code of the upper triangle, in the order in which it goes to the DACs."""
+    n = len(job.couplings)
+    return [(i, j, int(job.couplings[i, j])) for i in range(n) for j in range(i, n)]
 
-    def strobes(self, released: list[int]) -> list[int]:
-        """Cycles in which CONVST rises, from those in which discharge falls."""
-        job = self.job
-        return [
-            begin + job.settle_cycles + j * job.interval_cycles
-            for begin in released
-            for j in range(job.samples)
-        ]
 
-    def moments(self, codes: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Sums, clip counts and products of codes (K, samples, n)."""
-        rails = (codes == self.spec.adc_min) | (codes == self.spec.adc_max)
-        products = np.einsum("kji,kjl->il", codes, codes)
-        return {"sums": codes.sum(1), "clipped": rails.sum(1), "products": products}
-
-    def cycles(self, stalls: int, captures: list[int]) -> dict[str, int]:
-        """The nominal cycles, and those that slow converters add."""
-        spec, job = self.spec, self.job
-        cycles = spec.phase_cycles(job)
-        cycles["load"] += stalls
-        occupied = max(3, spec.accumulate_cycles(job.second_moments))
-        for vector in range(len(job.biases)):
-            free = 0  # when the accumulator can take the next sample
-            for j in range(job.samples):
-                strobe = j * job.interval_cycles
-                taken = max(strobe + captures[vector * job.samples + j], free)
-                free = taken + occupied
-            cycles["sample"] += taken - (strobe + spec.adc_cycles)
-        return cycles
+def moments(spec: UnitSpec, codes: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Sums, clip counts and products of codes (K, samples, n)."""
+    rails = (codes == spec.adc_min) | (codes == spec.adc_max)
+    products = np.einsum("kji,kjl->il", codes, codes)
+    return {"sums": codes.sum(1), "clipped": rails.sum(1), "products": products}
