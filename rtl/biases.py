@@ -32,7 +32,8 @@ class Biases(wiring.Component):
         Packets of bias vectors, of units with streams.
     expect : In(1)
         A run begins whose vectors come on the stream: take a packet. Until the next `expect` or
-        `cancel`, a load of a vector waits until it has arrived.
+        `cancel`, a load of a vector waits until it has arrived. After `cancel` what is left of the
+        packet is dropped.
     window_run : In(1)
         A run begins whose vectors stand in the window.
     vectors : In
@@ -65,7 +66,7 @@ class Biases(wiring.Component):
                 stream_bits=spec.stream_bits,
                 item_bits=8 * item_bytes(bits),
                 lanes=lanes,
-                row_words=spec.bias_words,
+                row_codes=spec.cells,
                 rows=spec.rhs_depth,
                 row_stride=self._stride,
                 address_bits=ceil_log2(depth),
@@ -137,6 +138,7 @@ class Biases(wiring.Component):
             writer.base.eq(0),
             writer.forget.eq(self.expect),
             writer.cancel.eq(self.cancel),
+            writer.owed.eq(expected),
             loader.available.eq(~streamed | (writer.arrived > loading)),
             self.open.eq(writer.open),
             self.early.eq(writer.early),

@@ -59,7 +59,7 @@ class Couplings(wiring.Component):
                 stream_bits=spec.stream_bits,
                 item_bits=8 * item_bytes(bits),
                 lanes=lanes,
-                row_words=depth,
+                row_codes=depth * lanes,
                 rows=1,
                 row_stride=depth,
                 address_bits=address_bits,

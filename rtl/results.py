@@ -132,7 +132,7 @@ class ResultStream(wiring.Component):
         return m
 
     def _codes(self, m: Module, push: Value) -> tuple[Value, Value, Value]:
-        """The beat at the head of the sample that was taken over; whether it is one, and the last."""
+        """The beat at the head of the sample taken over; whether it is one, and the last."""
         spec, item_bits = self._spec, 8 * item_bytes(self._spec.adc_bits)
         beats, per_beat = vector_beats(spec, spec.adc_bits), self._bits // item_bits
         held = Signal(data.ArrayLayout(signed(spec.adc_bits), beats * per_beat), reset_less=True)
@@ -153,7 +153,6 @@ class ResultStream(wiring.Component):
     def _words(self, m: Module, push: Value) -> tuple[Value, Value, Value, Value]:
         """The same of what was accumulated; and whether there is more on its way."""
         spec, reader = self._spec, self.reader
-        lane_bits = ceil_log2(spec.lanes)
         sum_bits, product_bits = reader.signature.word_bits
 
         # ---- which words: every vector's sums, lane by lane, then every lane's products -------

@@ -118,7 +118,6 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        spec = self._spec
         self._judge(m)
         cycles = self._discharge_cycles(m)
 

@@ -29,14 +29,14 @@ class AxiStreamSignature(wiring.Signature):
 class PacketWriter(wiring.Component):
     """Takes a packet of rows of codes from a stream, and writes it to a store.
 
-    A row is `row_words` words of `lanes` codes, and begins with a whole beat; what its last beat
-    has beyond them is dropped. A beat with more codes than a word takes a cycle per word. The last
-    beat of the last row has to have TLAST, and no other. A packet that ends early is over with that;
-    of one that ends late everything is dropped up to TLAST.
+    A row begins with a whole beat, and with a whole word of `lanes` codes in the store. A beat with
+    more codes than a word takes a cycle per word. The last beat of the last row has to have TLAST,
+    and no other. A packet that ends early is over with that; of one that ends late everything is
+    dropped up to TLAST.
 
     Parameters
     ----------
-    stream_bits, item_bits, lanes, row_words : int
+    stream_bits, item_bits, lanes, row_codes : int
     rows : int
         Most rows of a packet.
     row_stride : int
@@ -54,7 +54,9 @@ class PacketWriter(wiring.Component):
     base : In
         Address of its first row, sampled with its first beat.
     cancel : In(1)
-        Drop what is left of the packet that has begun.
+        Drop what is left of the packet that has begun; with `owed`, one that has not, too, if it
+        begins before `forget`.
+    owed : In(1)
     write : Out
         To the store.
     open : Out(1)
@@ -66,7 +68,7 @@ class PacketWriter(wiring.Component):
     arrived : Out
         Rows of this packet that are in the store whole. 0 from `begun` on, and after `forget`.
     forget : In(1)
-        What has arrived is of no use any more.
+        What has arrived, and what is owed, is of no use any more.
     early, late : Out(1)
         TLAST stood in the wrong place; high for one cycle.
     """
@@ -77,15 +79,15 @@ class PacketWriter(wiring.Component):
         stream_bits: int,
         item_bits: int,
         lanes: int,
-        row_words: int,
+        row_codes: int,
         rows: int,
         row_stride: int,
         address_bits: int,
     ) -> None:
         self._item_bits, self._lanes = item_bits, lanes
-        self._row_words, self._rows, self._stride = row_words, rows, row_stride
+        self._row_words, self._rows, self._stride = -(-row_codes // lanes), rows, row_stride
         self._codes = stream_bits // item_bits  # per beat
-        self._beats = -(-row_words * lanes // self._codes)
+        self._beats = -(-row_codes // self._codes)
         super().__init__(
             {
                 "axis": In(AxiStreamSignature(stream_bits)),
@@ -93,6 +95,7 @@ class PacketWriter(wiring.Component):
                 "rows": In(span(rows)),
                 "base": In(address_bits),
                 "cancel": In(1),
+                "owed": In(1),
                 "forget": In(1),
                 "write": Out(write_signature(address_bits, item_bits, lanes)),
                 "open": Out(1),
@@ -113,6 +116,7 @@ class PacketWriter(wiring.Component):
         # ---- beats: where in the packet the next one stands -------------------------------
         beat, row = Signal(span(beats)), Signal(span(self._rows))
         taking, dropping = Signal(), Signal()  # within a packet
+        owed = Signal()  # nothing has been dropped yet of what is to be
         full, ends, row_ends = Signal(), Signal(), Signal()  # of the beat that is kept
         kept = Signal(data.ArrayLayout(signed(self._item_bits), codes))
         word_done, accept, last_beat, last_row = Signal(), Signal(), Signal(), Signal()
@@ -155,7 +159,7 @@ class PacketWriter(wiring.Component):
             self.write.enable.eq(full & within),
             self.write.address.eq(row_base + word),
             word_done.eq(full & (chunk == words - 1) & (self.write.ready | ~within)),
-            self.open.eq(taking | full | dropping),
+            self.open.eq(taking | full | (dropping & ~owed)),
         ]
         if words > 1:
             chosen: Value = Array(
@@ -182,8 +186,12 @@ class PacketWriter(wiring.Component):
             ]
         with m.If(self.begun):
             m.d.sync += [row_base.eq(self.base), word.eq(0), part.eq(0), self.arrived.eq(0)]
+        with m.If(dropping & self.axis.tvalid):
+            m.d.sync += owed.eq(0)
         with m.If(self.forget):
             m.d.sync += self.arrived.eq(0)
+            with m.If(owed & ~self.axis.tvalid):
+                m.d.sync += [owed.eq(0), dropping.eq(0)]
 
         with m.If(self.cancel):
             m.d.sync += [
@@ -193,6 +201,7 @@ class PacketWriter(wiring.Component):
                 beat.eq(0),
                 row.eq(0),
                 self.complete.eq(0),
-                dropping.eq((taking | accept | dropping) & ~ended),
+                dropping.eq((taking | accept | dropping | self.owed) & ~ended),
+                owed.eq(self.owed & ~accept),
             ]
         return m
