@@ -55,8 +55,8 @@ class UnitSpec:
     adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
     temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
     rhs_depth: int = _size(64, 1, 256, "bias vectors that one start can run through")
-    adc_cycles: int = _size(4, 3, 255, "clock cycles from CONVST to valid data, nominal")
-    adc_timeout_cycles: int = _size(255, 1, 65535, "clock cycles after which an ADC is dead")
+    adc_cycles: int = _size(4, 4, 65535, "clock cycles from CONVST to valid data, nominal")
+    adc_timeout_cycles: int = _size(None, 1, 65535, "clock cycles after which an ADC is dead")
     discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")
     clock_hz: float = _quantity(25e6, 1e3, 1e10, "clock frequency in Hz")
     tau_s: float = _quantity(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
@@ -69,6 +69,8 @@ class UnitSpec:
             value, (low, high) = getattr(self, f.name), f.metadata["range"]
             if f.name == "lanes" and value is None:
                 value = self.cells  # one lane per cell: the fastest accumulator
+            if f.name == "adc_timeout_cycles" and value is None:
+                value = min(max(2 * self.adc_cycles, 255), 65535)
             check = check_real if isinstance(low, float) else check_integer
             object.__setattr__(self, f.name, check(f.name, value, low, high))
         if self.cells % self.lanes:
@@ -318,8 +320,10 @@ class UnitSpec:
 # Timing of the control plane, in clock cycles; `tests/rtl` holds the gateware to it.
 #: From the read of an accumulator word until its update can be read again.
 ACCUMULATOR_LATENCY = 3
-#: A conversion's handshake: CONVST must fall and DRDY must be seen low before the next one.
-HANDSHAKE_CYCLES = 3
+#: A conversion's handshake: CONVST must fall, and DRDY must be seen low before the next one. One
+#: cycle for a converter that sees CONVST with a flip-flop on the unit's clock, two for the unit's
+#: synchroniser, and the one at whose end CONVST rises.
+HANDSHAKE_CYCLES = 4
 #: A run over a code memory: the memory's read latency.
 LOAD_OVERHEAD = 2
 #: After the last conversion: capture, hand-over and the accumulator's pipeline.

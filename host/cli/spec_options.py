@@ -12,6 +12,11 @@ __all__ = ["SPEC_OPTIONS", "add_spec_options", "spec_from_args"]
 
 #: Fields of `UnitSpec`, each of which is an option.
 SPEC_OPTIONS = tuple(f.name for f in fields(UnitSpec))
+#: What those that follow from others are, if not given.
+FOLLOWS = {
+    "lanes": "as many as cells",
+    "adc_timeout_cycles": "twice adc_cycles, and 255 at least",
+}
 
 
 def add_spec_options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +27,7 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the unit", "what UnitSpec says about it; defaults in []")
     for field in fields(UnitSpec):
         low, high = field.metadata["range"]
-        shown = "as many as cells" if field.default is None else f"{field.default:g}"
+        shown = FOLLOWS[field.name] if field.default is None else f"{field.default:g}"
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             type=type(low),

@@ -138,6 +138,10 @@ class Adc:
         Clock cycles from the fall of CONVST to that of DRDY.
     """
 
+    #: Both, where DRDY is a flip-flop on the unit's clock that takes CONVST: just after the edge
+    #: that follows the one with which CONVST changes.
+    REGISTERED = 1.05
+
     def __init__(self, block: Block, rng: random.Random) -> None:
         self.block, self.rng = block, rng
         self.answer: float | None = 0.0

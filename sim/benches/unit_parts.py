@@ -102,6 +102,8 @@ class ArrayAdc(Adc):
         self.release = 1e3 if self.mode == "stuck" else 0.2
         if self.mode == "prompt":
             self.answer = self.release = 0.0
+        elif self.mode == "registered":
+            self.answer = self.release = self.REGISTERED
         self.codes.append(codes)
         self.captures.append(max(spec.adc_cycles, late + 3))
         mask = (1 << spec.adc_bits) - 1
