@@ -37,7 +37,7 @@ class ThermodynamicUnit(wiring.Component):
         AXI4-Lite subordinate, as wide as `RegisterMap.address_bits`; docs/registers.md has the
         map.
     irq : Out(1)
-        Level; a run is done or at fault, as far as IRQ_ENABLE lets it through.
+        Level, from a register: a run is done or at fault, as far as IRQ_ENABLE lets it through.
     dac_valid, dac_row, dac_col, dac_code : Out, dac_ready : In(1)
         Coupling DACs: upper triangle row by row, one code per cycle while valid and ready.
     bias_valid, bias_cell, bias_code : Out, bias_ready : In(1)
@@ -120,11 +120,11 @@ class ThermodynamicUnit(wiring.Component):
                 getattr(registers, f"cycles_{p}").eq(getattr(sequencer, f"cycles_{p}"))
                 for p in PHASES
             ),
-            self.irq.eq(
-                (sequencer.done & registers.irq_enable_done)
-                | (sequencer.fault & registers.irq_enable_fault)
-            ),
         ]
+        m.d.sync += self.irq.eq(
+            (sequencer.done & registers.irq_enable_done)
+            | (sequencer.fault & registers.irq_enable_fault)
+        )
 
         # ---- codes to the DACs -------------------------------------------------------------
         m.d.comb += [

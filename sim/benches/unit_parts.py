@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from cocotb.triggers import FallingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ class Host:
     """Registers and windows by name, over an AXI master that pauses on every channel."""
 
     def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
-        self.map, self.rng = register_map(block.spec), rng
+        self.map, self.rng, self.clk = register_map(block.spec), rng, bench.dut.clk
         bus = AxiLiteBus.from_prefix(bench.dut, f"{block.name}_s_axi")
         self.master = AxiLiteMaster(bus, bench.dut.clk, bench.dut.rst)
         write, read = self.master.write_if, self.master.read_if
@@ -51,7 +52,10 @@ class Host:
     async def set(self, register: str, **fields: int) -> bool:
         """Write a register, other fields 0; whether it was accepted."""
         found = self.map.registers[register]
-        return await self.write_words(found.address, [found.pack(**fields)])
+        accepted = await self.write_words(found.address, [found.pack(**fields)])
+        # the interrupt line is a register, which follows at the edge that takes the answer
+        await FallingEdge(self.clk)
+        return accepted
 
     async def get(self, register: str) -> dict[str, int]:
         """Fields of a register."""
