@@ -46,7 +46,7 @@ class Sequencer(wiring.Component):
     temperature_code : Out
         To the noise source; changes only with START.
     discharge : Out(1)
-        Hold every cell at zero.
+        Hold every cell at zero. In the domain `pins`, whose reset needs no clock.
     first : Out(1)
         The next sample to be accumulated is its vector's first.
     couplings_start, biases_start, sampler_start, cancel : Out(1)
@@ -154,7 +154,8 @@ class Sequencer(wiring.Component):
             m.d.sync += [wait.eq(wait - 1), self.first.eq(1)]
             with m.If(~wait.any()):
                 m.d.comb += self.sampler_start.eq(1)
-                m.d.sync += [state.eq(1 << State.SETTLE), self.discharge.eq(0)]
+                m.d.sync += state.eq(1 << State.SETTLE)
+                m.d.pins += self.discharge.eq(0)
         with m.If(state[State.SETTLE]):
             m.d.comb += self.phase.eq(Phase.settle)
             with m.If(self.trigger):
@@ -162,7 +163,7 @@ class Sequencer(wiring.Component):
         with m.If(state[State.SAMPLE]):
             m.d.comb += self.phase.eq(Phase.sample)
             with m.If(~self.sampler_busy):
-                m.d.sync += self.discharge.eq(1)
+                m.d.pins += self.discharge.eq(1)
                 with m.If(self.vector == self.biases - 1):
                     m.d.sync += [state.eq(1 << State.IDLE), self.done.eq(1)]
                 with m.Else():
@@ -186,10 +187,10 @@ class Sequencer(wiring.Component):
         with m.If(failed):
             m.d.sync += [
                 state.eq(1 << State.IDLE),
-                self.discharge.eq(1),
                 self.done.eq(0),
                 self.fault.eq(1),
             ]
+            m.d.pins += self.discharge.eq(1)
             for reason, signal in reversed(faults):
                 with m.If(signal):
                     m.d.sync += self.reason.eq(reason)

@@ -24,7 +24,9 @@ __all__ = ["ThermodynamicUnit"]
 class ThermodynamicUnit(wiring.Component):
     """Registers, coupling and bias loaders, sequencer, sampler, converter port, accumulator.
 
-    One clock domain, `sync`, with a synchronous active-high reset.
+    One clock, and a synchronous active-high reset. `discharge` and `convst` are in a domain of
+    their own, `pins`, with the same clock: they are at rest from the moment that reset is
+    asserted, clock or none (see `generate_rtlil`).
 
     Parameters
     ----------

@@ -97,11 +97,15 @@ class Bench:
                 getattr(self.dut, name).value = 0
 
     async def reset(self, cycles: int = 2) -> None:
-        """Hold reset for some cycles; all other inputs keep their values."""
+        """Hold reset for some cycles; all other inputs keep their values.
+
+        Ends when the registers behind the pins, whose reset is released by two flip-flops, go on.
+        """
         self.dut.rst.value = 1
         for _ in range(cycles):
             await self.next_cycle()
         self.dut.rst.value = 0
+        await self.next_cycle(2)
 
     async def next_cycle(self, count: int = 1) -> None:
         """To the next falling edge, where inputs are driven."""
