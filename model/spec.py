@@ -67,7 +67,7 @@ class UnitSpec:
     second_moments: bool = _choice(
         True, (True, False), "whether there are product accumulators; without, means alone"
     )
-    adc_cycles: int = _size(4, 3, 65535, "clock cycles from CONVST to valid data, nominal")
+    adc_cycles: int = _size(4, 4, 65535, "clock cycles from CONVST to valid data, nominal")
     adc_timeout_cycles: int = _size(None, 1, 65535, "clock cycles after which an ADC is dead")
     dac_timeout_cycles: int = _size(65535, 1, 65535, "clock cycles after which a DAC is dead")
     discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")

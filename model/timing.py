@@ -30,7 +30,9 @@ __all__ = [
 
 #: From the read of an accumulator word until its update can be read again.
 ACCUMULATOR_LATENCY = 3
-#: A conversion's handshake: CONVST must fall and DRDY must be seen low before the next one.
+#: A conversion's handshake: CONVST must fall, and DRDY must be seen low before the next one. One
+#: cycle for a converter that sees CONVST with a flip-flop on the unit's clock, two for the unit's
+#: synchroniser, and the one at whose end CONVST rises.
 HANDSHAKE_CYCLES = 4
 #: A run over a code memory: reads, their latency of two, and the cycle in which its end is seen.
 LOAD_OVERHEAD = 3

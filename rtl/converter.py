@@ -33,7 +33,7 @@ class ConverterPort(wiring.Component):
     cancel : In(1)
         Drop the conversion under way and what has not been taken.
     convst : Out(1), drdy : In(1), adc_data : In(cells·adc_bits)
-        The pins.
+        The pins. CONVST is in the domain `pins`, whose reset needs no clock.
     codes : Out(stream)
         Captured samples. A receiver that takes each within one sampling interval loses none.
     idle : Out(1)
@@ -82,10 +82,11 @@ class ConverterPort(wiring.Component):
             m.d.sync += [
                 self.codes.payload.eq(self.adc_data),
                 self.codes.valid.eq(1),
-                self.convst.eq(0),
             ]
+            m.d.pins += self.convst.eq(0)
         with m.If(self.trigger & ~self.convst & ~ready):
-            m.d.sync += self.convst.eq(1)
+            m.d.pins += self.convst.eq(1)
         with m.If(self.cancel | self.timeout | self.stuck):
-            m.d.sync += [self.convst.eq(0), self.codes.valid.eq(0)]
+            m.d.sync += self.codes.valid.eq(0)
+            m.d.pins += self.convst.eq(0)
         return m

@@ -8,6 +8,7 @@ from operator import or_
 from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import ValueLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -95,7 +96,7 @@ class Bank(wiring.Component):
     read : In(1), read_address : In
         Read a word: the lane in the upper bits, the lane's word in the lower ones.
     word : Out
-        That word, two cycles after `read`.
+        That word, two cycles after `read`; 0 where there is none.
     """
 
     def __init__(
@@ -125,8 +126,11 @@ class Bank(wiring.Component):
         lane = self.read_address[word_bits:]
         selected, reading = Signal(self._lanes), Signal()
         m.d.sync += reading.eq(self.read)
+        chosen: ValueLike = 1 << lane if len(lane) else 1
+        if self._depth < 1 << word_bits:  # a lane's words are padded in the window
+            chosen = Mux(self.read_address[:word_bits] < self._depth, chosen, 0)
         with m.If(self.read):
-            m.d.sync += selected.eq(1 << lane if len(lane) else 1)
+            m.d.sync += selected.eq(chosen)
         words = []
         for index in range(self._lanes):
             accumulator = Accumulator(

@@ -106,7 +106,8 @@ class RegisterFile(wiring.Component):
                     m.d.comb += port.eq(bus) if member.flow == In else bus.eq(port)
 
         write_error = Signal(init=1)  # what no case below accepts is refused
-        m.d.comb += writer.error.eq(write_error | ~writer.strobe.all())
+        # a write of no byte has nothing that could be refused, wherever it goes
+        m.d.comb += writer.error.eq(Mux(writer.strobe.all(), write_error, writer.strobe.any()))
         with m.Switch(writer.address):
             for register in self._map.registers.values():
                 if register.writable:

@@ -72,8 +72,39 @@ def default_name(design: UnitSpec | Component) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(design).__name__).lower()
 
 
+def _add_pins_domain(fragment: Any, clock: Any) -> None:
+    """The domain `pins`: the clock of `sync`, and a reset that is asserted without it.
+
+    Two flip-flops, which `rst` sets at any time, release it with the clock. A clock that went
+    through an assignment of its own would come later than the one of `sync` in event-driven
+    simulators, so the domains have the same signal.
+    """
+    from amaranth import Module, Signal
+    from amaranth.hdl import ClockDomain, Fragment
+
+    pins = ClockDomain("pins", async_reset=True)
+    asserted = ClockDomain("asserted", async_reset=True)
+    pins.clk = asserted.clk = clock.clk
+    asserted.rst = clock.rst
+    pins.rst = Signal(name="pins_rst", init=1)
+    m = Module()
+    releasing = Signal(init=1)
+    m.d.asserted += [releasing.eq(0), pins.rst.eq(releasing)]
+    fragment.add_domains(pins, asserted)
+    fragment.add_subfragment(Fragment.get(m, None), "pins_reset")
+
+
+def _uses(fragment: Any, domain: str) -> bool:
+    return domain in fragment.statements or any(
+        _uses(part, domain) for part, *_ in fragment.subfragments
+    )
+
+
 def generate_rtlil(design: UnitSpec | Component, name: str) -> tuple[str, list[str]]:
     """The design as text, with a top module of this name, and the order of its ports.
+
+    Registers in the domain `sync` have a synchronous reset. Those in `pins` have the same clock,
+    and are reset from the moment that `rst` is asserted, until two clock edges after its release.
 
     Raises
     ------
@@ -95,6 +126,8 @@ def generate_rtlil(design: UnitSpec | Component, name: str) -> tuple[str, list[s
     directions = {"input": PortDirection.Input, "output": PortDirection.Output}
     fragment = Fragment.get(component, None)
     fragment.add_domains(clock)
+    if _uses(fragment, "pins"):
+        _add_pins_domain(fragment, clock)
     text = rtlil.convert(
         fragment,
         name,

@@ -69,7 +69,7 @@ class Sequencer(wiring.Component):
     temperature_code : Out
         To the noise source; changes only with START.
     discharge : Out(1)
-        Hold every cell at zero.
+        Hold every cell at zero. In the domain `pins`, whose reset needs no clock.
     bias_load : Out(1)
         The bias DACs are to take over what is in their input registers; the first cycle of a
         discharge.
@@ -142,9 +142,9 @@ class Sequencer(wiring.Component):
         m.d.sync += self.bias_load.eq(0)
 
         def discharge() -> None:
+            m.d.pins += self.discharge.eq(1)
             m.d.sync += [
                 state.eq(State.DISCHARGE),
-                self.discharge.eq(1),
                 self.bias_load.eq(1),
                 wait.eq(cycles - 1),
             ]
@@ -185,9 +185,9 @@ class Sequencer(wiring.Component):
                     m.d.sync += wait.eq(wait - 1)
                 with m.Elif(~self.converter_busy):
                     m.d.comb += self.sampler_start.eq(1)
+                    m.d.pins += self.discharge.eq(0)
                     m.d.sync += [
                         state.eq(State.SETTLE),
-                        self.discharge.eq(0),
                         self.sampled_vector.eq(self.vector),
                         self.last.eq(last_loaded),
                         self.first.eq(1),
@@ -199,7 +199,7 @@ class Sequencer(wiring.Component):
             with m.Case(State.SAMPLE):
                 m.d.comb += self.phase.eq(Phase.sample)
                 with m.If(~self.sampler_busy):
-                    m.d.sync += self.discharge.eq(1)
+                    m.d.pins += self.discharge.eq(1)
                     with m.If(self.last):
                         m.d.sync += state.eq(State.DRAIN)
                     with m.Elif(bias_ready):
@@ -233,9 +233,9 @@ class Sequencer(wiring.Component):
         m.d.comb += failed.eq(self.busy & Cat(getattr(self, name) for name in faults).any())
         m.d.comb += self.cancel.eq(failed)
         with m.If(failed):
+            m.d.pins += self.discharge.eq(1)
             m.d.sync += [
                 state.eq(State.IDLE),
-                self.discharge.eq(1),
                 self.bias_load.eq(0),
                 self.done.eq(0),
                 self.fault.eq(1),

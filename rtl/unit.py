@@ -31,7 +31,9 @@ def _codes(bits: int, lanes: int) -> Shape:
 class ThermodynamicUnit(wiring.Component):
     """Registers, coupling and bias loaders, sequencer, sampler, converter port, results.
 
-    One clock domain, `sync`, with a synchronous active-high reset.
+    One clock, and a synchronous active-high reset. `discharge` and `convst` are in a domain of
+    their own, `pins`, with the same clock: they are at rest from the moment that reset is
+    asserted, clock or none (see `generate_rtlil`).
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class ThermodynamicUnit(wiring.Component):
         AXI4-Lite subordinate, as wide as `RegisterMap.address_bits`; docs/registers.md has the
         map.
     irq : Out(1)
-        Level; a run is done or at fault, as far as IRQ_ENABLE lets it through.
+        Level, from a register: a run is done or at fault, as far as IRQ_ENABLE lets it through.
     s_axis_couplings, s_axis_biases : In(AxiStreamSignature)
         Packets of couplings, and of a run's bias vectors; of units with streams, as the next one.
     m_axis_results : Out(AxiStreamSignature)
@@ -154,11 +156,11 @@ class ThermodynamicUnit(wiring.Component):
                 getattr(registers, f"cycles_{p}").eq(getattr(sequencer, f"cycles_{p}"))
                 for p in PHASES
             ),
-            self.irq.eq(
-                (sequencer.done & registers.irq_enable_done)
-                | (sequencer.fault & registers.irq_enable_fault)
-            ),
         ]
+        m.d.sync += self.irq.eq(
+            (sequencer.done & registers.irq_enable_done)
+            | (sequencer.fault & registers.irq_enable_fault)
+        )
 
         # ---- codes to the DACs -------------------------------------------------------------
         starts = sequencer.couplings_start

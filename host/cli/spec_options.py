@@ -13,7 +13,7 @@ __all__ = ["SPEC_OPTIONS", "add_spec_options", "spec_from_args"]
 
 
 #: What fields are that were not given, where that depends on others.
-DERIVED = {"lanes": "as many as cells", "adc_timeout_cycles": "255, or twice adc-cycles"}
+DERIVED = {"lanes": "as many as cells", "adc_timeout_cycles": "twice adc_cycles, and 255 at least"}
 #: Fields of `UnitSpec`, each of which is an option.
 SPEC_OPTIONS = tuple(f.name for f in fields(UnitSpec))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -172,7 +172,7 @@ class Plan:
         """Fields of `UnitSpec` that are no axes."""
         return {
             "clock_hz": self.clock_hz,
-            "adc_cycles": max(math.ceil(1e-9 * self.conversion_ns * self.clock_hz - 1e-6), 3),
+            "adc_cycles": max(math.ceil(1e-9 * self.conversion_ns * self.clock_hz - 1e-6), 4),
             "discharge_cycles": max(math.ceil(1e-9 * self.discharge_ns * self.clock_hz - 1e-6), 1),
         }
 
@@ -185,7 +185,7 @@ class Plan:
     def baselines(self) -> dict[str, Candidate]:
         """What the search has to beat, by name: the default unit, and the same at this clock."""
         default = UnitSpec()
-        clocked = replace(default, **self.unit)
+        clocked = UnitSpec(**self.unit)
         return {
             "the default unit": Candidate(default, word_bits=self.word_bits),
             f"the default, {si(self.clock_hz, 'Hz', 2)}": Candidate(

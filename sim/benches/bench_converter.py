@@ -218,7 +218,7 @@ async def every_sample_once(dut: Any) -> None:
         port, rng = Port(bench, block), bench.random(block)
         adc = Adc(block, rng)
         cocotb.start_soon(adc.run())
-        interval = block.spec.adc_cycles + 3
+        interval = block.spec.shortest_interval(False)
         offered, taken, count, age = [], [], 60, 0
         pick = rng.randint(1, interval)
         for cycle in range(interval * (count + 2)):
@@ -237,6 +237,36 @@ async def every_sample_once(dut: Any) -> None:
                 offered.append(port.reference.waiting)
         assert len(taken) == len(offered) == count
         assert taken == offered
+
+    await together(scenario(block) for block in bench.blocks)
+
+
+@cocotb.test()
+async def registered_drdy(dut: Any) -> None:
+    """DRDY as a flip-flop on the unit's clock: every interval from the shortest on, and no less."""
+    bench = Bench(dut, "registered_drdy")
+    await bench.start()
+
+    async def scenario(block: Block) -> None:
+        port, adc = Port(bench, block), Adc(block, bench.random(block))
+        adc.answer = adc.release = Adc.REGISTERED
+        cocotb.start_soon(adc.run())
+        shortest, count = block.spec.shortest_interval(False), 20
+        for interval in range(shortest, shortest + 5):
+            taken = high = 0
+            for cycle in range(interval * count):
+                await port.cycle(trigger=int(cycle % interval == 0))
+                assert not port.seen["timeout"], f"interval {interval}"
+                assert not port.seen["stuck"], f"interval {interval}"
+                taken += port.seen["codes_valid"] or 0
+                high += port.seen["convst"] or 0
+            assert taken == count
+            assert high == count * block.spec.adc_cycles, "a capture was late"
+        await port.cycle(trigger=1)
+        for _ in range(shortest - 2):
+            await port.cycle()
+        await port.cycle(trigger=1)
+        assert port.seen["stuck"], "START could accept a shorter interval"
 
     await together(scenario(block) for block in bench.blocks)
 

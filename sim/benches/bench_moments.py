@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.model.spec import MAX_SAMPLES
-from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.layout import padded, product_index, result_depth, sum_index
 from thermokron.sim.benches.support import (
     PERIOD_PS,
     Bench,
@@ -135,6 +135,20 @@ class Accumulator:
                 got = await self.entries("products", product_index(self.spec))
                 assert np.array_equal(got, expected)
 
+    async def expect_padding(self) -> None:
+        """What the windows hold beside the lanes' words reads 0."""
+        sum_depth, product_depth = result_depth(self.spec)
+        lanes = 1 << (self.spec.lanes - 1).bit_length()
+        for window, depth, halves in (
+            ("sums", sum_depth, 2),
+            ("clipped", sum_depth, 1),
+            ("products", product_depth, 2),
+        ):
+            lane, word = np.divmod(np.arange(lanes * padded(depth)), padded(depth))
+            beside = np.flatnonzero((lane >= self.spec.lanes) | (word >= depth))
+            words = np.concatenate([halves * beside + half for half in range(halves)])
+            assert not any((await self.read(window, words)).values()), window
+
     async def run(self, longest: int) -> None:
         """One run: a vector with second moments, or several without."""
         block, rng = self.block, self.rng
@@ -146,6 +160,7 @@ class Accumulator:
             block.second_moments.value, block.vector.value = int(second), vector
             await self.accumulate(codes, gaps, second=second)
         await self.compare(samples, second=second)
+        await self.expect_padding()
 
     async def cancelled_run(self) -> None:
         """A run that is cancelled anywhere leaves nothing behind in the next one."""

@@ -16,6 +16,7 @@ from cocotb.triggers import FallingEdge, RisingEdge, Timer
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp  # type: ignore[import-untyped]
 
 from thermokron.model import UnitSpec
+from thermokron.rtl.axi import ReadState
 from thermokron.rtl.regmap import register_map
 from thermokron.sim.benches.golden_map import GoldenMap
 from thermokron.sim.runner import bench_parameters
@@ -221,6 +222,56 @@ async def random_traffic(dut: Any) -> None:
             await bench.read(master, address)
     assert bench.memory == bench.golden.memory
     assert all(bench.pulses[name] for name in PULSES), bench.pulses
+
+
+@cocotb.test(timeout_time=100, timeout_unit="us")
+async def writes_of_no_byte(dut: Any) -> None:
+    """Without a strobe a write is answered OKAY everywhere, at any time, and changes nothing."""
+    bench = Bench(dut, 6)
+    await bench.start()
+    master = bench.master(pauses=0)
+    for register in bench.map.registers.values():
+        if register.writable and register.name != "control":
+            await bench.write(master, register.address, bench.random.getrandbits(32))
+    for window in bench.map.windows.values():
+        bench.memory[window.name][:] = [
+            bench.random.getrandbits(32) for _ in bench.memory[window.name]
+        ]
+    before = {name: list(words) for name, words in bench.memory.items()}
+    addresses = [r.address for r in bench.map.registers.values()]
+    addresses += [bench.any_address() for _ in range(bench.operations // 4)]
+    dut.axi_wstrb.value, dut.axi_bready.value = 0, 1
+    for address in addresses:
+        bench.randomise_inputs()
+        dut.axi_awaddr.value, dut.axi_wdata.value = address, bench.random.getrandbits(32)
+        dut.axi_awvalid.value = dut.axi_wvalid.value = 1
+        await RisingEdge(dut.clk)
+        dut.axi_awvalid.value = dut.axi_wvalid.value = 0
+        while True:
+            await RisingEdge(dut.clk)
+            if dut.axi_bvalid.value:
+                break
+        assert int(dut.axi_bresp.value) == AxiResp.OKAY, f"{address:#x}"
+    await RisingEdge(dut.clk)
+    assert +bench.pulses == bench.golden.pulses
+    assert bench.memory == before
+    bench.expect_config()
+
+
+@cocotb.test(timeout_time=100, timeout_unit="us")
+async def codes_without_a_state(dut: Any) -> None:
+    """An upset that leaves the reader in no state at all costs a read, and not the bus."""
+    bench = Bench(dut, 7)
+    await bench.start()
+    master = bench.master(pauses=0)
+    for code in range(len(ReadState), 8):
+        await FallingEdge(dut.clk)
+        dut.reader.state.value = code
+        await FallingEdge(dut.clk)
+        assert int(dut.reader.state.value) == ReadState.IDLE
+        assert dut.axi_arready.value
+        assert not dut.axi_rvalid.value
+        await bench.read(master, bench.map.registers["id"].address)
 
 
 @cocotb.test(timeout_time=100, timeout_unit="us")

@@ -56,7 +56,8 @@ class Station:
         codes = self.numpy.integers(-limit, limit, (n, n), endpoint=True)
         return np.triu(codes) + np.triu(codes, 1).T
 
-    def any_job(self, *, settle: int | None = None) -> Job:
+    def any_job(self, *, settle: int | None = None, slack: int | None = None) -> Job:
+        """A legal job; `slack` is what its interval is longer than the shortest."""
         spec, rng = self.spec, self.rng
         second = spec.second_moments and rng.random() < 0.5
         vectors = 1 if second else rng.randint(1, spec.rhs_depth)
@@ -68,7 +69,8 @@ class Station:
                                        endpoint=True),
             temperature=rng.randint(0, spec.temperature_max),
             settle_cycles=settle or rng.choice([1, 2, rng.randint(3, 60)]),
-            interval_cycles=rng.choice([shortest, shortest + rng.randint(1, 9)]),
+            interval_cycles=shortest
+            + (rng.choice([0, rng.randint(1, 9)]) if slack is None else slack),
             samples=rng.choice([1, 1, 2, rng.randint(3, 9)]),
             second_moments=second,
         )  # fmt: skip
@@ -170,9 +172,11 @@ class Station:
 
     # ---- runs ------------------------------------------------------------------------------
 
-    async def run(self, mode: str = "late", *, meddle: bool = False) -> None:
+    async def run(
+        self, mode: str = "late", *, meddle: bool = False, slack: int | None = None
+    ) -> None:
         """One run, compared with the golden model in everything that can be seen of it."""
-        job = self.any_job(settle=self.rng.randint(700, 1000) if meddle else None)
+        job = self.any_job(settle=self.rng.randint(700, 1000) if meddle else None, slack=slack)
         await self.program(job)
         self.begin(job, mode)
         await self.launch(job)
@@ -247,6 +251,9 @@ class Station:
             assert cycles[phase] > shown[phase], phase
         if self.adc.mode == "prompt":
             assert cycles == nominal
+        if self.adc.mode == "registered":  # which is fast enough to change nothing
+            assert cycles["sample"] == nominal["sample"]
+            assert cycles["discharge"] == nominal["discharge"]
         assert all(cycles[phase] >= nominal[phase] for phase in ("discharge", "settle", "sample"))
 
     async def expect_progress(self) -> None:
@@ -311,8 +318,22 @@ async def random_runs(dut: Any) -> None:
     async def scenario(station: Station) -> None:
         await station.start()
         for number in range(bench.rounds):
-            mode = station.rng.choice(["prompt", "late"])
+            mode = station.rng.choice(["prompt", "registered", "late"])
             await station.run(mode, meddle=number % 3 == 1)
+
+    await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def registered_drdy(dut: Any) -> None:
+    """DRDY as a flip-flop on the unit's clock, at the shortest intervals that START accepts."""
+    bench = Bench(dut, "registered_drdy")
+    await bench.start()
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        for slack in range(5):
+            await station.run("registered", slack=slack)
 
     await together(map(scenario, stations(bench)))
 

@@ -98,8 +98,8 @@ BENCHES: Mapping[str, BlockBench] = {
         "thermokron.sim.benches.bench_converter",
         _control_blocks,
         {
-            "a": ("ConverterPort", UnitSpec(cells=2, adc_bits=3, adc_cycles=3)),
-            "b": ("ConverterPort", UnitSpec(cells=3, adc_cycles=3, adc_timeout_cycles=14)),
+            "a": ("ConverterPort", UnitSpec(cells=2, adc_bits=3)),
+            "b": ("ConverterPort", UnitSpec(cells=3, adc_cycles=5, adc_timeout_cycles=14)),
             "c": ("ConverterPort", UnitSpec(cells=2, adc_cycles=4, adc_timeout_cycles=4)),
             "d": ("ConverterPort", UnitSpec(cells=5, adc_cycles=9, adc_timeout_cycles=40)),
         },

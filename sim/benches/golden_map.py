@@ -25,7 +25,7 @@ class GoldenMap:
         """Do the write; whether it is refused."""
         busy = self.status["status_busy"]
         if strobe != 0xF:
-            return True
+            return strobe != 0
         for window in self.map.windows.values():
             word = (address - window.address) // 4
             if 0 <= word < window.words:

@@ -97,11 +97,15 @@ class Bench:
                 getattr(self.dut, name).value = 0
 
     async def reset(self, cycles: int = 2) -> None:
-        """Hold reset for some cycles; all other inputs keep their values."""
+        """Hold reset for some cycles; all other inputs keep their values.
+
+        Ends when the registers behind the pins, whose reset is released by two flip-flops, go on.
+        """
         self.dut.rst.value = 1
         for _ in range(cycles):
             await self.next_cycle()
         self.dut.rst.value = 0
+        await self.next_cycle(2)
 
     async def next_cycle(self, count: int = 1) -> None:
         """To the next falling edge, where inputs are driven."""
@@ -137,6 +141,10 @@ class Adc:
     release : float
         Clock cycles from the fall of CONVST to that of DRDY.
     """
+
+    #: Both, where DRDY is a flip-flop on the unit's clock that takes CONVST: just after the edge
+    #: that follows the one with which CONVST changes.
+    REGISTERED = 1.05
 
     def __init__(self, block: Block, rng: random.Random) -> None:
         self.block, self.rng = block, rng

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from cocotb.triggers import FallingEdge
 from cocotbext.axi import (  # type: ignore[import-untyped]
     AxiLiteBus,
     AxiLiteMaster,
@@ -58,7 +59,7 @@ class Host:
     """Registers and windows by name, over an AXI master that pauses on every channel."""
 
     def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
-        self.map, self.rng = register_map(block.spec), rng
+        self.map, self.rng, self.clk = register_map(block.spec), rng, bench.dut.clk
         bus = AxiLiteBus.from_prefix(bench.dut, f"{block.name}_s_axi")
         self.master = AxiLiteMaster(bus, bench.dut.clk, bench.dut.rst)
         write, read = self.master.write_if, self.master.read_if
@@ -85,7 +86,10 @@ class Host:
     async def set(self, register: str, **fields: int) -> bool:
         """Write a register, other fields 0; whether it was accepted."""
         found = self.map.registers[register]
-        return await self.write_words(found.address, [found.pack(**fields)])
+        accepted = await self.write_words(found.address, [found.pack(**fields)])
+        # the interrupt line is a register, which follows at the edge that takes the answer
+        await FallingEdge(self.clk)
+        return accepted
 
     async def get(self, register: str) -> dict[str, int]:
         """Fields of a register."""
@@ -135,6 +139,8 @@ class ArrayAdc(Adc):
         self.release = 1e3 if self.mode == "stuck" else 0.2
         if self.mode == "prompt":
             self.answer = self.release = 0.0
+        elif self.mode == "registered":
+            self.answer = self.release = self.REGISTERED
         self.codes.append(codes)
         mask = (1 << spec.adc_bits) - 1
         return sum((code & mask) << (spec.adc_bits * i) for i, code in enumerate(codes))

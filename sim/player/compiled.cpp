@@ -200,8 +200,13 @@ struct Unit {
     }
 
     void rise() {
-        if (top.p_rst.data[0]) top.evaluate<true, true>();
-        else top.evaluate<true, false>();
+        if (top.p_rst.data[0]) {
+            top.evaluate<true, true>();
+            top.commit();
+            top.evaluate<false, true>();  // the pins' reset is a register's, and waits for no clock
+        } else {
+            top.evaluate<true, false>();
+        }
         top.commit();
         settle();
     }

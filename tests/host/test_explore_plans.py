@@ -57,7 +57,7 @@ def test_the_page_names_every_axis_and_field():
         ("within = 0.5", "within = 0.5\nengine = 'exact'", "engine = 'exact' is unknown"),
         ("within = 0.5", "within = 0.5\nword_bits = 8", "word_bits = 8, but"),
         ("within = 0.5", "within = 0.5\nclock_hz = 0", "clock_hz = 0"),
-        ("within = 0.5", "within = 0.5\nconversion_ns = 300", "adc_cycles = 300"),
+        ("within = 0.5", "within = 0.5\nconversion_ns = 1e5", "adc_cycles = 100000"),
         ('network = "mlp"', 'network = "what"', "config: network = 'what'"),
         ('network = "mlp"', "epochs = 1", "plan tiny"),
         ('network = "mlp", hidden', "hidden", "network is missing in config"),

@@ -51,22 +51,22 @@ def couplings(spec: UnitSpec = SPEC, seed: int = 0) -> np.ndarray:
 
 JOBS = {
     "one reading, hardly settled": {"samples": 1, "settle_cycles": 2},
-    "a few, correlated": {"samples": 7, "settle_cycles": 1, "interval_cycles": 7},
+    "a few, correlated": {"samples": 7, "settle_cycles": 1, "interval_cycles": 8},
     "many, hardly settled": {"samples": 60, "settle_cycles": 1},
-    "many, correlated": {"samples": 300, "interval_cycles": 7},
+    "many, correlated": {"samples": 300, "interval_cycles": 8},
     "second moments, few": {"samples": 9, "second_moments": True},
     "second moments": {"samples": 200, "second_moments": True},
     "second moments, hardly settled": {
         "samples": 40,
         "settle_cycles": 1,
-        "interval_cycles": 7,
+        "interval_cycles": 8,
         "second_moments": True,
         "bias": 0.03,
     },
     "second moments with a mean": {"samples": 400, "second_moments": True, "bias": 0.07},
     "fewer effective samples than cells": {
         "samples": 24,
-        "interval_cycles": 7,
+        "interval_cycles": 8,
         "second_moments": True,
     },
 }

@@ -61,6 +61,13 @@ def test_a_timeout_shorter_than_a_conversion_is_refused():
         UnitSpec(adc_cycles=10, adc_timeout_cycles=9)
 
 
+@pytest.mark.parametrize(
+    ("adc_cycles", "timeout"), [(4, 255), (127, 255), (128, 256), (900, 1800), (65535, 65535)]
+)
+def test_the_timeout_follows_from_the_conversion(adc_cycles, timeout):
+    assert UnitSpec(adc_cycles=adc_cycles).adc_timeout_cycles == timeout
+
+
 @pytest.mark.parametrize(("cells", "diagonals", "couplings"), [(2, 2, 3), (7, 4, 28), (16, 9, 136)])
 def test_sizes_follow_from_the_cells(cells, diagonals, couplings):
     spec = UnitSpec(cells=cells)
@@ -118,7 +125,7 @@ def test_temperature_codes_round_trip_and_never_exceed(bits):
 
 
 @pytest.mark.parametrize("second_moments", [True, False])
-@pytest.mark.parametrize(("cells", "lanes", "adc_cycles"), [(2, 2, 3), (16, 4, 3), (4096, 1, 50)])
+@pytest.mark.parametrize(("cells", "lanes", "adc_cycles"), [(2, 2, 4), (16, 4, 4), (4096, 1, 50)])
 def test_the_shortest_interval_is_the_slowest_of_its_parts(
     cells, lanes, adc_cycles, second_moments
 ):
@@ -189,11 +196,12 @@ def test_a_job_that_the_unit_cannot_do_is_refused_by_name(changes, message):
 
 
 def test_json_round_trip_and_fingerprint():
-    spec = UnitSpec(cells=9, lanes=3, clock_hz=1e9 / 3, tau_s=1.7e-9)
+    spec = UnitSpec(cells=9, lanes=3, clock_hz=1e9 / 3, tau_s=1.7e-9, adc_timeout_cycles=65534)
     assert UnitSpec.from_json(spec.to_json()) == spec
     assert list(json.loads(spec.to_json())) == list(FIELDS)
     assert UnitSpec.from_json(spec.to_json()).fingerprint == spec.fingerprint
     other = {n: high for n, (_, high) in FIELDS.items()} | {"cells": 18, "lanes": 1}
+    other["adc_cycles"] = 65534
     prints = {replace(spec, **{name: value}).fingerprint for name, value in other.items()}
     assert len(prints | {spec.fingerprint}) == len(FIELDS) + 1
     assert 0 <= spec.fingerprint < 2**32

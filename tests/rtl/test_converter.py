@@ -9,5 +9,6 @@ def test_bench(bench):
         "exact_cycles",
         "next_trigger_due",
         "every_sample_once",
+        "registered_drdy",
         "reset_in_mid_flight",
     }

@@ -17,7 +17,7 @@ SPECS = {
     "256 cells": UnitSpec(cells=256, lanes=2, rhs_depth=256),
 }
 TESTS = {"every_field", "random_traffic", "both_directions_at_once", "reset_in_mid_flight",
-         "handshakes"}  # fmt: skip
+         "handshakes", "writes_of_no_byte", "codes_without_a_state"}  # fmt: skip
 
 
 @functools.cache

@@ -63,7 +63,7 @@ SPECS = [
     UnitSpec(),
     UnitSpec(cells=2, rhs_depth=1, coupling_bits=3, bias_bits=4, adc_bits=3, temperature_bits=6),
     UnitSpec(cells=15, lanes=5, rhs_depth=7, clock_hz=123.456e6, tau_s=1.7e-9),
-    UnitSpec(cells=127, lanes=1, rhs_depth=256, adc_timeout_cycles=65535, adc_cycles=255),
+    UnitSpec(cells=127, lanes=1, rhs_depth=256, adc_timeout_cycles=65535, adc_cycles=65535),
     UnitSpec(cells=256, lanes=256, rhs_depth=256, coupling_bits=16, discharge_cycles=65535),
     UnitSpec(cells=256, lanes=1, rhs_depth=1),
     UnitSpec(cells=256, lanes=2, rhs_depth=256),

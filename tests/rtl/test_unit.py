@@ -6,6 +6,7 @@ from __future__ import annotations
 def test_bench(bench):
     assert bench("unit") == {
         "random_runs",
+        "registered_drdy",
         "refused_starts",
         "faults",
         "interrupts",

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from amaranth import Module
+from amaranth import DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -280,7 +280,8 @@ def test_the_timing_diagram_is_what_the_gateware_does() -> None:
     spec = UnitSpec(cells=2, adc_cycles=adc_cycles)
     m = Module()
     m.submodules.sampler = sampler = Sampler(spec)
-    m.submodules.converter = converter = ConverterPort(spec)
+    converter = ConverterPort(spec)
+    m.submodules.converter = DomainRenamer({"pins": "sync"})(converter)
     m.d.comb += [converter.trigger.eq(sampler.trigger), converter.codes.ready.eq(1)]
     m.d.comb += [sampler.settle.eq(settle), sampler.interval.eq(interval), sampler.samples.eq(2)]
     falls = levels["discharge"].index(0)
