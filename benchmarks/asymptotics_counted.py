@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -139,11 +138,11 @@ def sizes(state: Any) -> float:
 
 def unit_bits(cells: int) -> float:
     """Bits of the memories of a unit's Verilog, with 64 bias vectors."""
+    from thermokron.rtl.memories import count_memories
     from thermokron.rtl.verilog import generate_verilog
 
-    memory = re.compile(r"reg (?:signed )?\[(\d+):0\]\s+\S+\s+\[(\d+):0\];")
-    text = generate_verilog(UnitSpec(cells=cells, rhs_depth=64))
-    return float(sum((int(w) + 1) * (int(d) + 1) for w, d in memory.findall(text)))
+    memories = count_memories(generate_verilog(UnitSpec(cells=cells, rhs_depth=64)))
+    return float(sum(shape.width * shape.depth * count for shape, count in memories.items()))
 
 
 # ---- exponents ---------------------------------------------------------------------------------

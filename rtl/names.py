@@ -6,7 +6,7 @@ import re
 import zlib
 from pathlib import Path
 
-__all__ = ["UNIT_NAME", "check_name", "name_of_file"]
+__all__ = ["UNIT_NAME", "check_name", "is_verilog_keyword", "name_of_file"]
 
 #: Name of a unit that was given none: of its top-level module, and of its register map.
 UNIT_NAME = "thermokron_unit"
@@ -83,6 +83,11 @@ def check_name(name: str) -> str:
     if name in _TAKEN:
         raise ValueError(f"name = {name!r} is {_TAKEN[name]}; {legal}")
     return name
+
+
+def is_verilog_keyword(name: str) -> bool:
+    """Whether Verilog or SystemVerilog has a word for itself."""
+    return _TAKEN.get(name) == "a keyword of Verilog or SystemVerilog"
 
 
 def name_of_file(path: Path) -> str:

@@ -17,9 +17,21 @@ from thermokron.model import UnitSpec
 from thermokron.rtl.names import UNIT_NAME
 
 if TYPE_CHECKING:
+    from amaranth.hdl import ClockDomain, Fragment
     from amaranth.lib.wiring import Component
 
-__all__ = ["Port", "default_name", "generate_rtlil", "ports", "run_yosys"]
+__all__ = [
+    "Port",
+    "clock_domains",
+    "component_of",
+    "default_name",
+    "generate_rtlil",
+    "members",
+    "pins_reset",
+    "ports",
+    "run_yosys",
+    "snake_case",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,8 @@ class Port:
     signed: bool
 
 
-def _component(design: UnitSpec | Component) -> Any:
+def component_of(design: UnitSpec | Component) -> Any:
+    """The unit of a specification, or the component itself."""
     if not isinstance(design, UnitSpec):
         return design
     from thermokron.rtl.unit import ThermodynamicUnit
@@ -41,7 +54,7 @@ def _component(design: UnitSpec | Component) -> Any:
     return ThermodynamicUnit(design)
 
 
-def _members(component: Any) -> Iterator[tuple[Port, Any]]:
+def members(component: Any) -> Iterator[tuple[Port, Any]]:
     """Every port of a component, with Amaranth's value behind it."""
     from amaranth.hdl import Value
     from amaranth.lib.wiring import In
@@ -62,36 +75,49 @@ def _members(component: Any) -> Iterator[tuple[Port, Any]]:
 def ports(design: UnitSpec | Component) -> list[Port]:
     """Ports of the Verilog module, in its order: clock and reset, then the members in theirs."""
     clock_and_reset = [Port("clk", "input", 1, False), Port("rst", "input", 1, False)]
-    return clock_and_reset + [port for port, _ in _members(_component(design))]
+    return clock_and_reset + [port for port, _ in members(component_of(design))]
 
 
 def default_name(design: UnitSpec | Component) -> str:
     """Of the top module: a unit's, or a component's class in lower case, as `register_file`."""
     if isinstance(design, UnitSpec):
         return UNIT_NAME
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(design).__name__).lower()
+    return snake_case(type(design).__name__)
 
 
-def _add_pins_domain(fragment: Any, clock: Any) -> None:
-    """The domain `pins`: the clock of `sync`, and a reset that is asserted without it.
+def snake_case(name: str) -> str:
+    """The name of a class as that of a module: `RegisterFile` is `register_file`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
-    Two flip-flops, which `rst` sets at any time, release it with the clock. A clock that went
-    through an assignment of its own would come later than the one of `sync` in event-driven
-    simulators, so the domains have the same signal.
+
+def clock_domains() -> tuple[ClockDomain, ClockDomain, ClockDomain]:
+    """The domains `sync`, `pins` and `asserted` of one design, on the same clock.
+
+    `sync` is that of the ports `clk` and `rst`. `pins` has a reset that is asserted without the
+    clock, and `pins_reset` makes it, in `asserted`. A clock that went through an assignment of its
+    own would come later than the one of `sync` in event-driven simulators, so the domains have the
+    same signal.
     """
-    from amaranth import Module, Signal
-    from amaranth.hdl import ClockDomain, Fragment
+    from amaranth.hdl import ClockDomain, Signal
 
+    sync = ClockDomain("sync")
     pins = ClockDomain("pins", async_reset=True)
     asserted = ClockDomain("asserted", async_reset=True)
-    pins.clk = asserted.clk = clock.clk
-    asserted.rst = clock.rst
+    pins.clk = asserted.clk = sync.clk
+    asserted.rst = sync.rst
     pins.rst = Signal(name="pins_rst", init=1)
+    return sync, pins, asserted
+
+
+def pins_reset(pins: ClockDomain) -> Fragment:
+    """Two flip-flops that `rst` sets at any time, and that release `pins` with the clock."""
+    from amaranth.hdl import Fragment, Module, Signal
+
     m = Module()
     releasing = Signal(init=1)
     m.d.asserted += [releasing.eq(0), pins.rst.eq(releasing)]
-    fragment.add_domains(pins, asserted)
-    fragment.add_subfragment(Fragment.get(m, None), "pins_reset")
+    fragment: Fragment = Fragment.get(m, None)
+    return fragment
 
 
 def _uses(fragment: Any, domain: str) -> bool:
@@ -113,21 +139,22 @@ def generate_rtlil(design: UnitSpec | Component, name: str) -> tuple[str, list[s
         get the same flat name.
     """
     from amaranth.back import rtlil
-    from amaranth.hdl import ClockDomain, Fragment
+    from amaranth.hdl import Fragment
     from amaranth.hdl._ir import PortDirection
 
-    component = _component(design)
-    clock = ClockDomain("sync")
-    values = [clock.clk, clock.rst, *(value for _, value in _members(component))]
+    component = component_of(design)
+    domains = clock_domains()
+    clock = domains[0]
+    values = [clock.clk, clock.rst, *(value for _, value in members(component))]
     order = [port.name for port in ports(component)]
     if len(set(order)) < len(order):
         twice = sorted({n for n in order if order.count(n) > 1})
         raise ValueError(f"several members of {type(component).__name__} become the port {twice}")
     directions = {"input": PortDirection.Input, "output": PortDirection.Output}
     fragment = Fragment.get(component, None)
-    fragment.add_domains(clock)
+    fragment.add_domains(*domains)
     if _uses(fragment, "pins"):
-        _add_pins_domain(fragment, clock)
+        fragment.add_subfragment(pins_reset(domains[1]), "pins_reset")
     text = rtlil.convert(
         fragment,
         name,

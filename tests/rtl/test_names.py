@@ -82,7 +82,7 @@ def test_no_module_has_a_name_of_its_own(units) -> None:
                  if line.startswith("module ")]  # fmt: skip
         assert len(names) > 10
         for name in names:
-            assert name.startswith((f"{files.name}(", f"\\{files.name}.")), name
+            assert name.startswith((f"{files.name}(", f"{files.name}_")), name
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")

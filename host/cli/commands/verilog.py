@@ -15,6 +15,9 @@ Write the Verilog of a unit's control plane, and beside it what a chip, a driver
 makers need: ports and specification as JSON, the register map in SystemRDL, as a C header and
 as a web page. Units of different names fit into one design and one firmware: modules, the
 address map, C types and macros all begin with the unit's name.
+
+Each block is one module, with its docstring above it and its ports explained; memories are modules
+of their own (NAME_memory_<words>x<bits>), which a chip's RAM macros can take the place of.
 """
 
 EPILOG = """\
@@ -56,6 +59,11 @@ def add_parser(subparsers: Any) -> None:
         help="what the unit is called in all files: letters, digits and single underscores, a "
         "letter first, no keyword [thermokron_ and the file's stem]",
     )
+    parser.add_argument(
+        "--source",
+        action="store_true",
+        help="say in src attributes which line of the Amaranth source everything comes from",
+    )
     add_spec_options(parser)
 
 
@@ -67,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     spec = spec_from_args(args)
     with Console(stderr=True).status(f"translating {spec.cells} cells in {spec.lanes} lanes"):
-        files = write_unit(spec, args.output, name=args.name)
+        files = write_unit(spec, args.output, name=args.name, source=args.source)
     kilobytes = files.verilog.stat().st_size / 1000
     print(f"{files.name}: {spec.cells} cells, {spec.lanes} lanes, {spec.fingerprint:#010x}")
     written = (
