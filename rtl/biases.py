@@ -30,8 +30,8 @@ class Biases(wiring.Component):
         In use: the host must not write.
     axis : In(AxiStreamSignature)
         Packets of bias vectors, of units with streams.
-    expect : In(1)
-        A run begins whose vectors come on the stream: take a packet. Until the next `expect` or
+    stream_run : In(1)
+        A run begins whose vectors come on the stream: take a packet. Until the next such run or
         `cancel`, a load of a vector waits until it has arrived. After `cancel` what is left of the
         packet is dropped.
     window_run : In(1)
@@ -80,7 +80,7 @@ class Biases(wiring.Component):
                     if self._writer is None
                     else {"axis": In(AxiStreamSignature(spec.stream_bits))}
                 ),
-                "expect": In(1),
+                "stream_run": In(1),
                 "window_run": In(1),
                 "vectors": In(span(spec.rhs_depth)),
                 "start": In(1),
@@ -136,7 +136,7 @@ class Biases(wiring.Component):
             writer.allow.eq(expected),
             writer.rows.eq(self.vectors),
             writer.base.eq(0),
-            writer.forget.eq(self.expect),
+            writer.forget.eq(self.stream_run),
             writer.cancel.eq(self.cancel),
             writer.owed.eq(expected),
             loader.available.eq(~streamed | (writer.arrived > loading)),
@@ -148,7 +148,7 @@ class Biases(wiring.Component):
             m.d.sync += expected.eq(0)
         with m.If(self.window_run):
             m.d.sync += streamed.eq(0)
-        with m.If(self.expect):
+        with m.If(self.stream_run):
             m.d.sync += [streamed.eq(1), expected.eq(1)]
         with m.If(self.start & ~loader.busy):
             m.d.sync += loading.eq(self.vector)

@@ -176,7 +176,7 @@ class ThermodynamicUnit(wiring.Component):
             self.dac_col.eq(couplings.dac.payload.column),
             self.dac_enable.eq(couplings.dac.payload.enable),
             self.dac_code.eq(Value.cast(couplings.dac.payload.codes)),
-            biases.expect.eq(starts & registers.mode_stream_biases),
+            biases.stream_run.eq(starts & registers.mode_stream_biases),
             biases.window_run.eq(starts & ~registers.mode_stream_biases),
             biases.vectors.eq(registers.biases - 1),
             biases.start.eq(sequencer.biases_start),

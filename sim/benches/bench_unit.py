@@ -522,7 +522,7 @@ async def interrupts(dut: Any) -> None:
         host, block = station.host, station.block
         for fault in (False, True):
             job = station.any_job(settle=200)
-            await station.program(job)
+            await station.program(job, streamed=False)
             station.begin(job, "prompt")
             assert await host.set("irq_enable", done=0, fault=0)
             assert await host.set("control", start=1)
