@@ -79,10 +79,14 @@ class Node:
 
 @dataclass
 class Root:
-    """An expression that stands by itself, `bits` wide."""
+    """An expression that stands by itself, `bits` wide.
+
+    `alone`: nothing around it says so, and it is as wide as its operands make it.
+    """
 
     node: Node
     bits: int
+    alone: bool = False
 
 
 def _signed(node: Node) -> bool:
@@ -156,7 +160,8 @@ def fold(module: VerilogModule) -> None:
         for place, code, bits in _expressions(item, module.nets):
             node = _parse(code, bits, module.nets)
             if node is not None:
-                roots[number, place] = Root(node, node.bits if bits == 0 else bits)
+                alone = bits == 0  # a port or a condition: nothing there says how wide it is
+                roots[number, place] = Root(node, node.bits if alone else bits, alone)
     opaque = _opaque_uses(module, roots)
     values = {
         item.left: (number, "right")
@@ -265,7 +270,7 @@ def _fits(new: Node, root: Root, parent: Node | None, index: int) -> bool:
     if new.op == "" or new.is_condition:
         return True
     if parent is None:
-        return root.bits == new.bits
+        return root.bits == new.bits and (not root.alone or new.own_bits == new.bits)
     if new.own_bits != new.bits or new.op == ">>>":
         return False
     if parent.op in (*_SELF_DETERMINED, "1&", "1|", "1^"):

@@ -27,15 +27,13 @@ module {name}(
     input  wire read_enable,
     input  wire {address} read_address,
     output reg  {word} read_data,
-    input  wire write_enable,
+{mask_note}    input  wire {mask}write_enable,
     input  wire {address} write_address,
     input  wire {word} write_data
 );
   reg {word} mem [0:{last}];
   always @(posedge clk) begin
-    if (write_enable)
-      mem[write_address] <= write_data;
-    if (read_enable)
+{writes}    if (read_enable)
       read_data <= mem[read_address];
   end
 endmodule
@@ -44,11 +42,15 @@ endmodule
 
 @dataclass(frozen=True)
 class MemoryShape:
-    """A memory module: `depth` words of `width` bits, with a port to read and one to write."""
+    """A memory module: `depth` words of `width` bits, with a port to read and one to write.
+
+    A word is written in `parts` of equal width, each with an enable of its own.
+    """
 
     name: str
     depth: int
     width: int
+    parts: int = 1
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -58,6 +60,17 @@ class MemoryShape:
     def verilog(self) -> str:
         """The module."""
         address = max((self.depth - 1).bit_length(), 1)
+        part = self.width // self.parts
+        writes, note, mask = "", "", ""
+        for index in range(self.parts):
+            bit, bits = "", ""
+            if self.parts > 1:
+                bit, bits = f"[{index}]", f"[{part * (index + 1) - 1}:{part * index}]"
+            writes += f"    if (write_enable{bit})\n"
+            writes += f"      mem[write_address]{bits} <= write_data{bits};\n"
+        if self.parts > 1:
+            note = f"    // a bit for every {part} bits of the word\n"
+            mask = f"[{self.parts - 1}:0] "
         return _VERILOG.format(
             name=self.name,
             depth=self.depth,
@@ -65,6 +78,9 @@ class MemoryShape:
             last=self.depth - 1,
             address=f"[{address - 1}:0]",
             word=f"[{self.width - 1}:0]",
+            writes=writes,
+            mask_note=note,
+            mask=mask,
         )
 
 
@@ -94,7 +110,7 @@ class MemoryTaker:
             len(reads) == len(writes) == 1
             and reads[0].domain == writes[0].domain
             and not reads[0].transparent_for
-            and len(writes[0].en) == 1
+            and width % len(writes[0].en) == 0
             and depth > 1
             and width > 0
             and not any(memory.data._init._raw)
@@ -102,7 +118,9 @@ class MemoryTaker:
         if not simple:
             return memory.elaborate(None)
         (read,), (write,) = reads, writes
-        shape = MemoryShape(f"{self._prefix}_memory_{depth}x{width}", depth, width)
+        parts = len(write.en)
+        name = f"{self._prefix}_memory_{depth}x{width}" + (f"x{parts}" if parts > 1 else "")
+        shape = MemoryShape(name, depth, width, parts)
         self._shapes[shape] = None
         ports = {
             "read_enable": read.en,
@@ -112,12 +130,12 @@ class MemoryTaker:
             "write_address": write.addr,
             "write_data": write.data,
         }
-        for name, value in ports.items():
-            Value.cast(value).name = name  # where Amaranth has `$signature__addr`
+        for port, value in ports.items():
+            Value.cast(value).name = port  # where Amaranth has `$signature__addr`
         return Instance(
             shape.name,
             ("i", "clk", ClockSignal(read.domain)),
-            *(("o" if name == "read_data" else "i", name, v) for name, v in ports.items()),
+            *(("o" if port == "read_data" else "i", port, v) for port, v in ports.items()),
         )
 
 
@@ -127,8 +145,9 @@ def count_memories(verilog: str) -> dict[MemoryShape, int]:
     shapes: dict[str, MemoryShape] = {}
     for name, body in re.findall(r"^module (\w+)\((.*?)^endmodule", verilog, re.M | re.S):
         holds[name] = re.findall(r"^  (\w+) \w+ \($", body, re.M)
-        if (size := re.search(r"_memory_(\d+)x(\d+)$", name)) is not None and not holds[name]:
-            shapes[name] = MemoryShape(name, int(size[1]), int(size[2]))
+        size = re.search(r"_memory_(\d+)x(\d+)(?:x(\d+))?$", name)
+        if size is not None and not holds[name]:
+            shapes[name] = MemoryShape(name, int(size[1]), int(size[2]), int(size[3] or 1))
 
     def inside(module: str) -> Counter[str]:
         found = Counter(module for module in holds[module] if module in shapes)
