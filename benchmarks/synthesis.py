@@ -2,9 +2,8 @@
 
     python benchmarks/synthesis.py [--reports FOLDER] [--only ROW ...]
 
-Every row is a run of `thermokron synth --json`, whose report stays in a folder; rows whose report
-is there for the same unit and tools come from the cache. The tables are made from the reports alone.
-About an hour on two cores the first time.
+Every row is a run of `thermokron synth --json`, whose report stays in a folder; what was done
+before comes from the cache. The tables are made from the reports alone.
 """
 
 from __future__ import annotations

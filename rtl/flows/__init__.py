@@ -1,4 +1,4 @@
-"""What other people's tools need beside a unit's Verilog: constraints, a core file, a test bench."""
+"""What other tools need beside a unit's Verilog: constraints, a core file, a test bench."""
 
 from thermokron.rtl.flows.constraints import sdc, xdc
 from thermokron.rtl.flows.core import core_file, smoke_bench

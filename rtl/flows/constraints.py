@@ -117,7 +117,10 @@ def _delays(spec: UnitSpec) -> list[str]:
             if chosen:
                 delay = f"[expr {{${kind}_{direction} * $clk_period}}]"
                 head = f"set_{direction}_delay -clock clk"
-                lines += [f"{head} -max {delay} {_ports(chosen)}", f"{head} -min 0 {_ports(chosen)}"]
+                lines += [
+                    f"{head} -max {delay} {_ports(chosen)}",
+                    f"{head} -min 0 {_ports(chosen)}",
+                ]
     return lines
 
 

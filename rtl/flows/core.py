@@ -94,7 +94,9 @@ def smoke_bench(spec: UnitSpec, name: str) -> str:
         register = regmap.registers[entry]
         values = {f.name: f.reset for f in register.fields.values()}
         word = register.pack(**values) & 0xFFFFFFFF
-        reads.append(f"        expect_read({register.address}, 32'h{word:08x}); // {register.title}")
+        reads.append(
+            f"        expect_read({register.address}, 32'h{word:08x}); // {register.title}"
+        )
     address = f"[{regmap.address_bits - 1}:0]"
     period_ps = max(2, 2 * round(0.5e12 * spec.clock_s))
     head = "".join(f"// {line}\n" for line in SPDX)

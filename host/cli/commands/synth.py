@@ -152,7 +152,7 @@ def _show(found: Synthesis) -> None:
     about = f"{found.name}: {spec.cells} cells, {spec.lanes} lanes, {found.fingerprint}"
     console.print(f"{about}\n{found.device}", soft_wrap=True)
     console.print(table)
-    if path := found.critical_path:
+    if found.fmax_mhz is not None and (path := found.critical_path):
         verdict = "reaches" if 1e6 * found.fmax_mhz >= spec.clock_hz else "MISSES"
         console.print(f"It {verdict} the {spec.clock_hz / 1e6:g} MHz of the specification.")
         console.print(

@@ -14,8 +14,8 @@ DESCRIPTION = """\
 Write the Verilog of a unit's control plane, and beside it what a chip, a driver and their
 makers need: ports and specification as JSON, the register map in SystemRDL, as a C header and
 as a web page, timing constraints for chips (SDC) and for Vivado (XDC), and a core file for FuseSoC
-with targets lint, sim and synth. Units of different names fit into one design and one firmware: modules, the
-address map, C types and macros all begin with the unit's name.
+with targets lint, sim and synth. Units of different names fit into one design and one firmware:
+modules, the address map, C types and macros all begin with the unit's name.
 """
 
 EPILOG = """\
