@@ -3,11 +3,10 @@
 from thermokron.rtl.flows.constraints import sdc, xdc
 from thermokron.rtl.flows.core import core_file, smoke_bench
 from thermokron.rtl.flows.files import FlowFiles, write_flows
-from thermokron.rtl.flows.pins import PIN_CLASSES, SPDX, by_class, pin_class
+from thermokron.rtl.flows.pins import PIN_CLASSES, by_class, pin_class
 
 __all__ = [
     "PIN_CLASSES",
-    "SPDX",
     "FlowFiles",
     "by_class",
     "core_file",

@@ -6,7 +6,7 @@ import re
 from importlib.metadata import version
 
 from thermokron.model import UnitSpec
-from thermokron.rtl.flows.pins import SPDX
+from thermokron.rtl.names import LICENSE_LINE
 from thermokron.rtl.regmap import register_map
 from thermokron.rtl.rtlil import ports
 
@@ -22,10 +22,10 @@ def core_file(spec: UnitSpec, name: str, stem: str) -> str:
     release = re.match(r"\d+(\.\d+)*", version("thermokron"))
     assert release is not None
     about = f"Control plane of a thermodynamic unit of {spec.cells} cells, {spec.fingerprint:#010x}"
-    spdx = "".join(f"# {line}\n" for line in SPDX)
     return f"""\
 CAPI=2:
-{spdx}name: thermokron:unit:{name}:{release[0]}
+# {LICENSE_LINE}
+name: thermokron:unit:{name}:{release[0]}
 description: {about}
 
 filesets:
@@ -99,10 +99,10 @@ def smoke_bench(spec: UnitSpec, name: str) -> str:
         )
     address = f"[{regmap.address_bits - 1}:0]"
     period_ps = max(2, 2 * round(0.5e12 * spec.clock_s))
-    head = "".join(f"// {line}\n" for line in SPDX)
     newline = "\n"
     return f"""\
-{head}// Smoke test of {name}: quiet pins, and the registers that say what it is.
+// {LICENSE_LINE}
+// Smoke test of {name}: quiet pins, and the registers that say what it is.
 `timescale 1ps/1ps
 
 module {name}_smoke;

@@ -7,13 +7,7 @@ import re
 from thermokron.model import UnitSpec
 from thermokron.rtl.rtlil import Port, ports
 
-__all__ = ["PIN_CLASSES", "SPDX", "by_class", "pin_class"]
-
-#: The licence of what is generated, as https://spdx.dev has it, in lines without comment marks.
-SPDX = (
-    "SPDX-FileCopyrightText: The Thermokron developers",
-    "SPDX-License-Identifier: Apache-2.0",
-)
+__all__ = ["PIN_CLASSES", "by_class", "pin_class"]
 
 #: Classes with the names of their ports; a port is in the first class that it matches.
 PIN_CLASSES = {
