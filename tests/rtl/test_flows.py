@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth.sim import Simulator
 
 from thermokron.model import UnitSpec
 from thermokron.rtl import UnitFiles, ports, write_unit
+from thermokron.rtl.converter import ConverterPort
 from thermokron.rtl.flows import PIN_CLASSES, by_class, pin_class
 from thermokron.rtl.flows.constraints import CAPTURE, SYNCHRONISER
 from thermokron.rtl.names import LICENSE_LINE
@@ -187,6 +189,28 @@ def test_the_synchroniser_is_marked_and_takes_drdy(netlist: dict) -> None:
     assert [registers[bit] for bit in second["bits"]] == first["bits"]
     taking = [q for q, d in registers.items() if d in netlist["ports"]["drdy"]["bits"]]
     assert taking == first["bits"], "drdy reaches another register"
+
+
+def test_data_have_two_periods_before_they_are_captured() -> None:
+    """What the constraint of one period for adc_data rests on."""
+    port = ConverterPort(SPEC)
+    edges = []
+
+    async def convert(context) -> None:
+        context.set(port.trigger, 1)
+        await context.tick()
+        context.set(port.trigger, 0)
+        await context.tick().repeat(2 * SPEC.adc_cycles)
+        context.set(port.drdy, 1)  # the next edge sees it
+        while not context.get(port.codes.valid):
+            await context.tick()
+            edges.append(context.get(port.codes.valid))
+
+    simulator = Simulator(port)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(convert)
+    simulator.run()
+    assert edges == [0, 0, 1]
 
 
 # ---- the core file ------------------------------------------------------------------------------
