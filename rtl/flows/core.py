@@ -12,6 +12,12 @@ from thermokron.rtl.rtlil import ports
 
 __all__ = ["core_file", "smoke_bench"]
 
+#: Outputs of a unit that nobody has started, and their level.
+_AT_REST = (
+    ("discharge", 1, "high"),
+    ("convst|irq|bias_load|(dac|bias)_valid|m_axis_.*_tvalid", 0, "low"),
+)
+
 
 def core_file(spec: UnitSpec, name: str, stem: str) -> str:
     """The core file `<stem>.core`, CAPI2, of a unit whose files have this stem.
@@ -89,6 +95,12 @@ def smoke_bench(spec: UnitSpec, name: str) -> str:
         zero = " = 0" if port.direction == "input" else ""
         declarations.append(f"    {kind} {span}{port.name}{zero};")
         connections.append(f"        .{port.name}({port.name})")
+    rest = [
+        f'            check({port.name} === 1\'b{level}, "{port.name} is not {word}");'
+        for port in ports(spec)
+        for pattern, level, word in _AT_REST
+        if port.direction == "output" and re.fullmatch(pattern, port.name)
+    ]
     reads = []
     for entry in ("id", "version", "fingerprint", "array"):
         register = regmap.registers[entry]
@@ -123,11 +135,7 @@ module {name}_smoke;
 
     task quiet;
         begin
-            check(discharge === 1'b1, "discharge is not high");
-            check(convst === 1'b0, "convst is not low");
-            check(dac_valid === 1'b0, "dac_valid is not low");
-            check(bias_valid === 1'b0, "bias_valid is not low");
-            check(irq === 1'b0, "irq is not low");
+{newline.join(rest)}
         end
     endtask
 
