@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # What to install beside the core. Four more are other people's work that the tests use: thermox and
 # curvlinops compute the same, loops trains, cluster spreads runs over machines:
-# make test EXTRAS=sim,train,explore,test,lint,loops,cluster
-EXTRAS ?= sim,train,explore,test,lint
+# make test EXTRAS=sim,synth,train,explore,test,lint,loops,cluster
+EXTRAS ?= sim,synth,train,explore,test,lint
 # Tests that run side by side.
 JOBS ?= 2
 # More arguments for the command: make cosim ARGS="--sim icarus --waves"
@@ -64,6 +64,10 @@ cosim: $(INSTALLED) ## run the benches on the generated Verilog
 verilog: $(INSTALLED) ## write build/unit.v and what belongs to it
 	@thermokron verilog -o build/unit.v $(ARGS)
 
+.PHONY: synthesis
+synthesis: $(INSTALLED) ## synthesise units of several sizes, and write docs/synthesis.md's tables
+	@python benchmarks/synthesis.py $(ARGS)
+
 .PHONY: setup
 setup: $(INSTALLED) ## only set up the environment in .venv
 
@@ -85,7 +89,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
 	@build/pins/bin/pip install -q -e \
-	  '.[sim,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
+	  '.[sim,synth,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

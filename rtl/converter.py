@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from thermokron.model import UnitSpec
+from thermokron.rtl.synchroniser import Synchroniser
 
 __all__ = ["ConverterPort", "sample_layout"]
 
@@ -64,7 +64,8 @@ class ConverterPort(wiring.Component):
         m = Module()
         spec = self._spec
         ready = Signal()
-        m.submodules.drdy_sync = FFSynchronizer(self.drdy, ready)
+        m.submodules.drdy_sync = drdy_sync = Synchroniser()
+        m.d.comb += [drdy_sync.i.eq(self.drdy), ready.eq(drdy_sync.o)]
         elapsed = Signal(range(spec.adc_timeout_cycles + 1))
         capture = Signal()
         m.d.comb += [

@@ -6,10 +6,21 @@ import re
 import zlib
 from pathlib import Path
 
-__all__ = ["UNIT_NAME", "check_name", "is_verilog_keyword", "name_of_file"]
+__all__ = [
+    "LICENSE",
+    "LICENSE_LINE",
+    "UNIT_NAME",
+    "check_name",
+    "is_verilog_keyword",
+    "name_of_file",
+]
 
 #: Name of a unit that was given none: of its top-level module, and of its register map.
 UNIT_NAME = "thermokron_unit"
+
+#: Of what is generated, as https://spdx.dev names licences, and the line that says so.
+LICENSE = "Apache-2.0"
+LICENSE_LINE = f"SPDX-License-Identifier: {LICENSE}"
 
 #: Two underscores separate a unit's name from a member's, in C; and C keeps others to itself.
 _LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from thermokron.model import UnitSpec
 from thermokron.model.files import claimed, naming_file, write_whole
 from thermokron.rtl.docstrings import describe, member_texts
+from thermokron.rtl.flows import FlowFiles, write_flows
 from thermokron.rtl.hierarchy import hierarchy
 from thermokron.rtl.limits import check_buildable
 from thermokron.rtl.memories import count_memories
-from thermokron.rtl.names import check_name, name_of_file
+from thermokron.rtl.names import LICENSE, LICENSE_LINE, check_name, name_of_file
 from thermokron.rtl.readable import make_readable
 from thermokron.rtl.regmap import bound_rdl, elaborate_rdl
 from thermokron.rtl.rtlil import component_of, default_name, ports, run_yosys
@@ -34,15 +35,12 @@ __all__ = ["LINT_WAIVERS", "UnitFiles", "generate_verilog", "write_unit"]
 #: What Verilator has to overlook in Amaranth's Verilog, in Verilator's configuration format.
 LINT_WAIVERS = Path(__file__).with_name("lint.vlt")
 
-#: The first line of every file that is generated and has comments.
-LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
-
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Where `write_unit` left what it wrote: four files, and a folder with `index.html`.
+    """Where `write_unit` left what it wrote: files, and a folder with `index.html`.
 
-    `name` is what the unit is called in all of them.
+    `name` is what the unit is called in all of them; `flows` are those for other tools.
     """
 
     name: str
@@ -51,6 +49,7 @@ class UnitFiles:
     rdl: Path
     header: Path
     html: Path
+    flows: FlowFiles
 
 
 def generate_verilog(
@@ -152,6 +151,10 @@ def write_unit(
     (for people). `source` is `generate_verilog`'s. Folders are made as needed, files of the same
     names overwritten.
 
+    For other tools there are `build/unit.sdc` and `build/unit.xdc` (timing constraints) and
+    `build/unit.core` (for FuseSoC), whose targets take the test bench `build/unit_smoke.v` and
+    Verilator's waivers, `build/unit.vlt`.
+
     Raises
     ------
     ValueError
@@ -175,11 +178,13 @@ def write_unit(
         rdl=path.with_suffix(".rdl"),
         header=path.with_suffix(".h"),
         html=path.with_name(f"{path.stem}_registers"),
+        flows=FlowFiles.beside(path),
     )
     with claimed(path.parent):
         text = generate_verilog(spec, name=name, source=source)
         write_whole(files.verilog, text)
         write_whole(files.sidecar, json.dumps(_sidecar(spec, name, text), indent=2) + "\n")
+        write_flows(files.flows, spec, name, LINT_WAIVERS.read_text(encoding="utf-8"))
         write_whole(files.rdl, f"// {LICENSE_LINE}\n{bound_rdl(spec, name)}")
         root = elaborate_rdl(spec, name)
         with naming_file(files.header), TemporaryDirectory() as scratch:
@@ -197,6 +202,7 @@ def write_unit(
 
 def _sidecar(spec: UnitSpec, name: str, verilog: str) -> dict[str, Any]:
     return {
+        "SPDX-License-Identifier": LICENSE,
         "module": name,
         "ports": [asdict(port) for port in ports(spec)],
         "memories": [

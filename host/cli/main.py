@@ -36,6 +36,7 @@ examples:
   thermokron predict bert-base                time and energy of a step, with and without a unit
   thermokron explore digits-mlp --jobs 2      the units worth building: time, energy and area
   thermokron verilog --cells 64 --lanes 8     write the control plane and its register map
+  thermokron synth --target ecp5 --cells 8    area, memory and clock on an FPGA
   thermokron cosim --bench array --waves      run the Verilog with the array at its pins
 
 Every command explains itself: thermokron COMMAND --help

@@ -13,8 +13,9 @@ __all__ = ["add_parser", "run"]
 DESCRIPTION = """\
 Write the Verilog of a unit's control plane, and beside it what a chip, a driver and their
 makers need: ports and specification as JSON, the register map in SystemRDL, as a C header and
-as a web page. Units of different names fit into one design and one firmware: modules, the
-address map, C types and macros all begin with the unit's name.
+as a web page, timing constraints for chips (SDC) and for Vivado (XDC), and a core file for FuseSoC
+with targets lint, sim and synth. Units of different names fit into one design and one firmware:
+modules, the address map, C types and macros all begin with the unit's name.
 
 Each block is one module, with its docstring above it and its ports explained; memories are modules
 of their own (NAME_memory_<words>x<bits>), which a chip's RAM macros can take the place of.
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the files, and say where they are."""
     from rich.console import Console
 
-    from thermokron.rtl.verilog import LINT_WAIVERS, write_unit
+    from thermokron.rtl.verilog import write_unit
 
     spec = spec_from_args(args)
     with Console(stderr=True).status(f"translating {spec.cells} cells in {spec.lanes} lanes"):
@@ -84,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
         (files.rdl, "register map in SystemRDL"),
         (files.header, "register map for C"),
         (files.html / "index.html", "register map for people"),
-        (LINT_WAIVERS, "waivers for verilator --lint-only -Wall"),
+        (files.flows.sdc, "timing constraints"),
+        (files.flows.xdc, "timing constraints for Vivado"),
+        (files.flows.core, "core file: fusesoc run --target lint, sim or synth"),
+        (files.flows.bench, "test bench of the target sim"),
+        (files.flows.waivers, "waivers for verilator --lint-only -Wall"),
     )
     width = max(len(str(path)) for path, _ in written)
     for path, what in written:
