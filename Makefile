@@ -40,7 +40,7 @@ demo: $(INSTALLED) ## train on the unit's RTL, beside exact K-FAC, Adam and SGD
 
 .PHONY: test
 test: $(INSTALLED) ## run the tests
-	@pytest -q -m "not slow" -n $(JOBS) $(ARGS)
+	@pytest -q -m "not slow" -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the tests that take minutes each

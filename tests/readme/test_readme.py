@@ -1,16 +1,19 @@
 """Every snippet of README.md and docs/ works when copied out alone, and prints what is shown.
 
-Python runs in a fresh interpreter, commands run in bash, both in an empty folder; C is compiled. Of
-commands that begin with `make` it is checked that the target exists (`make -n`): the tests do not
-run themselves, and the demo takes minutes.
+Python runs in a fresh interpreter, which has torch at hand already if the snippet imports it;
+commands run in bash, both in an empty folder; C is compiled. Of commands that begin with `make` it
+is checked that the target exists (`make -n`): the tests do not run themselves, and the demo takes
+minutes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,16 +38,11 @@ RUN = {"python", "sh"}
 OPTIONAL = ("lightning", "transformers", "tensorboard")
 #: What torchrun says to a process that trains with others: here there are none.
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+#: Threads for matrices this small wait for each other, and the tests have all cores at work.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+BIN = str(Path(sys.executable).parent)
+ENVIRONMENT = {"PATH": BIN + os.pathsep + os.environ["PATH"]} | ALONE | ONE_THREAD
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-
-
-def _of(language: str) -> list[object]:
-    """The snippets of one language, named by page and line."""
-    return [
-        pytest.param(match, id=f"{page}:{PAGES[page].count(chr(10), 0, match.start()) + 1}")
-        for page, match in SNIPPETS
-        if match["language"] == language
-    ]
 
 
 def _before(snippet: re.Match[str]) -> re.Match[str]:
@@ -52,12 +50,46 @@ def _before(snippet: re.Match[str]) -> re.Match[str]:
     return list(SNIPPET.finditer(snippet.string, 0, snippet.start()))[-1]
 
 
+def _named(snippets: list[tuple[str, re.Match[str]]]) -> list[object]:
+    """Each by page and line."""
+    return [
+        pytest.param(match, id=f"{page}:{PAGES[page].count(chr(10), 0, match.start()) + 1}")
+        for page, match in snippets
+    ]
+
+
+def _of(language: str) -> list[tuple[str, re.Match[str]]]:
+    return [(page, match) for page, match in SNIPPETS if match["language"] == language]
+
+
+def _assert_ran(code: int, stdout: str, stderr: str) -> str:
+    assert code == 0, stdout + stderr
+    return stdout
+
+
 def _run(command: list[str], folder: Path) -> str:
-    bin_folder = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]} | ALONE
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    result = subprocess.run(
+        command, cwd=folder, env=os.environ | ENVIRONMENT, capture_output=True, text=True
+    )
+    return _assert_ran(result.returncode, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def with_torch() -> Iterator[Callable[[str, Path], str]]:
+    """What a program prints that runs in a folder and imports torch."""
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("interpreter.py")],
+        env=os.environ | ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as interpreter:
+
+        def run(code: str, folder: Path) -> str:
+            print(json.dumps([code, str(folder)]), file=interpreter.stdin, flush=True)
+            return _assert_ran(*json.loads(interpreter.stdout.readline()))
+
+        yield run
 
 
 def _assert_shown(printed: str, shown: str | None) -> None:
@@ -70,15 +102,26 @@ def _assert_shown(printed: str, shown: str | None) -> None:
         assert float(expected) / 2 <= float(got) <= float(expected) * 2, printed
 
 
-@pytest.mark.parametrize("snippet", _of("python"))
-def test_python(snippet: re.Match[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("snippet", _named(_of("python")))
+def test_python(snippet: re.Match[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    code = snippet["code"]
     for name in OPTIONAL:
-        if re.search(rf"^(from|import) .*\b{name}\b", snippet["code"], re.MULTILINE):
+        if re.search(rf"^(from|import) .*\b{name}\b", code, re.MULTILINE):
             pytest.importorskip(name, reason=f"needs the extra {name}")
-    _assert_shown(_run([sys.executable, "-c", snippet["code"]], tmp_path), snippet["output"])
+    if re.search(r"^import torch$", code, re.MULTILINE):
+        printed = request.getfixturevalue("with_torch")(code, tmp_path)
+    else:
+        printed = _run([sys.executable, "-c", code], tmp_path)
+    _assert_shown(printed, snippet["output"])
 
 
-@pytest.mark.parametrize("snippet", _of("sh"))
+#: What headers for C are made by: tested where they are used.
+MAKE_HEADERS = [(page, _before(match).span()) for page, match in _of("c")]
+
+
+@pytest.mark.parametrize(
+    "snippet", _named([s for s in _of("sh") if (s[0], s[1].span()) not in MAKE_HEADERS])
+)
 def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
     lines = snippet["code"].splitlines()
     for line in lines:
@@ -90,12 +133,12 @@ def test_commands(snippet: re.Match[str], tmp_path: Path) -> None:
     _assert_shown(_run(["bash", "-euc", "\n".join(rest)], tmp_path), snippet["output"])
 
 
-@pytest.mark.parametrize("snippet", _of("c"))
+@pytest.mark.parametrize("snippet", _named(_of("c")))
 def test_c(snippet: re.Match[str], tmp_path: Path) -> None:
-    """Against the headers that the commands before it make."""
+    """Against the headers that the commands before it make, which are tested here, too."""
     commands = _before(snippet)
     assert commands["language"] == "sh"
-    _run(["bash", "-euc", commands["code"]], tmp_path)
+    test_commands(commands, tmp_path)
     (tmp_path / "snippet.c").write_text(snippet["code"])
     folders = [f"-I{path.parent}" for path in tmp_path.rglob("*.h")]
     _run(["gcc", "-std=c11", "-Wall", "-Werror", "-fsyntax-only", *folders, "snippet.c"], tmp_path)
