@@ -1,6 +1,6 @@
 """The host: engines, thermodynamic linear algebra, K-FAC, training, and the command line."""
 
-from thermokron.host.driver import Link, RegisterUnit
+from thermokron.host.driver import Link, RegisterUnit, StreamLink
 from thermokron.host.engines import (
     ENGINES,
     CompiledUnit,
@@ -19,6 +19,7 @@ __all__ = [
     "Pool",
     "RegisterUnit",
     "StatisticalUnit",
+    "StreamLink",
     "open_pool",
     "open_unit",
 ]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermokron.model import PHASES, BaseUnit, Job, Readout, UnitFault, UnitSpec
-from thermokron.rtl.layout import product_index, sum_index
-from thermokron.rtl.regmap import RegisterMap, read_spec, register_map
+from thermokron.host.windows import (
+    bias_words,
+    coupling_words,
+    cycle_words,
+    phase_counts,
+    read_plan,
+)
+from thermokron.model import BaseUnit, Job, Readout, UnitFault, UnitSpec
+from thermokron.rtl.packets import pack_biases, pack_couplings, result_bytes, unpack_results
+from thermokron.rtl.regmap import read_spec, register_map
 
-__all__ = ["Link", "RegisterUnit"]
+__all__ = ["Link", "RegisterUnit", "StreamLink"]
 
 #: A run that does not end within this many times its cycles, and these more, never will.
 PATIENCE, PATIENCE_CYCLES = 2, 10_000
@@ -45,8 +51,37 @@ class Link(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamLink(Link, Protocol):
+    """A link that reaches a unit's streams, too.
+
+    Packets go on their way while time passes, whatever else goes on: `UnitFault` if the unit does
+    not take one, or has sent another than is asked for.
+    """
+
+    def send(self, stream: str, packet: bytes) -> None:
+        """Queue a packet for the stream "couplings" or "biases", and return at once."""
+        ...
+
+    def deliver(self, stream: str) -> None:
+        """Wait until the unit has taken all that was sent to a stream."""
+        ...
+
+    def take(self, count: int) -> bytes:
+        """The packet of `count` bytes that has come from the stream of results."""
+        ...
+
+    def flush(self) -> None:
+        """Drop packets that have not begun, wait for the end of others, forget what has come."""
+        ...
+
+
 class RegisterUnit(BaseUnit):
     """A unit behind registers: a simulation's, or a board's.
+
+    Its bulk data pass its streams where it has some and the link reaches them: couplings before a
+    run, or while the one before it is on; biases and results while it is on. Otherwise they pass
+    the windows, word by word, while the unit waits.
 
     Parameters
     ----------
@@ -56,6 +91,13 @@ class RegisterUnit(BaseUnit):
         What the unit is expected to be; it is asked, and has to agree.
     seed : int
         Seed of the noise where it is simulated.
+    streams : bool
+        False: leave the streams alone.
+
+    Attributes
+    ----------
+    streams : bool
+        Whether bulk data pass the streams; may be changed between runs, if there are some.
 
     Raises
     ------
@@ -63,9 +105,10 @@ class RegisterUnit(BaseUnit):
         If what answers is not a unit, or not this one; the message says in what they differ.
     """
 
-    def __init__(self, link: Link, spec: UnitSpec, seed: int = 0) -> None:
+    def __init__(self, link: Link, spec: UnitSpec, seed: int = 0, *, streams: bool = True) -> None:
         super().__init__(spec, seed)
         self.link = link
+        self.streams = streams and spec.stream_bits is not None and isinstance(link, StreamLink)
         self._map = register_map(spec)
         found = read_spec(lambda address: int(link.read([(address, 1)])[0]))
         differing = [
@@ -76,10 +119,11 @@ class RegisterUnit(BaseUnit):
         if differing:
             raise ValueError(f"the unit is another one: it has {'; '.join(differing)}")
         self._upper = np.triu_indices(spec.cells)
-        # what each coupling bank holds, as bytes, and which one the last run used
+        # what each coupling bank holds, as bytes, and which one MODE names
         self._banks: list[bytes | None] = [None, None]
-        self._known: tuple[NDArray[Any], bytes] | None = None  # couplings as they are sent
+        self._known: tuple[NDArray[Any], bytes] | None = None  # couplings, and what is compared
         self._bank = 0
+        self._ahead: bytes | None = None  # what a packet on its way brings to the other one
 
     def close(self) -> None:
         """Release the link."""
@@ -108,8 +152,8 @@ class RegisterUnit(BaseUnit):
         def load_ahead() -> None:
             nonlocal pending
             pending = _next(iterator)
-            if isinstance(pending, Job) and pending.couplings.shape == (self.spec.cells,) * 2:
-                self._load_couplings(pending)
+            if isinstance(pending, Job) and self._fit(pending):
+                self._load_couplings(pending, ahead=True)
 
         while pending is not None:
             if isinstance(pending, Exception):
@@ -130,12 +174,20 @@ class RegisterUnit(BaseUnit):
     # ---- one run ------------------------------------------------------------------------------
 
     def _start(self, job: Job, stream: int) -> None:
-        bank = self._load_couplings(job)
-        self._load_biases(job)
+        self._load_couplings(job)
+        bank = self._banks.index(self._content(job))
+        if not self.streams:
+            window = self._map.windows["biases_mem"]
+            self.link.write(window.address, bias_words(self.spec, job.biases))
         self._write(
             {
                 "irq_enable": {"done": 1, "fault": 1},
-                "mode": {"second_moments": int(job.second_moments), "bank": bank},
+                "mode": {
+                    "second_moments": int(job.second_moments),
+                    "bank": bank,
+                    "stream_biases": int(self.streams),
+                    "stream_results": int(self.streams),
+                },
                 "biases": {"value": len(job.biases)},
                 "temperature": {"value": job.temperature},
                 "settle": {"value": job.settle_cycles},
@@ -143,51 +195,115 @@ class RegisterUnit(BaseUnit):
                 "samples": {"value": job.samples},
             }
         )
+        self._bank = bank
         if (expect := getattr(self.link, "expect", None)) is not None:
             expect(job, stream)
+        if self.streams:
+            self._streaming.send("biases", pack_biases(self.spec, job.biases))
         try:
             self._write({"control": {"start": 1}})
         except ConnectionError:
             raise
         except UnitFault:
+            self._banks[bank] = None  # which may be what is refused
+            self._flush()
             self._raise_fault()  # the sticky reason says more than "refused"
             raise
-        self._bank = bank
 
     def _finish(self, job: Job) -> Readout:
-        limit = PATIENCE * sum(self.spec.phase_cycles(job).values()) + PATIENCE_CYCLES
+        try:
+            return self._wait_and_read(job)
+        except BaseException:
+            self._ahead = None  # who knows whether it has arrived
+            raise
+
+    def _wait_and_read(self, job: Job) -> Readout:
+        cycles = self.spec.phase_cycles(
+            job, stream_biases=self.streams, stream_results=self.streams
+        )
+        limit = PATIENCE * sum(cycles.values()) + PATIENCE_CYCLES
         if not self.link.wait_interrupt(limit):
             self._abort()
+            self._flush()
             raise UnitFault(f"the unit was not done after {limit} clock cycles")
         status = self._map.registers["status"]
-        words_each = self.spec.result_words(job.samples)
-        plan = _read_plan(self.spec, len(job.biases), job.second_moments, words_each)
         if status.unpack(self._read(status.address)).get("fault"):
+            self._flush()
             self._raise_fault()
-        words = self.link.read(plan.ranges)
-        return plan.readout(words)
+        vectors, kind = len(job.biases), job.second_moments
+        if not self.streams:
+            words_each = self.spec.result_words(job.samples)
+            plan = read_plan(self.spec, vectors, kind, words_each)
+            return plan.readout(self.link.read(plan.ranges))
+        count = result_bytes(self.spec, vectors, job.samples, kind)
+        try:
+            packet = self._streaming.take(count)
+        except ConnectionError:
+            raise
+        except UnitFault:
+            self._flush()
+            raise
+        sums, clipped, products = unpack_results(self.spec, packet, vectors, job.samples, kind)
+        return Readout(
+            sums=sums,
+            products=products,
+            clipped=clipped,
+            cycles=phase_counts(self.link.read([cycle_words(self._map)])),
+        )
 
-    def _load_couplings(self, job: Job) -> int:
-        """Bring the couplings into a bank that is not in use, unless one holds them; which."""
+    @property
+    def _streaming(self) -> StreamLink:
+        assert isinstance(self.link, StreamLink)
+        return self.link
+
+    def _flush(self) -> None:
+        """After a run that failed: packets that it has left are no other run's."""
+        if self.streams:
+            self._streaming.flush()
+
+    def _fit(self, job: Job) -> bool:
+        """Whether a bank can hold the couplings."""
+        fitting = job.couplings.shape == (self.spec.cells,) * 2
+        return fitting and job.largest_coupling <= self.spec.coupling_max
+
+    def _content(self, job: Job) -> bytes:
         if self._known is None or self._known[0] is not job.couplings:
-            upper = job.couplings[self._upper]
-            self._known = job.couplings, upper.tobytes()
-        content = self._known[1]
-        if content in self._banks:
-            return self._banks.index(content)
-        bank = 1 - self._bank
-        self._banks[bank] = None  # unknown, should the write fail halfway
-        codes = np.frombuffer(content, job.couplings.dtype)
-        self.link.write(self._map.windows[f"couplings{bank}"].address, codes)
-        self._banks[bank] = content
-        return bank
+            self._known = job.couplings, job.couplings[self._upper].tobytes()
+        return self._known[1]
 
-    def _load_biases(self, job: Job) -> None:
-        vectors, n = job.biases.shape
-        padded = np.zeros((vectors, 1 << (n - 1).bit_length()), np.int64)
-        padded[:, :n] = job.biases
-        used = padded.size - (padded.shape[1] - n)
-        self.link.write(self._map.windows["biases_mem"].address, padded.ravel()[:used])
+    def _load_couplings(self, job: Job, *, ahead: bool = False) -> None:
+        """Bring the couplings into the bank that MODE does not name, unless one holds them.
+
+        What is sent `ahead`, while a run is on, may be on its way still.
+        """
+        content = self._content(job)
+        bank = 1 - self._bank
+        if self._ahead is not None and not ahead:
+            coming, self._ahead = self._ahead, None
+            self._streaming.deliver("couplings")
+            self._banks[bank] = coming
+        if content in self._banks:
+            return
+        self._banks[bank] = None  # unknown, should the write fail halfway
+        if not self.streams:
+            window = self._map.windows[f"couplings{bank}"]
+            self.link.write(window.address, coupling_words(self.spec, job.couplings))
+        else:
+            packet = pack_couplings(self.spec, job.couplings)
+            if ahead:
+                self._streaming.send("couplings", packet)
+                self._ahead = content
+                return
+            self._write({"mode": {"bank": self._bank}})  # after a reset it may name the other one
+            self._streaming.send("couplings", packet)
+            try:
+                self._streaming.deliver("couplings")
+            except ConnectionError:
+                raise
+            except UnitFault:
+                self._flush()
+                raise
+        self._banks[bank] = content
 
     # ---- registers ------------------------------------------------------------------------------
 
@@ -215,71 +331,6 @@ class RegisterUnit(BaseUnit):
         reason = FaultReason(register.unpack(self._read(register.address))["reason"])
         if reason != FaultReason.none:
             raise UnitFault(f"{reason.name}: {reason.doc}")
-
-
-class _ReadPlan:
-    """Which words a read-out of one kind needs, in one burst, and what they mean."""
-
-    def __init__(
-        self, spec: UnitSpec, vectors: int, second_moments: bool, words: tuple[int, int, int]
-    ) -> None:
-        registers: RegisterMap = register_map(spec)
-        self._spec = spec
-        self._parts: dict[str, tuple[slice, NDArray[np.int64], tuple[int, ...]]] = {}
-        first, last = (registers.registers[f"cycles_{PHASES[i]}"] for i in (0, -1))
-        self._cycles = (last.address + 4 * last.words - first.address) // 4
-        ranges = [np.array([[first.address, self._cycles]])]
-        count = self._cycles
-        sums = sum_index(spec, vectors)
-        results = {"sums": sums, "clipped": sums}
-        if second_moments:
-            results["products"] = product_index(spec)
-        for (name, index), width in zip(results.items(), words, strict=False):
-            if not width:
-                continue
-            window = registers.windows[name]
-            entries, position = np.unique(index, return_inverse=True)
-            at = window.address + 4 * window.entry_words * entries
-            if width == window.entry_words:  # neighbours as one range
-                begins = np.flatnonzero(np.diff(entries, prepend=-2) != 1)
-                counts = np.diff(begins, append=len(entries)) * width
-                ranges.append(np.stack([at[begins], counts], axis=1))
-            else:  # the low words alone
-                ranges.append(np.stack([at, np.ones_like(at)], axis=1))
-            part = slice(count, count := count + width * len(entries))
-            self._parts[name] = part, position.ravel(), index.shape
-        self.ranges = np.concatenate(ranges).astype(np.uint32)
-
-    def readout(self, words: NDArray[np.uint32]) -> Readout:
-        """The read-out that the words of `ranges` are."""
-        cycles = words[: self._cycles].astype("<u4").view("<u8").tolist()
-
-        def entries(name: str) -> NDArray[np.int64]:
-            part, position, shape = self._parts[name]
-            found = words[part].astype("<u4")
-            wide = len(found) == 2 * (int(position.max()) + 1)
-            values = found.view("<i8" if wide else "<i4").astype(np.int64)
-            return values[position].reshape(shape)
-
-        sums = entries("sums")
-        if "clipped" in self._parts:
-            clipped = entries("clipped")
-        else:
-            rails = (sums == self._spec.adc_min) | (sums == self._spec.adc_max)
-            clipped = rails.astype(np.int64)
-        return Readout(
-            sums=sums,
-            products=entries("products") if "products" in self._parts else None,
-            clipped=clipped,
-            cycles=dict(zip(PHASES, cycles, strict=True)),
-        )
-
-
-@lru_cache(maxsize=256)
-def _read_plan(
-    spec: UnitSpec, vectors: int, second_moments: bool, words: tuple[int, int, int]
-) -> _ReadPlan:
-    return _ReadPlan(spec, vectors, second_moments, words)
 
 
 def _next(jobs: Iterator[Job]) -> Job | Exception | None:

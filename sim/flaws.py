@@ -12,7 +12,7 @@ __all__ = ["FrontEndFlaws"]
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEndFlaws:
-    """How converters misbehave at their pins. All off by default.
+    """How converters and streams misbehave at a unit's pins. All off by default.
 
     Attributes
     ----------
@@ -22,6 +22,9 @@ class FrontEndFlaws:
         DRDY comes that many clock cycles late at most, uniformly drawn, in steps of a cycle.
     stall : float or None
         Probability, 0 to 0.95, that a DAC is not ready in a clock cycle; independent draws.
+    stream_stall : float or None
+        Probability, 0 to 0.95, that in a clock cycle a stream into the unit has no data, or that of
+        the results is not taken; independent draws.
     seed : int
         Seed of those draws.
     """
@@ -30,12 +33,13 @@ class FrontEndFlaws:
     stuck_from: int | None = None
     latency_cycles: int | None = None
     stall: float | None = None
+    stream_stall: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "stall":
+            if f.name in ("stall", "stream_stall"):
                 if value is not None:
                     check_real(f.name, value, 0.0, 0.95)
             elif value is not None:

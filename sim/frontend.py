@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from thermokron.model import ArrayPhysics, Job, NoiseArray, UnitSpec, sample_blocks
 from thermokron.model.kept import KeptArrays
-from thermokron.sim.player import Event, Player
+from thermokron.sim.player import Event, Into, Player
 
-__all__ = ["BusError", "FrontEnd", "FrontEndError"]
+__all__ = ["BusError", "FrontEnd", "FrontEndError", "stream_into"]
 
 #: Numbers that are drawn before a run at most; what is beyond is drawn when it is due.
 AT_ONCE = 2**20
@@ -29,7 +29,28 @@ class FrontEndError(AssertionError):
 
 
 class BusError(RuntimeError):
-    """An access was refused, or never answered."""
+    """An access was refused, or never answered; or a stream did not bring what was due."""
+
+
+def stream_into(spec: UnitSpec, name: str, packet: bytes | None = None) -> Into:
+    """The stream into a unit of that name, "couplings" or "biases", which is to have a packet.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the packet has not whole beats.
+    """
+    if spec.stream_bits is None:
+        raise ValueError("the unit has no streams: stream_bits is None")
+    names = [stream.name.lower() for stream in Into]
+    if name not in names:
+        raise ValueError(f"stream = {name!r} is unknown; legal: {', '.join(names)}")
+    beat = spec.stream_bits // 8
+    if packet is not None and (not packet or len(packet) % beat):
+        raise ValueError(
+            f"packet has {len(packet)} bytes; legal: whole beats of {beat} bytes, at least one"
+        )
+    return Into[name.upper()]
 
 
 class FrontEnd:
@@ -104,11 +125,32 @@ class FrontEnd:
         )
 
     def check_answered(self, what: str) -> None:
-        """Raise `BusError` if an access of the last command was refused, or not answered."""
+        """Raise `BusError` if an access of the last command was refused, or not answered.
+
+        Or if `what` is a stream whose beat was offered for too long.
+        """
+        silent = self.player.event is Event.SILENT
         if (address := self.player.refused) is not None:
-            silent = self.player.event is Event.SILENT
             how = "was never answered" if silent else "refused (SLVERR)"
             raise BusError(f"{what} {address:#x} {how}")
+        if silent:
+            raise BusError(f"{what} was not taken: a beat was offered for a thousand clock cycles")
+
+    def take(self, count: int) -> bytes:
+        """The one packet, of so many bytes, that has come from the stream of results.
+
+        Raises
+        ------
+        BusError
+            If anything else has come; it is gone then.
+        """
+        received, ends = self.player.take()
+        if ends != [count] or len(received) != count:
+            raise BusError(
+                f"the stream of results brought {len(received)} bytes, with TLAST after {ends} of "
+                f"them; expected one packet of {count}"
+            )
+        return received
 
     def _blocks(
         self, array: NoiseArray, biases: NDArray[Any], stream: int

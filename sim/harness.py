@@ -24,12 +24,20 @@ ANALOG_ROWS = 3
 #: What the save file shows besides the cells.
 GROUPS = {
     "control": ("clk", "rst", "irq"),
-    "DACs": ("dac_valid", "dac_row", "dac_col", "dac_code", "bias_valid", "bias_cell", "bias_code"),
+    "streams": tuple(
+        f"{stream}_{name}"
+        for stream in ("s_axis_couplings", "s_axis_biases", "m_axis_results")
+        for name in ("tvalid", "tready", "tlast", "tdata")
+    ),
+    "DACs": (
+        *("dac_valid", "dac_row", "dac_col", "dac_enable", "dac_code"),
+        *("bias_valid", "bias_cell", "bias_enable", "bias_code", "bias_load"),
+    ),
     "array": ("temperature", "discharge"),
     "converter port": ("convst", "drdy", "adc_data"),
 }
 #: Groups that are folded at first.
-CLOSED = ("DACs",)
+CLOSED = ("streams", "DACs")
 
 
 def wrapped_verilog(spec: UnitSpec, verilog: str, top: str, *, traced: bool) -> tuple[str, str]:
@@ -75,7 +83,7 @@ def write_save_file(spec: UnitSpec, waveform: Path, verilog: str, top: str) -> P
         save.zoom_markers(-15.0 - math.log2(clock_period(spec) / 287))
         for group, names in GROUPS.items():
             with save.group(group, closed=group in CLOSED):
-                for name in names:
+                for name in filter(ranges.__contains__, names):  # not each unit has streams
                     vector = name + ranges[name].replace(" ", "")
                     save.trace(f"{top}.{vector}", datafmt="hex" if ranges[name] else "bin")
         with save.group("cell voltages, ADC full scales"):

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from thermokron.sim.faults import (
     SimulatorSilent,
 )
 from thermokron.sim.flaws import FrontEndFlaws
+from thermokron.sim.frontend import stream_into
 from thermokron.sim.harness import write_save_file
+from thermokron.sim.player import Into
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind, ProtocolError
 from thermokron.sim.runner import PARAMETERS
 from thermokron.sim.scratch import Scratch
@@ -52,6 +55,8 @@ MARGIN = 10.0
 SIZES = "THERMOKRON_UNIT_SIZES"
 #: Clock cycles that a word takes at most on its way into or out of the registers.
 CYCLES_PER_WORD = 4
+#: The same of a byte of a stream into it.
+CYCLES_PER_BYTE = 1
 
 
 class SimulatorLink:
@@ -120,6 +125,7 @@ class SimulatorLink:
         self._asked: str | None = None  # what has had no answer yet
         self._late = False
         self._cycles, self._seconds = 0, 0.0  # what requests took so far
+        self._sent: Counter[Into] = Counter()  # bytes that the unit may not have taken yet
         scratch = Scratch()
         ours, theirs = socket.socketpair()
         try:
@@ -144,8 +150,9 @@ class SimulatorLink:
     ) -> subprocess.Popen[bytes]:
         spec = self._spec
         environment = self._build.environment("thermokron.sim.server", Path(os.devnull))
-        sizes = (spec.cells, spec.coupling_bits, spec.bias_bits, spec.adc_bits)
-        environment[SIZES] = " ".join(map(str, (*sizes, clock_period(spec))))
+        widths = (spec.coupling_bits, spec.bias_bits, spec.adc_bits, spec.dac_lanes)
+        sizes = (spec.cells, *widths, spec.stream_bits or 0, clock_period(spec))
+        environment[SIZES] = " ".join(map(str, sizes))
         environment[PARAMETERS] = json.dumps(
             {
                 "spec": spec.to_json(),
@@ -192,9 +199,44 @@ class SimulatorLink:
         answer = self._request(Kind.WAIT, protocol.pack_numbers(cycles), cycles=cycles)
         return bool(protocol.unpack_numbers(answer, 2)[0])
 
+    def send(self, stream: str, packet: bytes) -> None:
+        """Queue a packet for the stream "couplings" or "biases", and return at once.
+
+        The unit takes it while time passes, whatever else goes on; its last beat has TLAST.
+        `ValueError` if it has not whole beats.
+        """
+        into = stream_into(self._spec, stream, packet)
+        self._request(Kind.SEND, protocol.pack_send(into, packet))
+        self._sent[into] += len(packet)
+
+    def deliver(self, stream: str) -> None:
+        """Let time pass until the unit has taken all that was sent to a stream.
+
+        `AccessRefused` if it lets a beat of it wait for a thousand clock cycles.
+        """
+        into = stream_into(self._spec, stream)
+        cycles = self._sent.pop(into, 0) * CYCLES_PER_BYTE
+        self._request(Kind.DELIVER, protocol.pack_numbers(into), cycles=cycles)
+
+    def take(self, count: int) -> bytes:
+        """The packet of `count` bytes that has come from the stream of results.
+
+        `AccessRefused` if it is not exactly one of that length; what came is gone then.
+        """
+        return self._request(Kind.TAKE, protocol.pack_numbers(count))
+
+    def flush(self) -> None:
+        """Drop packets that have not begun, let the unit take the others, forget what has come.
+
+        `AccessRefused` as of `deliver`; then all are dropped.
+        """
+        self._request(Kind.FLUSH, cycles=self._sent.total() * CYCLES_PER_BYTE)
+        self._sent.clear()
+
     def reset(self) -> None:
-        """Reset the unit and its front end."""
+        """Reset the unit and its front end; the streams are empty then."""
         self._request(Kind.RESET)
+        self._sent.clear()
 
     def expect(self, job: Job, stream: int) -> None:
         """Announce a run of a job, which the registers hold, and its first discharge's number."""

@@ -62,6 +62,14 @@ class Kind(IntEnum):
     INFO = 7
     #: nothing: end the simulation.
     CLOSE = 8
+    #: stream u32 and bytes: queue a packet for a stream into the unit (`Into`).
+    SEND = 9
+    #: stream u64: let time pass until the unit has taken all that was sent to that stream.
+    DELIVER = 10
+    #: count u64. DONE carries the packet of so many bytes that has come from the stream of results.
+    TAKE = 11
+    #: nothing: drop packets that have not begun, deliver the others, forget what has come.
+    FLUSH = 12
     #: Answer: it is done.
     DONE = 16
     #: Answer, JSON {"error", "message"}: it is not.
@@ -216,15 +224,27 @@ def unpack_words(payload: bytes) -> NDArray[np.uint32]:
 
 
 def pack_numbers(*values: int) -> bytes:
-    """Payload of WAIT and its answers: 64-bit unsigned numbers."""
+    """Payload of WAIT, DELIVER, TAKE, and WAIT's answers: 64-bit unsigned numbers."""
     return struct.pack(f"<{len(values)}Q", *values)
 
 
 def unpack_numbers(payload: bytes, count: int) -> tuple[int, ...]:
-    """The numbers of WAIT and its answers."""
+    """The numbers of WAIT, DELIVER, TAKE, and WAIT's answers."""
     if len(payload) != 8 * count:
         raise ProtocolError(f"a payload of {len(payload)} bytes; expected {count} numbers")
     return struct.unpack(f"<{count}Q", payload)
+
+
+def pack_send(stream: int, packet: bytes) -> bytes:
+    """Payload of SEND."""
+    return struct.pack("<I", stream) + packet
+
+
+def unpack_send(payload: bytes) -> tuple[int, bytes]:
+    """Stream and packet of SEND."""
+    if len(payload) < 5:
+        raise ProtocolError(f"a packet of {len(payload)} bytes; expected a stream and data")
+    return int.from_bytes(payload[:4], "little"), payload[4:]
 
 
 #: The numbers of a job in its payload.

@@ -27,7 +27,7 @@ from thermokron.model import ArrayPhysics, Job, UnitSpec
 from thermokron.sim import protocol
 from thermokron.sim.flaws import FrontEndFlaws
 from thermokron.sim.frontend import BusError, FrontEnd, FrontEndError
-from thermokron.sim.player import ENDS, Player
+from thermokron.sim.player import ENDS, Into, Player
 from thermokron.sim.protocol import HOST_CHECK_CYCLES, Channel, Kind
 from thermokron.sim.runner import bench_parameters
 from thermokron.sim.simulators import clock_period
@@ -95,6 +95,19 @@ class Server:
             begin = player.cycle
             await self._wait(cycles)
             return protocol.pack_numbers(player.interrupt, player.cycle - begin)
+        elif kind is Kind.SEND:
+            stream, packet = protocol.unpack_send(payload)
+            player.send(Into(stream), packet)
+        elif kind is Kind.DELIVER:
+            (stream,) = protocol.unpack_numbers(payload, 1)
+            player.deliver(Into(stream))
+            await self._checked(f"stream {Into(stream).name.lower()}")
+        elif kind is Kind.TAKE:
+            (count,) = protocol.unpack_numbers(payload, 1)
+            return self._frontend.take(count)
+        elif kind is Kind.FLUSH:
+            player.flush()
+            await self._checked("the rest of a packet")
         elif kind is Kind.EXPECT:
             stream, job = protocol.unpack_job(payload)
             self._frontend.expect(self._known(job), stream)

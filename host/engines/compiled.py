@@ -20,7 +20,7 @@ class CompiledUnit(RegisterUnit):
     """The RTL, compiled to a library of this process, with the analog array at its pins.
 
     What a simulator runs is Verilog made of the same RTL; here it is C++, twenty times as fast.
-    Parameters as for `open_unit`.
+    Parameters as for `open_unit`, `streams` as for `RegisterUnit`.
 
     Attributes
     ----------
@@ -37,6 +37,7 @@ class CompiledUnit(RegisterUnit):
         *,
         seed: int = 0,
         waves: str | os.PathLike[str] | None = None,
+        streams: bool = True,
     ) -> None:
         from thermokron.sim import CompiledLink
 
@@ -50,7 +51,7 @@ class CompiledUnit(RegisterUnit):
         self.physics = ArrayPhysics.ideal() if physics is None else physics
         link = CompiledLink(spec, self.physics, seed=seed, waves=path)
         try:
-            super().__init__(link, spec, seed)
+            super().__init__(link, spec, seed, streams=streams)
         except BaseException:
             link.close()
             raise

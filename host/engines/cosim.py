@@ -21,7 +21,7 @@ class CosimUnit(RegisterUnit):
 
     Starts one simulator process, and stops it when it is closed. If the simulator dies, the
     next use raises `SimulatorDied` with the tail of its log, and `SimulatorSilent` if it does not
-    answer. Parameters as for `open_unit`.
+    answer. Parameters as for `open_unit`, `streams` as for `RegisterUnit`.
 
     Attributes
     ----------
@@ -39,6 +39,7 @@ class CosimUnit(RegisterUnit):
         seed: int = 0,
         simulator: str = "verilator",
         waves: str | os.PathLike[str] | None = None,
+        streams: bool = True,
         timeout_s: float | None = None,
     ) -> None:
         from thermokron.sim.link import TIMEOUT_S, SimulatorLink
@@ -60,7 +61,7 @@ class CosimUnit(RegisterUnit):
             timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
         )
         try:
-            super().__init__(link, spec, seed)
+            super().__init__(link, spec, seed, streams=streams)
         except BaseException:
             link.close()
             raise

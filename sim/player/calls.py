@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermokron.sim.flaws import FrontEndFlaws
 
-__all__ = ["ENDS", "Event", "Player"]
+__all__ = ["ENDS", "Event", "Into", "Player"]
 
 
 class Event(IntEnum):
@@ -27,8 +27,15 @@ class Event(IntEnum):
     NEEDED = 3
     #: The unit drove its converter pins as it must not.
     FAILED = 4
-    #: The bus gave no answer.
+    #: The bus gave no answer, or a stream's beat was not taken.
     SILENT = 5
+
+
+class Into(IntEnum):
+    """Streams into a unit."""
+
+    COUPLINGS = 0
+    BIASES = 1
 
 
 #: After which a command is over, for better or worse.
@@ -49,19 +56,25 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "read": (None, c_void_p, c_uint64, c_void_p),
     "wait": (None, c_uint64),
     "reset": (None,),
+    "deliver": (None, c_uint32),
+    "flush": (None,),
+    "send": (None, c_uint32, c_char_p, c_uint64),
+    "received": (c_uint64,),
+    "packets": (c_uint64,),
+    "take": (None, c_void_p, c_void_p),
     "expect": (None, c_uint64, c_uint64, c_uint64),
     "presume": (None, c_uint64, c_uint64, c_uint64, c_void_p, c_void_p, c_void_p, c_void_p),
     "supply": (None, c_uint64, c_void_p, c_void_p),
-    "misbehave": (None, c_int64, c_int64, c_uint64, c_uint64, c_double),
+    "misbehave": (None, c_int64, c_int64, c_uint64, c_uint64, c_double, c_double),
 }
 
 
 class Player:
     """One unit's player, in a library or in the program that this runs in.
 
-    A command begins with a call of `write`, `read`, `wait` or `reset`. It is under way until
-    `event` is DONE, FAILED or SILENT; who calls lets the clock run, and answers RELEASED and NEEDED
-    with `supply`.
+    A command begins with a call of `write`, `read`, `wait`, `deliver`, `flush` or `reset`. It is
+    under way until `event` is DONE, FAILED or SILENT; who calls lets the clock run, and answers
+    RELEASED and NEEDED with `supply`. Streams go on beside all of them.
 
     Parameters
     ----------
@@ -155,9 +168,36 @@ class Player:
         """Let time pass until the interrupt line is high, or so many clock cycles have passed."""
         self._call["wait"](self._unit, cycles)
 
+    def deliver(self, stream: Into) -> None:
+        """Let time pass until the unit has taken all that a stream has for it.
+
+        SILENT if a beat of it is offered for 1,024 cycles and not taken.
+        """
+        self._call["deliver"](self._unit, stream)
+
+    def flush(self) -> None:
+        """Drop packets that have not begun, and deliver the rest; forget what has come.
+
+        SILENT as `deliver`, and then all is dropped.
+        """
+        self._call["flush"](self._unit)
+
     def reset(self) -> None:
-        """Reset the unit, and forget an error."""
+        """Reset the unit, empty the streams, and forget an error."""
         self._call["reset"](self._unit)
+
+    # ---- streams ---------------------------------------------------------------------------------
+
+    def send(self, stream: Into, packet: bytes) -> None:
+        """Queue a packet of whole beats."""
+        self._call["send"](self._unit, stream, packet, len(packet))
+
+    def take(self) -> tuple[bytes, list[int]]:
+        """What has come from the stream of results, and after how many bytes packets ended."""
+        received = np.empty(self._call["received"](self._unit), np.uint8)
+        ends = np.empty(self._call["packets"](self._unit), np.uint64)
+        self._call["take"](self._unit, received.ctypes.data, ends.ctypes.data)
+        return received.tobytes(), ends.tolist()
 
     # ---- the array -------------------------------------------------------------------------------
 
@@ -208,4 +248,5 @@ class Player:
             flaws.latency_cycles or 0,
             flaws.seed,
             flaws.stall or 0.0,
+            flaws.stream_stall or 0.0,
         )

@@ -71,7 +71,8 @@ struct memory {
 
 #include "player.h"
 
-using thermokron::Event;
+using thermokron::Codes;
+using thermokron::COUPLINGS;
 using thermokron::Outputs;
 using thermokron::Sizes;
 
@@ -133,21 +134,72 @@ private:
 #endif
 };
 
-// How the player reaches a pin.
-class Pins {
+// How the player reaches a pin. Whether the unit has streams is a matter of its class.
+template <class Top>
+class PinsOf {
 public:
-    explicit Pins(Top& top) : top(top) {}
+    explicit PinsOf(Top& top) : top(top) {}
+
+    static constexpr bool STREAMS = requires(Top& top) { top.p_m__axis__results__tdata; };
 
     Outputs outputs() const {
-        return {on(top.p_s__axi__awready), on(top.p_s__axi__wready), on(top.p_s__axi__bvalid),
+        Outputs now{on(top.p_s__axi__awready), on(top.p_s__axi__wready), on(top.p_s__axi__bvalid),
                 on(top.p_s__axi__arready), on(top.p_s__axi__rvalid), on(top.p_irq),
-                on(top.p_dac__valid), on(top.p_bias__valid), on(top.p_discharge), on(top.p_convst),
+                on(top.p_dac__valid), on(top.p_bias__valid), on(top.p_bias__load),
+                on(top.p_discharge), on(top.p_convst), false, false, false, false,
                 number(top.p_s__axi__bresp), number(top.p_s__axi__rdata),
-                number(top.p_s__axi__rresp), number(top.p_dac__row), number(top.p_dac__col),
-                number(top.p_dac__code), number(top.p_bias__cell), number(top.p_bias__code)};
+                number(top.p_s__axi__rresp)};
+        if constexpr (STREAMS) {
+            now.couplings_tready = on(top.p_s__axis__couplings__tready);
+            now.biases_tready = on(top.p_s__axis__biases__tready);
+            now.results_tvalid = on(top.p_m__axis__results__tvalid);
+            now.results_tlast = on(top.p_m__axis__results__tlast);
+        }
+        return now;
     }
 
     uint32_t temperature() const { return number(top.p_temperature); }
+
+    void coupling_codes(Codes& into) const {
+        into.row = number(top.p_dac__row);
+        into.first = number(top.p_dac__col);
+        into.enable = number(top.p_dac__enable);
+        copy(top.p_dac__code, into.codes);
+    }
+
+    void bias_codes(Codes& into) const {
+        into.first = number(top.p_bias__cell);
+        into.enable = number(top.p_bias__enable);
+        copy(top.p_bias__code, into.codes);
+    }
+
+    void results_tdata(uint32_t* into) const {
+        if constexpr (STREAMS) copy(top.p_m__axis__results__tdata, into);
+    }
+
+    void tdata(uint32_t stream, const uint32_t* words) {
+        if constexpr (STREAMS) {
+            auto& couplings = top.p_s__axis__couplings__tdata.data;
+            auto& biases = top.p_s__axis__biases__tdata.data;
+            std::copy_n(words, std::size(biases), stream == COUPLINGS ? couplings : biases);
+        }
+    }
+
+    void tvalid(uint32_t stream, bool to) {
+        if constexpr (STREAMS)
+            (stream == COUPLINGS ? top.p_s__axis__couplings__tvalid
+                                 : top.p_s__axis__biases__tvalid).data[0] = to;
+    }
+
+    void tlast(uint32_t stream, bool to) {
+        if constexpr (STREAMS)
+            (stream == COUPLINGS ? top.p_s__axis__couplings__tlast
+                                 : top.p_s__axis__biases__tlast).data[0] = to;
+    }
+
+    void results_tready(bool to) {
+        if constexpr (STREAMS) top.p_m__axis__results__tready.data[0] = to;
+    }
 
     void rst(bool to) { top.p_rst.data[0] = to; }
     void awaddr(uint32_t to) { top.p_s__axi__awaddr.data[0] = to; }
@@ -179,6 +231,12 @@ public:
     }
 
     template <class Output>
+    static void copy(const Output& output, uint32_t* into) {
+        if constexpr (requires { output.curr; }) copy(output.curr, into);
+        else std::copy_n(output.data, std::size(output.data), into);
+    }
+
+    template <class Output>
     static bool on(const Output& output) {
         return number(output) & 1;
     }
@@ -186,6 +244,8 @@ public:
 private:
     Top& top;
 };
+
+using Pins = PinsOf<Top>;
 
 struct Unit {
     Unit(const Sizes& sizes, const char* waveform) : pins(top), player(pins, sizes) {
@@ -234,8 +294,10 @@ struct Unit {
 extern "C" {
 
 Unit* unit_open(uint32_t cells, uint32_t coupling_bits, uint32_t bias_bits, uint32_t adc_bits,
-                uint64_t period_ps, const char* waveform) {
-    return new Unit({cells, coupling_bits, bias_bits, adc_bits, period_ps}, waveform);
+                uint32_t dac_lanes, uint32_t stream_bits, uint64_t period_ps,
+                const char* waveform) {
+    const Sizes sizes{cells, coupling_bits, bias_bits, adc_bits, dac_lanes, stream_bits, period_ps};
+    return new Unit(sizes, waveform);
 }
 
 // Whether the waveform, if there is one, is complete.

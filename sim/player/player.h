@@ -1,4 +1,4 @@
-// Plays a unit's surroundings, the bus, the DACs and the ADCs, clock edge by clock edge.
+// Plays a unit's surroundings, bus, streams, DACs and ADCs, clock edge by clock edge.
 //
 // One text for every way of running the RTL. What differs is how a pin is reached, which the
 // template's argument says (`Pins`): a member of a class that CXXRTL or Verilator has generated,
@@ -14,9 +14,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
+
+#include "dacs.h"
+#include "pins.h"
+#include "streams.h"
 
 namespace thermokron {
 
@@ -27,58 +30,18 @@ enum Event : int {
     RELEASED = 2,  // the array was let go, and not as presumed: what are its samples?
     NEEDED = 3,    // a sample is due, and there is none left
     FAILED = 4,    // the unit drove its converter pins as it must not: `error`
-    SILENT = 5,    // the bus gave no answer
+    SILENT = 5,    // the bus gave no answer, or nobody took what a stream offers
 };
-
-struct Outputs {
-    bool awready, wready, bvalid, arready, rvalid, irq;
-    bool dac_valid, bias_valid, discharge, convst;
-    uint32_t bresp, rdata, rresp, dac_row, dac_col, dac_code, bias_cell, bias_code;
-};
-
-struct Sizes {
-    uint32_t cells, coupling_bits, bias_bits, adc_bits;
-    uint64_t period_ps;
-};
-
-// What a simulator's environment says of the unit; ends the program if it says nothing.
-inline Sizes sizes_of_environment() {
-    Sizes sizes{};
-    const char* text = std::getenv("THERMOKRON_UNIT_SIZES");
-    unsigned long long period = 0;
-    if (!text || std::sscanf(text, "%u %u %u %u %llu", &sizes.cells, &sizes.coupling_bits,
-                             &sizes.bias_bits, &sizes.adc_bits, &period) != 5) {
-        std::fprintf(stderr, "THERMOKRON_UNIT_SIZES is not set: cells, bits of couplings, biases "
-                             "and ADC codes, clock period in ps\n");
-        std::exit(2);
-    }
-    sizes.period_ps = period;
-    return sizes;
-}
 
 constexpr uint64_t PATIENCE = 64;     // clock cycles without an answer of the bus
 constexpr uint64_t RESET_CYCLES = 2;  // for which reset is held
 constexpr uint64_t NEVER = ~uint64_t{0};
 
-// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), for converters that misbehave.
-struct Draws {
-    uint64_t state = 0;
-    uint64_t next() {
-        uint64_t z = state += 0x9e3779b97f4a7c15u;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    bool happens(double probability) { return double(next() >> 11) * 0x1p-53 < probability; }
-};
-
 template <class Pins>
 class Player {
 public:
     Player(Pins& pins, const Sizes& sizes)
-        : sizes(sizes), couplings(sizes.cells * sizes.cells), biases(sizes.cells), pins(pins),
-          coupled(couplings.size()), biased(sizes.cells),
-          uncoupled(sizes.cells * (sizes.cells + 1) / 2), unbiased(sizes.cells),
+        : sizes(sizes), dacs(pins, sizes), streams(pins, sizes), pins(pins),
           packed((sizes.cells * sizes.adc_bits + 31) / 32 + 1) {}
 
     const Sizes sizes;
@@ -86,7 +49,8 @@ public:
     uint64_t stream = 0;   // number of the next discharge
     int64_t refused = -1;  // address of the first access of a command that met SLVERR, or silence
     std::string error;
-    std::vector<int32_t> couplings, biases;  // codes that the DACs hold
+    Dacs<Pins> dacs;
+    Streams<Pins> streams;
 
     // What the last edge, or the last call, has brought.
     Event event() const { return asks != NONE ? asks : outcome; }
@@ -117,6 +81,21 @@ public:
         if (!left || pins.outputs().irq) finish(DONE);
     }
 
+    // Lets time pass until a stream has nothing left.
+    void deliver(uint32_t stream) {
+        begin(DELIVER);
+        watched = stream;
+        if (streams.empty(watched)) finish(DONE);
+    }
+
+    // Drops the packets that have not begun, lets the unit take those that have, and forgets what
+    // has come from it.
+    void flush() {
+        begin(FLUSH);
+        streams.drop_unbegun();
+        if (!sizes.stream_bits) finish(DONE);
+    }
+
     // Resets the unit and its surroundings; the DACs hold what they held.
     void reset() {
         begin(RESET);
@@ -131,7 +110,9 @@ public:
         pins.bready(true);  // responses are always welcome
         pins.rready(true);
         pins.drdy(false);
-        set_ready(true, true);
+        dacs.set_ready(true, true);
+        streams.clear();
+        answers_at = NEVER;
         hold();
     }
 
@@ -144,6 +125,7 @@ public:
         stream = first_stream;
         expected = true;
         presumed = {};
+        dacs.forget();
     }
 
     // The samples of discharges to come, if the DACs then hold what is said here. The memory is
@@ -157,7 +139,6 @@ public:
     void presume(const Presumed& those) {
         presumed = those;
         presumed_from = stream;
-        compared = false;
     }
 
     // More samples of this discharge. The memory is the caller's, until they are used.
@@ -170,17 +151,18 @@ public:
     }
 
     // From which sample on DRDY does not rise, or does not fall, -1 for never; by how many cycles
-    // it is late at most; how probable it is in a cycle that a DAC is not ready.
+    // it is late at most; how probable it is in a cycle that a DAC is not ready, or that a stream
+    // has no data or does not take any.
     struct Flaws {
         int64_t silent_from = -1, stuck_from = -1;
         uint64_t latency_cycles = 0, seed = 0;
-        double stall = 0.0;
+        double stall = 0.0, stream_stall = 0.0;
     };
 
     void misbehave(const Flaws& those) {
         flaws = those;
-        stalls.state = flaws.seed;
-        set_ready(true, true);
+        dacs.misbehave(flaws.stall, flaws.seed);
+        streams.misbehave(flaws.stream_stall, flaws.seed);
     }
 
     // ---- time ----------------------------------------------------------------------------------------
@@ -188,31 +170,36 @@ public:
     void after_edge() {
         ++cycle;
         const Outputs now = pins.outputs();
+        streams.after_edge(was);
         switch (command) {
             case IDLE: break;
             case WRITE: after_write(); break;
             case READ: after_read(); break;
             case WAIT: if (!--left || now.irq) finish(DONE); break;
+            case DELIVER: after_delivery(); break;
+            case FLUSH: after_flush(now.results_tvalid); break;
             case RESET: after_reset(); break;
         }
         if (asks != FAILED) {
-            take_codes();
-            if (now.discharge != was.discharge) now.discharge ? hold() : release();
+            if (!dacs.after_edge(was)) fail(dacs.error);
+            if (now.discharge != was.discharge) now.discharge ? hold() : release(now.convst);
             if (now.convst != was.convst) now.convst ? strobe() : let_go();
             if (cycle == answers_at && now.convst) pins.drdy(true);  // else it was given up
         }
-        if (flaws.stall > 0.0) set_ready(!stalls.happens(flaws.stall), !stalls.happens(flaws.stall));
+        dacs.look(now);
+        streams.look(now);
         was = now;
     }
 
 private:
-    enum Command { IDLE, WRITE, READ, WAIT, RESET };
+    enum Command { IDLE, WRITE, READ, WAIT, DELIVER, FLUSH, RESET };
 
     void begin(Command next) {
         command = next;
         outcome = NONE;
         refused = -1;
         offered = answers = quiet = 0;
+        streams.begin_waiting();
         given.clear();
         addresses.clear();
     }
@@ -227,6 +214,7 @@ private:
         std::snprintf(at, sizeof at, "at %.12g ns: ", double(cycle * sizes.period_ps) / 1e3);
         error = at + what;
         asks = FAILED;
+        answers_at = NEVER;
         hold();
     }
 
@@ -276,58 +264,39 @@ private:
     void after_reset() {
         if (!--left) finish(DONE);
         if (left == 1) pins.rst(false);
+        // nothing is taken in reset, whatever the edges before it let expect
+        streams.clear();
+        dacs.start_vector();
     }
 
-    // ---- DACs ----------------------------------------------------------------------------------------
+    // ---- streams ---------------------------------------------------------------------------------------
 
-    void set_ready(bool dac, bool bias) {
-        if (dac != dac_ready) pins.dac_ready(dac_ready = dac);
-        if (bias != bias_ready) pins.bias_ready(bias_ready = bias);
+    void after_delivery() {
+        if (streams.empty(watched)) finish(DONE);
+        else if (streams.stuck(watched)) finish(SILENT);
     }
 
-    static int32_t extended(uint32_t code, uint32_t bits) {
-        const uint32_t sign = 1u << (bits - 1);
-        return int32_t((code ^ sign) - sign);
-    }
-
-    void take_codes() {
-        const bool dac = was.dac_valid && dac_ready, bias = was.bias_valid && bias_ready;
-        if (!dac && !bias) return;
-        if (due != NEVER) return fail("a DAC was written after discharge");
-        if (dac) {
-            const uint32_t n = sizes.cells, i = was.dac_row, j = was.dac_col;
-            if (i > j || j >= n)
-                return fail("coupling DAC (" + std::to_string(i) + ", " + std::to_string(j) +
-                            ") does not exist");
-            const int32_t code = extended(was.dac_code, sizes.coupling_bits);
-            compared = compared && couplings[i * n + j] == code;
-            couplings[i * n + j] = couplings[j * n + i] = code;
-            if (!coupled[i * n + j]) --uncoupled;
-            coupled[i * n + j] = true;
-        }
-        if (bias) {
-            const uint32_t i = was.bias_cell;
-            if (i >= sizes.cells) return fail("bias DAC " + std::to_string(i) + " does not exist");
-            biases[i] = extended(was.bias_code, sizes.bias_bits);
-            if (!biased[i]) --unbiased;
-            biased[i] = true;
-        }
+    // Results may still come when the last packet into the unit has gone.
+    void after_flush(bool results) {
+        const bool silent = streams.stuck(COUPLINGS) || streams.stuck(BIASES);
+        const bool sent = streams.empty(COUPLINGS) && streams.empty(BIASES);
+        if (!silent && (results || !sent)) return;
+        streams.clear();
+        finish(silent ? SILENT : DONE);
     }
 
     // ---- array and ADCs ------------------------------------------------------------------------------
 
+    // The cells are at zero; a conversion that is under way goes on.
     void hold() {
-        due = answers_at = NEVER;
+        due = NEVER;
         pins.voltages(nullptr);
     }
 
-    void release() {
-        pins.drdy(false);
+    void release(bool converting) {
+        if (!converting) pins.drdy(false);
         if (!expected) return fail("discharge was released, but no run is expected");
-        for (auto [kind, count] : {std::pair{"coupling", uncoupled}, {"bias", unbiased}})
-            if (count)
-                return fail("discharge was released with " + std::to_string(count) + " " + kind +
-                            " DACs never written");
+        if (!dacs.ready()) return fail(dacs.error);
         released = cycle;
         due = cycle + settle;
         sampled = available = 0;
@@ -345,10 +314,7 @@ private:
 
     bool as_presumed(uint64_t vector) {
         if (vector >= presumed.vectors || pins.temperature() != presumed.temperature) return false;
-        const auto those = presumed.biases + vector * sizes.cells;
-        if (!std::equal(biases.begin(), biases.end(), those)) return false;
-        if (!compared) compared = std::equal(couplings.begin(), couplings.end(), presumed.couplings);
-        return compared;
+        return dacs.hold(presumed.couplings, presumed.biases + vector * sizes.cells);
     }
 
     void strobe() {
@@ -408,9 +374,7 @@ private:
     uint64_t offered = 0, answers = 0, left = 0;
     uint64_t quiet = 0;  // cycles without an answer
 
-    std::vector<bool> coupled, biased;
-    uint32_t uncoupled, unbiased;  // DACs that have never been written
-    bool dac_ready = false, bias_ready = false;
+    uint32_t watched = 0;  // the stream that is to be delivered
 
     bool expected = false;
     uint64_t settle = 0, interval = 0;
@@ -420,10 +384,9 @@ private:
     const double* next_voltages = nullptr;
     Presumed presumed;
     uint64_t presumed_from = 0;
-    bool compared = false;  // the couplings of the DACs with those that are presumed
     std::vector<uint32_t> packed;
     Flaws flaws;
-    Draws stalls, delays;
+    Draws delays;
 };
 
 }  // namespace thermokron

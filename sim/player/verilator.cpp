@@ -31,6 +31,8 @@ using Trace = VerilatedVcdC;
 #include "player.h"
 #include "voltages.h"
 
+using thermokron::Codes;
+using thermokron::COUPLINGS;
 using thermokron::Outputs;
 using thermokron::Sizes;
 
@@ -38,20 +40,65 @@ extern "C" void vlog_startup_routines_bootstrap();
 
 namespace {
 
-// How the player reaches a pin.
-class Pins {
+// How the player reaches a pin. Whether the unit has streams is a matter of its class.
+template <class Top>
+class PinsOf {
 public:
-    explicit Pins(Vtop& top) : top(top) {}
+    explicit PinsOf(Top& top) : top(top) {}
+
+    static constexpr bool STREAMS = requires(Top& top) { top.m_axis_results_tdata; };
 
     Outputs outputs() const {
-        return {top.s_axi_awready != 0, top.s_axi_wready != 0, top.s_axi_bvalid != 0,
+        Outputs now{top.s_axi_awready != 0, top.s_axi_wready != 0, top.s_axi_bvalid != 0,
                 top.s_axi_arready != 0, top.s_axi_rvalid != 0, top.irq != 0, top.dac_valid != 0,
-                top.bias_valid != 0, top.discharge != 0, top.convst != 0, top.s_axi_bresp,
-                top.s_axi_rdata, top.s_axi_rresp, top.dac_row, top.dac_col, top.dac_code,
-                top.bias_cell, top.bias_code};
+                top.bias_valid != 0, top.bias_load != 0, top.discharge != 0, top.convst != 0,
+                false, false, false, false, top.s_axi_bresp, top.s_axi_rdata, top.s_axi_rresp};
+        if constexpr (STREAMS) {
+            now.couplings_tready = top.s_axis_couplings_tready != 0;
+            now.biases_tready = top.s_axis_biases_tready != 0;
+            now.results_tvalid = top.m_axis_results_tvalid != 0;
+            now.results_tlast = top.m_axis_results_tlast != 0;
+        }
+        return now;
     }
 
     uint32_t temperature() const { return top.temperature; }
+
+    void coupling_codes(Codes& into) const {
+        into.row = top.dac_row;
+        into.first = top.dac_col;
+        into.enable = top.dac_enable;
+        copy(top.dac_code, into.codes);
+    }
+
+    void bias_codes(Codes& into) const {
+        into.first = top.bias_cell;
+        into.enable = top.bias_enable;
+        copy(top.bias_code, into.codes);
+    }
+
+    void results_tdata(uint32_t* into) const {
+        if constexpr (STREAMS) copy(top.m_axis_results_tdata, into);
+    }
+
+    void tdata(uint32_t stream, const uint32_t* words) {
+        if constexpr (STREAMS)
+            assign(stream == COUPLINGS ? top.s_axis_couplings_tdata : top.s_axis_biases_tdata, words);
+    }
+
+    void tvalid(uint32_t stream, bool to) {
+        if constexpr (STREAMS)
+            (stream == COUPLINGS ? top.s_axis_couplings_tvalid : top.s_axis_biases_tvalid) = to;
+    }
+
+    void tlast(uint32_t stream, bool to) {
+        if constexpr (STREAMS)
+            (stream == COUPLINGS ? top.s_axis_couplings_tlast : top.s_axis_biases_tlast) = to;
+    }
+
+    void results_tready(bool to) {
+        if constexpr (STREAMS) top.m_axis_results_tready = to;
+    }
 
     void rst(bool to) { top.rst = to; }
     void awaddr(uint32_t to) { top.s_axi_awaddr = to; }
@@ -78,9 +125,21 @@ private:
         else pin = Pin(words[0]);
     }
 
-    Vtop& top;
+    template <class Pin>
+    static void copy(const Pin& pin, uint32_t* into) {
+        if constexpr (!std::is_integral_v<Pin>) {
+            std::copy_n(pin.m_storage, std::size(pin.m_storage), into);
+        } else {
+            into[0] = uint32_t(pin);
+            if constexpr (sizeof(Pin) > 4) into[1] = uint32_t(pin >> 32);
+        }
+    }
+
+    Top& top;
     thermokron::Voltages cells;
 };
+
+using Pins = PinsOf<Vtop>;
 
 struct Unit {
     Unit(Vtop& top, const Sizes& sizes) : pins(top), player(pins, sizes) {}

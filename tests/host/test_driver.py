@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from thermokron.host import RegisterUnit
 from thermokron.model import PHASES, Job, NumericUnit, Readout, UnitFault, UnitSpec
 from thermokron.rtl import register_map
-from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.layout import bias_stride, coupling_cells, product_index, sum_index
 from thermokron.rtl.regmap import FaultReason
 
-SPEC = UnitSpec(cells=5, lanes=1, rhs_depth=3)
+SPEC = UnitSpec(cells=5, lanes=1, rhs_depth=3, dac_lanes=2)
 
 
 class PythonUnit:
@@ -75,9 +75,10 @@ class PythonUnit:
         mode = self.map.registers["mode"].unpack(word[self.address("mode")])
         bank = self.address(f"couplings{mode['bank']}")
         couplings = np.zeros((n, n), np.int64)
-        for i, (row, col) in enumerate(zip(*np.triu_indices(n), strict=True)):
-            couplings[row, col] = couplings[col, row] = self._signed(bank + 4 * i)
-        vectors, stride = word[self.address("biases")], 1 << (n - 1).bit_length()
+        for i, (row, col, used) in enumerate(zip(*coupling_cells(self.spec), strict=True)):
+            if used:
+                couplings[row, col] = couplings[col, row] = self._signed(bank + 4 * i)
+        vectors, stride = word[self.address("biases")], bias_stride(self.spec)
         base = self.address("biases_mem")
         job = Job(
             couplings=couplings,
@@ -93,7 +94,10 @@ class PythonUnit:
         )  # fmt: skip
         word[self.address("status")] = 4 if self.fault else 2
         word[self.address("fault")] = int(self.fault)
-        readout = self.numeric.run(job)
+        self._answer(job)
+
+    def _answer(self, job: Job) -> Readout:
+        vectors, readout = len(job.biases), self.numeric.run(job)
         for phase in PHASES:
             self._put(self.address(f"cycles_{phase}"), readout.cycles[phase], 2)
         results = [("clipped", readout.clipped, sum_index(self.spec, vectors))]
@@ -104,10 +108,77 @@ class PythonUnit:
             width = self.map.windows[name].entry_words
             for entry, value in zip(index.ravel(), values.ravel(), strict=True):
                 self._put(self.address(name) + 4 * width * int(entry), int(value), width)
+        return readout
 
     def _put(self, address: int, value: int, width: int) -> None:
         for i in range(width):
             self.words[address + 4 * i] = value >> (32 * i) & 0xFFFFFFFF
+
+
+class StreamedUnit(PythonUnit):
+    """The same, behind a link that reaches its streams."""
+
+    def __init__(self, spec: UnitSpec, seed: int = 0) -> None:
+        super().__init__(spec, seed)
+        self.packets: dict[str, list[bytes]] = {"couplings": [], "biases": []}
+        self.results = b""
+        self.stuck = False
+
+    def mode(self, field: str) -> int:
+        word = self.words.get(self.address("mode"), 0)
+        return self.map.registers["mode"].unpack(word)[field]
+
+    def send(self, stream: str, packet: bytes) -> None:
+        self.traffic.append(("send", stream, len(packet)))  # type: ignore[arg-type]
+        self.packets[stream].append(packet)
+
+    def deliver(self, stream: str) -> None:
+        self.traffic.append(("deliver", stream, 0))  # type: ignore[arg-type]
+        if self.stuck:
+            raise UnitFault("not taken")
+        for packet in self.packets[stream]:
+            bank = self.address(f"couplings{1 - self.mode('bank')}")
+            self._fill(bank, np.frombuffer(packet, "<i1"))
+        self.packets[stream].clear()
+
+    def take(self, count: int) -> bytes:
+        self.traffic.append(("take", "results", count))  # type: ignore[arg-type]
+        if len(self.results) != count:
+            raise UnitFault("another packet")
+        return self.results
+
+    def flush(self) -> None:
+        self.traffic.append(("flush", "", 0))  # type: ignore[arg-type]
+        for packets in self.packets.values():
+            packets.clear()
+        self.results = b""
+
+    def _fill(self, address: int, codes: NDArray[np.integer]) -> None:
+        for i, code in enumerate(codes.tolist()):
+            self.words[address + 4 * i] = code & 0xFFFFFFFF
+
+    def _run(self) -> None:
+        if self.mode("stream_biases"):
+            (packet,) = self.packets["biases"]
+            self.packets["biases"].clear()
+            rows = np.frombuffer(packet, "<i2").reshape(self.words[self.address("biases")], -1)
+            for k, row in enumerate(rows[:, : self.spec.cells]):
+                self._fill(self.address("biases_mem") + 4 * k * bias_stride(self.spec), row)
+        super()._run()
+
+    def _answer(self, job: Job) -> Readout:
+        readout = super()._answer(job)
+        if job.samples == 1 and not job.second_moments:
+            rows = np.zeros((len(job.biases), 8), "<i2")  # whole beats of 64 bits
+            rows[:, : self.spec.cells] = readout.sums
+            self.results = rows.tobytes() * self.mode("stream_results")
+            return readout
+        words = [*(readout.sums * 2**21 + readout.clipped).ravel().tolist()]
+        if readout.products is not None:
+            n = self.spec.cells
+            words += [readout.products[i, (i + d) % n] for i in range(n) for d in range(n // 2 + 1)]
+        self.results = np.array(words, "<i8").tobytes() * self.mode("stream_results")
+        return readout
 
 
 def jobs(count: int = 4) -> list[Job]:
@@ -124,7 +195,7 @@ def jobs(count: int = 4) -> list[Job]:
                 temperature=SPEC.temperature_max,
                 settle_cycles=100,
                 interval_cycles=SPEC.shortest_interval(),
-                samples=300,
+                samples=1 if i % 4 == 3 else 300,
                 second_moments=second_moments,
             )
         )
@@ -133,6 +204,11 @@ def jobs(count: int = 4) -> list[Job]:
 
 def opened(seed: int = 6) -> tuple[RegisterUnit, PythonUnit]:
     link = PythonUnit(SPEC, seed)
+    return RegisterUnit(link, SPEC, seed), link
+
+
+def opened_with_streams(seed: int = 6) -> tuple[RegisterUnit, StreamedUnit]:
+    link = StreamedUnit(SPEC, seed)
     return RegisterUnit(link, SPEC, seed), link
 
 
@@ -252,3 +328,90 @@ def test_closing_the_unit_closes_its_link() -> None:
     with unit:
         pass
     assert link.closed
+
+
+# ---- streams -----------------------------------------------------------------------------------
+
+
+def test_bulk_data_pass_the_streams_and_no_window() -> None:
+    unit, link = opened_with_streams()
+    numeric = NumericUnit(SPEC, seed=6)
+    assert [unit.run(job) for job in jobs()] == [numeric.run(job) for job in jobs()]
+    first_window = min(window.address for window in link.map.windows.values())
+    assert not [a for what, a, _ in link.traffic if what in ("write", "read") and a >= first_window]
+    sent = [(what, stream) for what, stream, _ in link.traffic if what in ("send", "take")]
+    each = [("send", "couplings"), ("send", "biases"), ("take", "results")]
+    assert sent == each * len(jobs())
+
+
+def test_streams_are_left_alone_where_they_are_not_wanted_or_not_there() -> None:
+    for link, spec, streams in (
+        (StreamedUnit(SPEC, 6), SPEC, False),
+        (PythonUnit(SPEC, 6), SPEC, True),
+        (StreamedUnit(dataclasses.replace(SPEC, stream_bits=None), 6), None, True),
+    ):
+        unit = RegisterUnit(link, spec or link.spec, 6, streams=streams)
+        assert not unit.streams
+        numeric = NumericUnit(unit.spec, seed=6)
+        for job, found in zip(jobs(), unit.run_many(jobs()), strict=True):
+            assert found == numeric.run(job)
+        assert {what for what, _, _ in link.traffic} == {"write", "read"}
+
+
+def test_run_many_sends_the_next_couplings_ahead() -> None:
+    unit, link = opened_with_streams()
+    sent = link.traffic
+
+    def observed() -> Iterator[Job]:
+        for i, job in enumerate(jobs()):
+            sent.append(("job", i, 0))
+            yield job
+
+    numeric = NumericUnit(SPEC, seed=6)
+    assert list(unit.run_many(observed())) == [numeric.run(job) for job in jobs()]
+    story = [
+        "start" if address == link.address("control") else what
+        for what, address, _ in sent
+        if what in ("job", "deliver", "take") or address in ("couplings", link.address("control"))
+    ]
+    next_one = ["job", "send", "take", "deliver", "start"]  # sent while the run before is on
+    assert story == ["job", "send", "deliver", "start", *3 * next_one, "take"]
+
+
+def test_packets_of_a_run_that_failed_are_flushed() -> None:
+    unit, link = opened_with_streams()
+    numeric = NumericUnit(SPEC, seed=6)
+    first, second, *_ = jobs()
+    for fault in (FaultReason.illegal_settle, FaultReason.adc_timeout):
+        link.fault = fault
+        link.words[link.address("fault")] = int(fault)
+        with pytest.raises(UnitFault, match=fault.name):
+            unit.run(first)
+        assert ("flush", "", 0) in link.traffic
+        link.traffic.clear()
+        link.fault = FaultReason.none
+        link.numeric.stream = 0
+        assert unit.run(first, stream=0) == numeric.run(first, stream=0)
+    link.hangs = True
+    with pytest.raises(UnitFault, match="not done after"):
+        unit.run(first)
+    assert link.traffic[-1] == ("flush", "", 0)
+    link.hangs = False
+    # couplings that are not taken are in no bank
+    link.stuck = True
+    with pytest.raises(UnitFault, match="not taken"):
+        unit.run(second)
+    assert link.traffic[-1] == ("flush", "", 0)
+    link.stuck, link.numeric.stream = False, 0
+    assert unit.run(second, stream=0) == numeric.run(second, stream=0)
+
+
+def test_couplings_that_cannot_be_sent_ahead_are_refused_at_their_turn() -> None:
+    unit, link = opened_with_streams()
+    good = jobs()[0]
+    bad = dataclasses.replace(good, couplings=good.couplings.astype(np.int64) * 3)
+    results = unit.run_many([good, bad])
+    assert isinstance(next(results), Readout)
+    with pytest.raises(ValueError, match="couplings hold a code of magnitude"):
+        next(results)
+    assert sum(stream == "couplings" for what, stream, _ in link.traffic if what == "send") == 1

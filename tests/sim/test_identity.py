@@ -1,14 +1,17 @@
 """Same seed, same job: the compiled RTL and the simulated Verilog return the numeric integers.
 
-Randomised jobs, 48 for the compiled engine and for each simulator: odd and even numbers of cells,
+Randomised jobs, 60 for the compiled engine and for each simulator: odd and even numbers of cells,
 full and folded lanes, the narrowest and the widest codes, one and several bias vectors, both modes,
-clipping, indefinite matrices, ideal and flawed arrays, the shortest interval and longer ones. And
-36 more of the kind that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
+clipping, indefinite matrices, ideal and flawed arrays, the shortest interval and longer ones;
+streams of each width and none, each number of DAC lanes. Each job passes the streams, alone and
+ahead of its turn; the register windows; and either at random, while DACs and streams stall. And 36
+more of the kind that K-FAC's solves are: many bias vectors, one reading each, hardly settled.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,16 +19,25 @@ import pytest
 from thermokron.host import CompiledUnit, CosimUnit, open_unit
 from thermokron.host.linalg import program
 from thermokron.model import ArrayPhysics, Job, NumericUnit, Readout, UnitFault, UnitSpec
-from thermokron.sim import SIMULATORS, missing
+from thermokron.sim import SIMULATORS, FrontEndFlaws, missing
 
 SPECS = {
-    "odd, folded": UnitSpec(cells=5, lanes=1, adc_bits=8, bias_bits=8, coupling_bits=5),
-    "two folds": UnitSpec(cells=6, lanes=3, adc_bits=12, rhs_depth=4, discharge_cycles=3),
+    "odd, folded": UnitSpec(
+        cells=5, lanes=1, adc_bits=8, bias_bits=8, coupling_bits=5, dac_lanes=2, stream_bits=32
+    ),
+    "two folds": UnitSpec(
+        cells=6, lanes=3, rhs_depth=4, discharge_cycles=3, dac_lanes=4, stream_bits=128
+    ),
     "wide": UnitSpec(cells=4, adc_bits=16, bias_bits=16, coupling_bits=16, clock_hz=333e6),
     "narrow": UnitSpec(
-        cells=3, adc_bits=3, bias_bits=4, coupling_bits=3, temperature_bits=6, rhs_depth=4
+        cells=3, adc_bits=3, bias_bits=4, coupling_bits=3, temperature_bits=6, rhs_depth=4,
+        dac_lanes=8, stream_bits=None,
     ),
-}
+    "means only": UnitSpec(
+        cells=9, lanes=3, adc_bits=7, bias_bits=9, coupling_bits=9, dac_lanes=16,
+        second_moments=False,
+    ),
+}  # fmt: skip
 PHYSICS = {
     "ideal": ArrayPhysics.ideal(),
     "flawed": ArrayPhysics(
@@ -67,7 +79,7 @@ def random_job(spec: UnitSpec, rng: np.random.Generator, *, clip: bool) -> Job:
     if rng.random() < 0.2:
         matrix -= 1.05 * np.linalg.eigvalsh(matrix)[0] * np.eye(n)  # one mode grows
         matrix /= np.abs(matrix).max()
-    second_moments = bool(rng.random() < 0.5)
+    second_moments = bool(rng.random() < 0.5) and spec.second_moments
     vectors = 1 if second_moments else int(rng.integers(1, 5))
     shortest = spec.shortest_interval(second_moments)
     return Job(
@@ -76,9 +88,34 @@ def random_job(spec: UnitSpec, rng: np.random.Generator, *, clip: bool) -> Job:
         temperature=spec.temperature_max if clip else int(rng.integers(0, 8)),
         settle_cycles=int(rng.integers(1, 200)),
         interval_cycles=shortest + int(rng.choice([0, 1, 7])),
-        samples=int(rng.integers(1, 120)) if second_moments else int(rng.integers(1, 40)),
+        samples=int(rng.integers(1, 120) if second_moments else rng.choice([1, 1, 2, 17, 39])),
         second_moments=second_moments,
     )
+
+
+def assert_same_however(
+    unit: CompiledUnit | CosimUnit, jobs: list[Job], expected: list[Readout]
+) -> None:
+    """Nor does it change the integers how data come, or who stalls; `expected` begins at 0."""
+    unit.stream, has_streams = 0, unit.streams
+    assert has_streams == (unit.spec.stream_bits is not None)
+    unit.streams = False
+    for job, found, other in zip(jobs, unit.run_many(jobs), expected, strict=True):
+        assert found == replace(
+            other, cycles=unit.spec.phase_cycles(job, stream_biases=False, stream_results=False)
+        )
+    unit.stream = 0
+    rng = np.random.default_rng(len(jobs))
+    unit.link.misbehave(FrontEndFlaws(stall=0.4, stream_stall=0.5, seed=9))
+    for job, other in zip(jobs, expected, strict=True):
+        unit.streams = has_streams and bool(rng.random() < 0.7)
+        assert replace(unit.run(job), cycles=other.cycles) == other
+    unit.streams, unit.stream = has_streams, 0
+    found_ahead = list(unit.run_many(jobs))
+    assert [
+        replace(f, cycles=e.cycles) for f, e in zip(found_ahead, expected, strict=True)
+    ] == expected
+    unit.link.misbehave(FrontEndFlaws())
 
 
 def jobs_and_readouts(name: str, physics: str) -> tuple[list[Job], list[Readout]]:
@@ -94,21 +131,36 @@ def test_the_jobs_are_what_they_are_meant_to_be() -> None:
     every = [jobs_and_readouts(name, physics) for name in SPECS for physics in PHYSICS]
     jobs = [job for jobs, _ in every for job in jobs]
     readouts = [readout for _, readouts in every for readout in readouts]
-    assert len(jobs) == 48
+    assert len(jobs) == 60
     assert sum(bool(r.clipped.any()) for r in readouts) >= 10
     assert sum(not r.clipped.any() for r in readouts) >= 10
     assert sum(job.second_moments for job in jobs) >= 10
     assert sum(len(job.biases) > 1 for job in jobs) >= 10
+    assert sum(job.samples == 1 for job in jobs) >= 10
     lowest = [np.linalg.eigvalsh(job.couplings.astype(float))[0] for job in jobs]
     assert sum(value < 0 for value in lowest) >= 3
 
 
 LARGEST = {
     "most cells": UnitSpec(
-        cells=256, lanes=2, coupling_bits=16, bias_bits=16, adc_bits=16, rhs_depth=256
+        cells=256,
+        lanes=2,
+        coupling_bits=16,
+        bias_bits=16,
+        adc_bits=16,
+        rhs_depth=256,
+        dac_lanes=16,
+        stream_bits=128,
     ),
     "a prime number of cells": UnitSpec(
-        cells=127, lanes=1, coupling_bits=3, bias_bits=4, adc_bits=3, temperature_bits=6
+        cells=127,
+        lanes=1,
+        coupling_bits=3,
+        bias_bits=4,
+        adc_bits=3,
+        temperature_bits=6,
+        dac_lanes=4,
+        stream_bits=32,
     ),
 }
 
@@ -137,8 +189,10 @@ def test_same_integers_at_the_limits_of_the_spec(name: str, rtl: str) -> None:
 
 
 SOLVERS = {
-    "ten cells": UnitSpec(cells=10, adc_bits=8, rhs_depth=40),
-    "folded": UnitSpec(cells=7, lanes=1, coupling_bits=5, rhs_depth=64),
+    "ten cells": UnitSpec(cells=10, adc_bits=8, rhs_depth=40, dac_lanes=8),
+    "folded": UnitSpec(
+        cells=7, lanes=1, coupling_bits=5, bias_bits=8, rhs_depth=64, dac_lanes=2, stream_bits=32
+    ),
 }
 SOLVES = 9
 
@@ -191,6 +245,8 @@ def test_same_integers_of_solves(name: str, physics: str, rtl: str) -> None:
         assert [r.cycles for r in found] == [spec.phase_cycles(job) for job in jobs]
         unit.stream = 0
         assert list(unit.run_many(jobs)) == expected
+        assert_same_however(unit, jobs, expected)
+        unit.stream = sum(len(job.biases) for job in jobs)
         # a matrix that is written halfway, over the last one, is gone with its run
         stream = unit.stream - len(jobs[-1].biases)
         for other in (jobs[0], jobs[0].with_biases(jobs[0].biases[:1], temperature=0)):
@@ -240,3 +296,4 @@ def test_same_integers(name: str, physics: str, rtl: str) -> None:
         assert unit.run(jobs[0], stream=0) == expected[0]
         unit.stream = 0
         assert list(unit.run_many(jobs)) == expected
+        assert_same_however(unit, jobs, expected)

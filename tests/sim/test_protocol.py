@@ -113,6 +113,7 @@ def test_payloads_round_trip() -> None:
     assert (address, found.tolist()) == (0x1C0, [int(w) & 0xFFFFFFFF for w in words])
     ranges = [[0x100, 1], [0xC0000, 4096]]
     assert protocol.unpack_read(protocol.pack_read(ranges)).tolist() == ranges
+    assert protocol.unpack_send(protocol.pack_send(1, b"packet..")) == (1, b"packet..")
     job = Job(
         couplings=np.array([[3, -1], [-1, 2]]),
         biases=np.array([[-7, 5], [0, 1], [2, -2]]),
@@ -135,6 +136,7 @@ def test_payloads_round_trip() -> None:
     [
         (protocol.unpack_write, b"1234"),
         (protocol.unpack_write, b"123456789"),
+        (protocol.unpack_send, b"1234"),
         (protocol.unpack_read, b""),
         (protocol.unpack_read, b"1234"),
         (protocol.unpack_words, b"123"),
