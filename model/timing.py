@@ -51,15 +51,22 @@ WRITE_CYCLES, READ_CYCLES = 2, 5
 class Sizes(Protocol):
     """What is used here of a `UnitSpec`."""
 
-    cells: int
-    coupling_bits: int
-    bias_bits: int
-    adc_bits: int
-    adc_cycles: int
-    discharge_cycles: int
-    dac_lanes: int
-    stream_bits: int | None
-
+    @property
+    def cells(self) -> int: ...
+    @property
+    def coupling_bits(self) -> int: ...
+    @property
+    def bias_bits(self) -> int: ...
+    @property
+    def adc_bits(self) -> int: ...
+    @property
+    def adc_cycles(self) -> int: ...
+    @property
+    def discharge_cycles(self) -> int: ...
+    @property
+    def dac_lanes(self) -> int: ...
+    @property
+    def stream_bits(self) -> int | None: ...
     @property
     def folds(self) -> int: ...
 

@@ -61,7 +61,9 @@ class Biases(wiring.Component):
             spec.cells, bits, lanes, ceil_log2(depth), spec.dac_timeout_cycles, triangle=False
         )
         self._writer = None
+        axis = {}
         if spec.stream_bits is not None:
+            axis = {"axis": In(AxiStreamSignature(spec.stream_bits))}
             self._writer = PacketWriter(
                 stream_bits=spec.stream_bits,
                 item_bits=8 * item_bytes(bits),
@@ -75,11 +77,7 @@ class Biases(wiring.Component):
             {
                 "window": self._store.signature.members["window0"],
                 "locked": In(1),
-                **(
-                    {}
-                    if self._writer is None
-                    else {"axis": In(AxiStreamSignature(spec.stream_bits))}
-                ),
+                **axis,
                 "stream_run": In(1),
                 "window_run": In(1),
                 "vectors": In(span(spec.rhs_depth)),

@@ -54,7 +54,9 @@ class Couplings(wiring.Component):
             spec.cells, bits, lanes, address_bits, spec.dac_timeout_cycles, triangle=True
         )
         self._writer = None
+        axis = {}
         if spec.stream_bits is not None:
+            axis = {"axis": In(AxiStreamSignature(spec.stream_bits))}
             self._writer = PacketWriter(
                 stream_bits=spec.stream_bits,
                 item_bits=8 * item_bytes(bits),
@@ -69,11 +71,7 @@ class Couplings(wiring.Component):
                 "bank0": self._store.signature.members["window0"],
                 "bank1": self._store.signature.members["window1"],
                 "locked": In(2),
-                **(
-                    {}
-                    if self._writer is None
-                    else {"axis": In(AxiStreamSignature(spec.stream_bits))}
-                ),
+                **axis,
                 "start": In(1),
                 "cancel": In(1),
                 "bank": In(1),

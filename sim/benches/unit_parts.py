@@ -40,6 +40,7 @@ class Streams:
     """
 
     def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
+        assert block.spec.stream_bits is not None
         self.pause = 0.0
         ends = []
         for kind, port in (

@@ -231,7 +231,7 @@ def of_runs(
         second_moments=second_moments,
         runs=runs,
         cells=n,
-        codes_per_cycle=technology.ports,
+        dac_lanes=technology.ports,
     )
     sums, clipped, products = result_words(technology, samples)
     results = (sums + clipped) * vectors * n

@@ -42,7 +42,7 @@ def demand_of(
         samples=1,
         second_moments=False,
         runs=runs,
-        codes_per_cycle=technology.ports,
+        dac_lanes=technology.ports,
     )["load"]
     slower = values(technology.tau) / technology.tau.nominal
     return Demand(
