@@ -54,11 +54,12 @@ class Biases(wiring.Component):
         bits, lanes = spec.bias_bits, spec.dac_lanes
         self._cells, self._stride = spec.cells, bias_stride(spec) // lanes  # in words
         depth = spec.rhs_depth * self._stride
+        address_bits = ceil_log2(len(span(depth)))
         self._pad = ceil_log2(bias_stride(spec))
         item_bits = None if spec.stream_bits is None else 8 * item_bytes(bits)
         self._store = CodeStore(depth, bits, lanes, item_bits=item_bits)
         self._loader = CodeLoader(
-            spec.cells, bits, lanes, ceil_log2(depth), spec.dac_timeout_cycles, triangle=False
+            spec.cells, bits, lanes, address_bits, spec.dac_timeout_cycles, triangle=False
         )
         self._writer = None
         axis = {}
@@ -71,7 +72,7 @@ class Biases(wiring.Component):
                 row_codes=spec.cells,
                 rows=spec.rhs_depth,
                 row_stride=self._stride,
-                address_bits=ceil_log2(depth),
+                address_bits=address_bits,
             )
         super().__init__(
             {

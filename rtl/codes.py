@@ -85,7 +85,7 @@ class CodeStore(wiring.Component):
     ) -> None:
         self._depth, self._bits, self._lanes, self._windows = depth, bits, lanes, windows
         window = MemoryPort(ceil_log2(depth * lanes))
-        address_bits = ceil_log2(depth * windows)
+        address_bits = ceil_log2(len(span(depth * windows)))
         self._streamed = item_bits is not None
         super().__init__(
             {
@@ -105,7 +105,9 @@ class CodeStore(wiring.Component):
         lanes = self._lanes
         lane_bits = ceil_log2(lanes)
         row = code_row(self._bits, lanes)
-        m.submodules.memory = memory = Memory(shape=row, depth=self._depth * self._windows, init=[])
+        m.submodules.memory = memory = Memory(
+            shape=row, depth=len(span(self._depth * self._windows)), init=[]
+        )
         write, read = memory.write_port(granularity=1), memory.read_port()
         m.d.comb += [read.addr.eq(self.read.address), read.en.eq(self.read.enable)]
         # the second of the two cycles, of a loader and of a window

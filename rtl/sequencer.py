@@ -289,10 +289,15 @@ class Sequencer(wiring.Component):
         """
         spec = self._spec
         floor = discharge_floor(spec)
-        apart: ValueLike = sample_spacing(spec, narrow=False) - 1
+        spacing = [sample_spacing(spec, narrow=False)] * 2
         if spec.stream_bits is not None:
-            apart = Mux(self.narrow, sample_spacing(spec, narrow=True) - 1, apart)
-        lacks, cycles = (Signal(range(self._longest_discharge() + 1)) for _ in range(2))
+            spacing[1] = sample_spacing(spec, narrow=True)
+        longest = range(self._longest_discharge() + 1)
+        cycles = Signal(longest, init=floor)
+        if max(spacing) - 2 <= floor:  # however short the array settles
+            return cycles
+        apart, lacks = Signal(longest), Signal(longest)
+        m.d.comb += apart.eq(Mux(self.narrow, spacing[1] - 1, spacing[0] - 1))
         m.d.sync += [
             lacks.eq(Mux(self.settle < apart, apart - self.settle, 0)),
             cycles.eq(Mux(lacks > floor, lacks, floor)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Shape, Value, signed, unsigned
+from amaranth import Module, Mux, Shape, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
@@ -139,7 +139,9 @@ class ThermodynamicUnit(wiring.Component):
             sequencer.second_moments.eq(registers.mode_second_moments),
             sequencer.stream_biases.eq(registers.mode_stream_biases),
             sequencer.stream_results.eq(registers.mode_stream_results),
-            sequencer.spoiled.eq(couplings.spoiled.bit_select(registers.mode_bank, 1)),
+            sequencer.spoiled.eq(
+                Mux(registers.mode_bank, couplings.spoiled[1], couplings.spoiled[0])
+            ),
             registers.start_refused.eq(sequencer.refused),
             registers.status_busy.eq(sequencer.busy),
             registers.status_done.eq(sequencer.done),

@@ -9,6 +9,7 @@ from typing import Any
 
 import cocotb
 
+from thermokron.rtl.layout import bias_stride, coupling_cells
 from thermokron.sim.benches.support import Bench, Block, settled, signed, together, value
 
 
@@ -28,13 +29,13 @@ class Loader:
 
     def __init__(self, bench: Bench, block: Block) -> None:
         self.bench, self.block, self.rng = bench, block, bench.random(block)
-        spec = block.spec
+        self.spec = spec = block.spec
         self.couplings = block.kind == "Couplings"
         self.bits = spec.coupling_bits if self.couplings else spec.bias_bits
         self.limit = (1 << (self.bits - 1)) - 1
         self.index = (spec.cells - 1).bit_length()
-        stride = 1 << self.index  # of bias vectors
-        depth = spec.coupling_count if self.couplings else spec.rhs_depth * stride
+        self.stride = bias_stride(spec)
+        depth = len(coupling_cells(spec)[0]) if self.couplings else spec.rhs_depth * self.stride
         self.windows = ["bank0", "bank1"] if self.couplings else ["window"]
         self.words: list[list[int | None]] = [[None] * depth for _ in self.windows]
         self.queue: list[tuple[int, int, int]] = []  # writes to come: window, address, word
@@ -45,25 +46,39 @@ class Loader:
 
     # ---- golden model -------------------------------------------------------------------
 
-    def addresses(self, select: int) -> list[tuple[int, tuple[int, ...]]]:
-        """Address and tags of every code of bank or vector `select`, in order."""
-        n = self.block.spec.cells
+    def used(self, select: int) -> list[int]:
+        """Addresses of bank or vector `select` in its window."""
         if self.couplings:
-            pairs = [(row, column) for row in range(n) for column in range(row, n)]
-            return list(enumerate(pairs))
-        return [((select << self.index) + cell, (cell,)) for cell in range(n)]
+            return list(range(len(self.words[select])))
+        base, lanes = select * self.stride, self.spec.dac_lanes
+        return list(range(base, base + -(-self.spec.cells // lanes) * lanes))
 
-    def expected(self, select: int) -> tuple[list[tuple[int, ...]], bool]:
-        """What a load sends, and whether it meets a bad code."""
+    def tagged(self, select: int) -> list[tuple[tuple[int, ...], list[int], list[bool]]]:
+        """Tags, addresses and enables of every word of bank or vector `select`, in order."""
+        lanes, addresses = self.spec.dac_lanes, self.used(select)
+        if self.couplings:
+            rows, columns, on = (part.tolist() for part in coupling_cells(self.spec))
+            tags = list(zip(rows, columns, strict=True))
+        else:
+            tags = [(cell,) for cell in range(len(addresses))]
+            on = [cell < self.spec.cells for (cell,) in tags]
+        parts = [slice(i, i + lanes) for i in range(0, len(addresses), lanes)]
+        return [(tags[part][0], addresses[part], on[part]) for part in parts]
+
+    def expected(self, select: int) -> tuple[list[tuple[Any, ...]], bool]:
+        """What a load sends, a word at a time, and whether it meets a bad code."""
         words = self.words[select if self.couplings else 0]
-        sent: list[tuple[int, ...]] = []
-        for address, tags in self.addresses(select):
-            word = words[address]
-            assert word is not None
-            code = signed(word, 32)
-            if abs(code) > self.limit:
+        sent: list[tuple[Any, ...]] = []
+        for tags, addresses, enable in self.tagged(select):
+            codes = []
+            for address, on in zip(addresses, enable, strict=True):
+                word = words[address]
+                if on:
+                    assert word is not None
+                    codes.append(signed(word, 32))
+            if any(abs(code) > self.limit for code in codes):
                 return sent, True
-            sent.append((*tags, code))
+            sent.append((*tags, *codes))
         return sent, False
 
     # ---- traffic ------------------------------------------------------------------------
@@ -79,8 +94,11 @@ class Loader:
     def fill(self, select: int) -> None:
         """Queue writes of a whole bank or vector, in random order; some hold bad codes."""
         window = select if self.couplings else 0
-        addresses = [address for address, _ in self.addresses(select)]
-        bad = self.rng.sample(addresses, 1) if self.rng.random() < 0.4 else []
+        addresses = self.used(select)
+        # codes that have no DAC may be anything
+        idle = [a for _, some, on in self.tagged(select) for a, o in zip(some, on, strict=True)
+                if not o]  # fmt: skip
+        bad = [*idle, *(self.rng.sample(addresses, 1) if self.rng.random() < 0.4 else [])]
         self.rng.shuffle(addresses)
         self.queue += [(window, a, self.any_word(a not in bad)) for a in addresses]
 
@@ -123,9 +141,18 @@ class Loader:
         self.held = payload if valid and not ready and not cancel else None
         self.stalls += valid and not ready
         if valid and ready:
-            mask, tags = (1 << self.index) - 1, 2 if self.couplings else 1
+            mask, tags, lanes = (
+                (1 << self.index) - 1,
+                2 if self.couplings else 1,
+                block.spec.dac_lanes,
+            )
             fields = tuple(payload >> (self.index * i) & mask for i in range(tags))
-            self.sent.append((*fields, signed(payload >> (self.index * tags), self.bits)))
+            enable = payload >> (self.index * tags)
+            codes = enable >> lanes
+            self.sent.append((*fields, *(
+                signed(codes >> (self.bits * lane), self.bits)
+                for lane in range(lanes) if enable >> lane & 1
+            )))  # fmt: skip
             assert value(block.busy)
         if value(block.bad_code):
             assert not valid, "a bad code was sent"
@@ -159,15 +186,15 @@ class Loader:
         else:
             assert self.sent == expected
             assert value(block.bad_code) == bad
-            # one cycle to read the first code, and then one per code but for the stalls
-            assert cycles == 1 + len(expected) + self.stalls
+            # two cycles to read the first word, and then one per word but for the stalls
+            assert cycles == 2 + len(expected) + self.stalls + bad
         if bad and cancel_after is None:  # it says so until it is told to stop
             for _ in range(self.rng.randint(0, 5)):
                 await self.cycle()
                 assert value(block.bad_code)
                 assert value(block.busy)
         if value(block.busy):
-            sent = len(self.sent) + (value(block.dac_valid))
+            sent = len(self.sent) + value(block.dac_valid)
             await self.cycle(cancel=1)
             assert len(self.sent) <= sent
         self.in_use = None
@@ -193,7 +220,9 @@ class Loader:
                 name, word = self.windows[window], self.words[window][address]
                 getattr(block, f"{name}_read").value = 1
                 getattr(block, f"{name}_address").value = address
-                if word is not None:  # of a code beyond the range only the low bits are kept
+                if not self.couplings and address % self.stride >= self.spec.cells:
+                    due[-1] = name, 0  # between the vectors
+                elif word is not None:  # of a code beyond the range only the low bits are kept
                     due[-1] = name, signed(word, self.bits)
             await settled()
             now = due[-3]
@@ -206,7 +235,7 @@ class Loader:
     async def fill_unknown(self, select: int) -> None:
         """Write a bank or vector of which the contents are not known."""
         words = self.words[select if self.couplings else 0]
-        if any(words[address] is None for address, _ in self.addresses(select)):
+        if any(words[address] is None for address in self.used(select)):
             self.fill(select)
             await self.drain()
 
@@ -232,6 +261,33 @@ async def random_loads(dut: Any) -> None:
     bench = Bench(dut, "random_loads")
     await bench.start()
     await together(Loader(bench, block).session(bench.rounds) for block in bench.blocks)
+
+
+@cocotb.test()
+async def patience(dut: Any) -> None:
+    """A DAC that is not ready for so many cycles is dead; one cycle less is none."""
+    bench = Bench(dut, "patience")
+    await bench.start()
+
+    async def scenario(loader: Loader) -> None:
+        block, most = loader.block, loader.spec.dac_timeout_cycles
+        await loader.fill_unknown(0)
+        loader.queue, loader.stall = [], 0.0
+        for waits in (most - 1, most):
+            await loader.cycle(start=1)
+            while not value(block.dac_valid) and not value(block.bad_code):
+                await loader.cycle()
+            loader.stall = 1.1
+            for _ in range(waits):
+                assert not value(block.timeout)
+                await loader.cycle()
+            loader.stall = 0.0
+            if value(block.dac_valid):
+                assert value(block.timeout) == (waits == most)
+            await loader.cycle(cancel=1)
+            assert not value(block.timeout)
+
+    await together(scenario(Loader(bench, block)) for block in bench.blocks)
 
 
 @cocotb.test()

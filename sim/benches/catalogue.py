@@ -79,12 +79,32 @@ BENCHES: Mapping[str, BlockBench] = {
         "thermokron.sim.benches.bench_codes",
         _code_blocks,
         {
-            "c2": ("Couplings", UnitSpec(cells=2, coupling_bits=3)),
-            "c5": ("Couplings", UnitSpec(cells=5, coupling_bits=8)),
-            "c8": ("Couplings", UnitSpec(cells=8, coupling_bits=16)),
-            "b2": ("Biases", UnitSpec(cells=2, bias_bits=4, rhs_depth=1)),
-            "b5": ("Biases", UnitSpec(cells=5, bias_bits=12, rhs_depth=3)),
-            "b8": ("Biases", UnitSpec(cells=8, bias_bits=16, rhs_depth=4)),
+            "c2": (
+                "Couplings",
+                UnitSpec(cells=2, coupling_bits=3, stream_bits=None, dac_timeout_cycles=7),
+            ),
+            "c5": (
+                "Couplings",
+                UnitSpec(cells=5, coupling_bits=8, dac_lanes=2, dac_timeout_cycles=3),
+            ),
+            "c9": (
+                "Couplings",
+                UnitSpec(cells=9, coupling_bits=16, dac_lanes=4, dac_timeout_cycles=20),
+            ),
+            "b2": (
+                "Biases",
+                UnitSpec(cells=2, bias_bits=4, rhs_depth=1, dac_lanes=4, dac_timeout_cycles=5),
+            ),
+            "b5": (
+                "Biases",
+                UnitSpec(
+                    cells=5, bias_bits=12, rhs_depth=3, stream_bits=None, dac_timeout_cycles=9
+                ),
+            ),
+            "b9": (
+                "Biases",
+                UnitSpec(cells=9, bias_bits=16, rhs_depth=4, dac_lanes=2, dac_timeout_cycles=2),
+            ),
         },
         rounds={"icarus": 30, "verilator": 60},
     ),

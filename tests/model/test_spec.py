@@ -11,7 +11,8 @@ import pytest
 from thermokron.model import Job, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES
 
-FIELDS = {f.name: f.metadata["range"] for f in fields(UnitSpec)}
+FIELDS = {f.name: f.metadata["range"] for f in fields(UnitSpec) if "range" in f.metadata}
+CHOICES = {f.name: f.metadata["choices"] for f in fields(UnitSpec) if "choices" in f.metadata}
 SIZES = [name for name, (low, _) in FIELDS.items() if isinstance(low, int)]
 QUANTITIES = [name for name in FIELDS if name not in SIZES]
 
@@ -36,6 +37,19 @@ def test_a_quantity_out_of_range_is_refused_by_name(name):
     for value in ("1", None, True):
         with pytest.raises(TypeError, match=f"{name} = .* is not a number"):
             UnitSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_is_no_choice_is_refused_by_name(name):
+    for value in (3, 256, "64", 1.0, False if name != "second_moments" else 0):
+        with pytest.raises(
+            ValueError, match=f"{name} = .* is not legal; legal: {CHOICES[name][0]}"
+        ):
+            UnitSpec(**{name: value})
+    for value in CHOICES[name]:
+        spec = UnitSpec(**{name: value})
+        assert getattr(spec, name) is value
+        assert UnitSpec.from_json(spec.to_json()) == spec
 
 
 def test_ends_of_the_ranges_are_legal():
@@ -167,8 +181,48 @@ def test_phases_scale_with_vectors_and_samples():
     assert (one["discharge"], three["discharge"]) == (7, 21)
     assert (one["settle"], three["settle"]) == (1000, 3000)
     short = 2 * spec.shortest_interval()
-    assert three["sample"] - 3 * one["sample"] == 3 * (10 * 50 - short)
-    assert three["load"] > one["load"] > spec.coupling_count + spec.cells
+    # the conversion of a vector's last sample goes on while the cells are discharged
+    tail = spec.adc_cycles + spec.folds + 3
+    assert one["sample"] == short + 1 + tail
+    assert three["sample"] == 3 * (10 * 50 + 1) + tail
+    # as do the codes of the next vector to its DACs, while the array settles
+    assert three["load"] == one["load"] > spec.coupling_count
+
+
+@pytest.mark.parametrize("stream_bits", [None, 32, 128])
+@pytest.mark.parametrize("dac_lanes", [1, 4])
+def test_arrays_of_jobs_take_what_each_takes(stream_bits, dac_lanes):
+    """Closed forms for numbers and for arrays of them; runs of as many vectors each add up."""
+    spec = UnitSpec(cells=12, lanes=3, stream_bits=stream_bits, dac_lanes=dac_lanes)
+    rng = np.random.default_rng(3)
+    vectors, settle = rng.integers(1, 64, 20), rng.integers(1, 60, 20)
+    samples = rng.choice([1, 5], 20)
+    about = {"interval_cycles": 9, "second_moments": False}
+    found = spec.cycles_of(
+        vectors=3 * vectors, settle_cycles=settle, samples=samples, runs=3, **about
+    )
+    for i, (k, s, n) in enumerate(zip(vectors, settle, samples, strict=True)):
+        one = spec.cycles_of(vectors=int(k), settle_cycles=int(s), samples=int(n), **about)
+        assert {phase: np.broadcast_to(count, 20)[i] for phase, count in found.items()} == {
+            phase: 3 * count for phase, count in one.items()
+        }
+
+
+def test_a_solve_takes_as_long_as_what_limits_it():
+    """128 columns on 128 cells, through ports as wide as a board has them."""
+    spec = UnitSpec(cells=128, lanes=8, dac_lanes=8, rhs_depth=128)
+    job = make_job(
+        spec,
+        couplings=np.zeros((128, 128), int),
+        biases=np.zeros((128, 128), int),
+        settle_cycles=23,
+        samples=1,
+        second_moments=False,
+    )
+    array, ports = sum(spec.phase_cycles(job).values()), spec.port_cycles(job)
+    assert spec.elapsed_cycles(job) <= 1.3 * max(array, *ports.values())
+    slow = replace(spec, stream_bits=None, dac_lanes=1)
+    assert slow.elapsed_cycles(job) > 20 * spec.elapsed_cycles(job)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +252,13 @@ def test_a_job_that_the_unit_cannot_do_is_refused_by_name(changes, message):
 def test_json_round_trip_and_fingerprint():
     spec = UnitSpec(cells=9, lanes=3, clock_hz=1e9 / 3, tau_s=1.7e-9, adc_timeout_cycles=65534)
     assert UnitSpec.from_json(spec.to_json()) == spec
-    assert list(json.loads(spec.to_json())) == list(FIELDS)
+    assert list(json.loads(spec.to_json())) == [f.name for f in fields(UnitSpec)]
     assert UnitSpec.from_json(spec.to_json()).fingerprint == spec.fingerprint
     other = {n: high for n, (_, high) in FIELDS.items()} | {"cells": 18, "lanes": 1}
-    other["adc_cycles"] = 65534
+    other |= {"adc_cycles": 65534, "dac_timeout_cycles": 9}
     prints = {replace(spec, **{name: value}).fingerprint for name, value in other.items()}
-    assert len(prints | {spec.fingerprint}) == len(FIELDS) + 1
+    prints |= {replace(spec, **{name: legal[1]}).fingerprint for name, legal in CHOICES.items()}
+    assert len(prints | {spec.fingerprint}) == len(FIELDS) + len(CHOICES) + 1
     assert 0 <= spec.fingerprint < 2**32
 
 

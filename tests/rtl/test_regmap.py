@@ -22,7 +22,7 @@ from thermokron.rtl import (
     register_map,
     write_unit,
 )
-from thermokron.rtl.layout import product_index, sum_index
+from thermokron.rtl.layout import bias_stride, coupling_index, product_index, sum_index
 from thermokron.rtl.regmap import RDL_PATH, RegisterMap, bound_rdl
 
 DOCS = Path(__file__).parents[2] / "docs" / "registers.md"
@@ -31,17 +31,23 @@ DOCS = Path(__file__).parents[2] / "docs" / "registers.md"
 ADDRESSES = {
     "id": 0x000, "version": 0x004, "fingerprint": 0x008, "array": 0x010, "widths": 0x014,
     "adc": 0x018, "timing": 0x01C, "clock_hz": 0x020, "tau_s": 0x028,
-    "temperature_full_scale": 0x030, "depth": 0x038, "control": 0x100, "status": 0x104,
+    "temperature_full_scale": 0x030, "depth": 0x038, "ports": 0x03C, "dac": 0x040,
+    "control": 0x100, "status": 0x104,
     "fault": 0x108, "irq_enable": 0x10C, "mode": 0x110, "biases": 0x114, "temperature": 0x118,
     "settle": 0x11C, "interval": 0x120, "samples": 0x124, "progress_vector": 0x128,
-    "progress_sample": 0x12C, "cycles_load": 0x140, "cycles_discharge": 0x148,
-    "cycles_settle": 0x150, "cycles_sample": 0x158,
+    "progress_sample": 0x12C, "streams": 0x130, "cycles_load": 0x140, "cycles_discharge": 0x148,
+    "cycles_settle": 0x150, "cycles_sample": 0x158, "cycles_results": 0x160,
 }  # fmt: skip
 BITS = {
     "control_start": (0, 1), "control_abort": (1, 1), "control_clear": (2, 1),
     "status_busy": (0, 1), "status_done": (1, 1), "status_fault": (2, 1), "status_phase": (4, 3),
     "fault_reason": (0, 4), "irq_enable_done": (0, 1), "irq_enable_fault": (1, 1),
     "mode_second_moments": (0, 1), "mode_bank": (1, 1),
+    "mode_stream_biases": (2, 1), "mode_stream_results": (3, 1),
+    "ports_stream_bits": (0, 8), "ports_dac_lanes": (8, 8), "ports_second_moments": (16, 1),
+    "dac_dac_timeout_cycles": (0, 16), "streams_packets": (0, 16),
+    "streams_couplings_open": (16, 1), "streams_biases_open": (17, 1),
+    "streams_results_open": (18, 1), "streams_spoiled": (20, 2),
     "array_cells": (0, 16), "array_lanes": (16, 16), "depth_rhs_depth": (0, 16),
     "widths_coupling_bits": (0, 8), "widths_bias_bits": (8, 8), "widths_adc_bits": (16, 8),
     "widths_temperature_bits": (24, 8), "adc_adc_cycles": (0, 16),
@@ -55,8 +61,9 @@ WINDOWS = {
 }  # fmt: skip
 REASONS = {
     "none": 0, "adc_timeout": 1, "adc_stuck": 2, "aborted": 3, "illegal_code": 4,
+    "stream_early": 5, "stream_late": 6, "dac_timeout": 7,
     "illegal_biases": 8, "illegal_temperature": 9, "illegal_settle": 10, "illegal_interval": 11,
-    "illegal_samples": 12, "illegal_mode": 13,
+    "illegal_samples": 12, "illegal_mode": 13, "illegal_bank": 14,
 }  # fmt: skip
 
 SPECS = [
@@ -65,7 +72,9 @@ SPECS = [
     UnitSpec(cells=15, lanes=5, rhs_depth=7, clock_hz=123.456e6, tau_s=1.7e-9),
     UnitSpec(cells=127, lanes=1, rhs_depth=256, adc_timeout_cycles=65535, adc_cycles=65535),
     UnitSpec(cells=256, lanes=256, rhs_depth=256, coupling_bits=16, discharge_cycles=65535),
-    UnitSpec(cells=256, lanes=1, rhs_depth=1),
+    UnitSpec(cells=256, lanes=1, rhs_depth=1, stream_bits=None),
+    UnitSpec(cells=13, dac_lanes=8, stream_bits=128, second_moments=False),
+    UnitSpec(cells=2, dac_lanes=16, stream_bits=32, rhs_depth=1),
     UnitSpec(cells=256, lanes=2, rhs_depth=256),
 ]
 
@@ -81,16 +90,23 @@ def test_addresses_and_bits_are_what_software_relies_on() -> None:
     assert all(member.doc for member in (*FaultReason, *Phase))
 
 
+def _beyond(spec: UnitSpec) -> int:
+    """Codes that fill the last word of the couplings."""
+    return -spec.cells % spec.dac_lanes
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.cells}/{s.lanes}")
 def test_windows_hold_all_entries_and_do_not_meet(spec: UnitSpec) -> None:
     regmap = register_map(spec)
     windows = regmap.windows
-    assert windows["couplings0"].entries == windows["couplings1"].entries == spec.coupling_count
-    stride = 1 << (spec.cells - 1).bit_length()
-    assert windows["biases_mem"].entries == spec.rhs_depth * stride
+    assert windows["couplings0"].entries == windows["couplings1"].entries
+    assert coupling_index(spec).max() == windows["couplings0"].entries - 1 - _beyond(spec)
+    assert windows["biases_mem"].entries == spec.rhs_depth * bias_stride(spec)
+    assert bias_stride(spec) >= spec.cells
     assert sum_index(spec, spec.rhs_depth).max() < windows["sums"].entries
     assert windows["clipped"].entries == windows["sums"].entries
-    assert product_index(spec).max() < windows["products"].entries
+    if spec.second_moments:
+        assert product_index(spec).max() < windows["products"].entries
     assert max(ADDRESSES.values()) + 8 <= 0x400
     end = 0x400
     for window in windows.values():
@@ -164,7 +180,7 @@ def test_every_field_of_the_spec_is_stated() -> None:
     ("address", "word", "message"),
     [
         (0x000, 0xFFFF_FFFF, "ID reads 0xffffffff, not 0x544b524e"),
-        (0x004, 0x0001_0000, "version 1; this software knows 2"),
+        (0x004, 0x0001_0000, "version 1; this software knows 3"),
         (0x008, 0x0000_0000, "fingerprint 0x00000000 is not that"),
         (0x010, 0x0010_0001, "cells = 1 is out of range; legal: 2 to 4096"),
     ],

@@ -112,6 +112,7 @@ def test_no_waiver_is_more_than_is_needed(default_unit, tmp_path: Path) -> None:
 
 def test_ports_are_what_a_chip_is_wired_to(unit) -> None:
     spec, files = unit
+    way = "input", "output"
     index, address = (spec.cells - 1).bit_length(), register_map(spec).address_bits
     expected = [
         ("clk", "input", 1), ("rst", "input", 1),
@@ -126,11 +127,17 @@ def test_ports_are_what_a_chip_is_wired_to(unit) -> None:
         ("s_axi_rdata", "output", 32), ("s_axi_rresp", "output", 2),
         ("s_axi_rvalid", "output", 1), ("s_axi_rready", "input", 1),
         ("irq", "output", 1),
+        *(
+            (f"{stream}_{name}", way[(name == "tready") ^ (stream == "m_axis_results")], width)
+            for stream in ("s_axis_couplings", "s_axis_biases", "m_axis_results")
+            for name, width in (("tdata", 64), ("tvalid", 1), ("tready", 1), ("tlast", 1))
+        ),
         ("dac_valid", "output", 1), ("dac_ready", "input", 1),
         ("dac_row", "output", index), ("dac_col", "output", index),
-        ("dac_code", "output", spec.coupling_bits),
+        ("dac_enable", "output", 1), ("dac_code", "output", spec.coupling_bits),
         ("bias_valid", "output", 1), ("bias_ready", "input", 1),
-        ("bias_cell", "output", index), ("bias_code", "output", spec.bias_bits),
+        ("bias_cell", "output", index), ("bias_enable", "output", 1),
+        ("bias_code", "output", spec.bias_bits), ("bias_load", "output", 1),
         ("temperature", "output", spec.temperature_bits), ("discharge", "output", 1),
         ("convst", "output", 1), ("drdy", "input", 1),
         ("adc_data", "input", spec.cells * spec.adc_bits),
@@ -316,10 +323,14 @@ def test_command_writes_what_it_says(tmp_path: Path, capsys) -> None:
     target = tmp_path / "new" / "unit.v"
     options = {"cells": 6, "lanes": 3, "coupling_bits": 7, "bias_bits": 8, "adc_bits": 9,
                "temperature_bits": 10, "rhs_depth": 11, "adc_cycles": 12,
-               "adc_timeout_cycles": 130, "discharge_cycles": 14, "clock_hz": 15e6,
+               "adc_timeout_cycles": 130, "dac_timeout_cycles": 140, "dac_lanes": 2,
+               "stream_bits": 128, "second_moments": True, "discharge_cycles": 14, "clock_hz": 15e6,
                "tau_s": 16e-9, "temperature_full_scale": 0.17}  # fmt: skip
     assert set(options) == {f.name for f in fields(UnitSpec)}
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    arguments = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in options.items()
+    ]
     assert cli.main(["verilog", "-o", str(target), *arguments]) == 0
     printed = capsys.readouterr().out
     for suffix in (".v", ".json", ".rdl", ".h", ".sdc", ".xdc", ".core", ".vlt"):
