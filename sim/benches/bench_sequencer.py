@@ -7,13 +7,14 @@ the run (`Plan`), from which phase, counters and pulses follow.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cocotb
 
 from thermokron.model import PHASES, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES
+from thermokron.model.timing import discharge_floor, sample_spacing
 from thermokron.rtl.regmap import FaultReason, Phase
 from thermokron.sim.benches.support import Bench, Block, settled, together, value
 
@@ -22,18 +23,30 @@ FAULT_INPUTS = {
     "bad_code": FaultReason.illegal_code,
     "adc_timeout": FaultReason.adc_timeout,
     "adc_stuck": FaultReason.adc_stuck,
+    "dac_timeout": FaultReason.dac_timeout,
+    "stream_early": FaultReason.stream_early,
+    "stream_late": FaultReason.stream_late,
 }
+#: What the blocks say of themselves.
+BUSY = tuple(
+    f"{block}_busy"
+    for block in ("couplings", "biases", "sampler", "converter", "moments", "results")
+)
 
 
 def legal_program(spec: UnitSpec, rng: random.Random) -> dict[str, int]:
     """A program that START accepts, often at the limits."""
-    second = rng.getrandbits(1)
+    second = rng.getrandbits(1) if spec.second_moments else 0
     shortest = spec.shortest_interval(bool(second))
+    streams = int(spec.stream_bits is not None)
     return {
+        "stream_biases": rng.getrandbits(1) & streams,
+        "stream_results": rng.getrandbits(1) & streams,
+        "spoiled": 0,
         "second_moments": second,
         "biases": 1 if second else rng.choice([1, spec.rhs_depth]),
         "temperature": rng.choice([0, spec.temperature_max, rng.randint(0, spec.temperature_max)]),
-        "settle": rng.choice([1, 2**32 - 1, rng.randint(1, 2**32 - 1)]),
+        "settle": rng.choice([1, 2**32 - 1, rng.randint(1, 2**32 - 1), rng.randint(1, 40)]),
         "interval": rng.choice([shortest, MAX_INTERVAL_CYCLES, shortest + 5]),
         "samples": rng.choice([1, MAX_SAMPLES, rng.randint(1, MAX_SAMPLES)]),
     }
@@ -52,65 +65,120 @@ def refusals(spec: UnitSpec, rng: random.Random) -> list[tuple[dict[str, int], i
     for code in (spec.temperature_max + 1, 2**31, top):
         programs.append((broken(temperature=code), FaultReason.illegal_temperature))
     programs.append((broken(settle=0), FaultReason.illegal_settle))
-    for second in (0, 1):
+    for second in (0, 1) if spec.second_moments else (0,):
         shortest = spec.shortest_interval(bool(second))
         for interval in (0, 1, shortest - 1, MAX_INTERVAL_CYCLES + 1, 2**24 + shortest, top):
             program = broken(second_moments=second, biases=1, interval=interval)
             programs.append((program, FaultReason.illegal_interval))
     for samples in (0, MAX_SAMPLES + 1, 2**21 + 1, top):
         programs.append((broken(samples=samples), FaultReason.illegal_samples))
-    if spec.rhs_depth > 1:
-        interval = spec.shortest_interval(True)
-        for count in (2, spec.rhs_depth):
+    interval = spec.shortest_interval(True)
+    if spec.rhs_depth > 1 or not spec.second_moments:
+        for count in (min(2, spec.rhs_depth), spec.rhs_depth):
             program = broken(second_moments=1, biases=count, interval=interval)
             programs.append((program, FaultReason.illegal_mode))
+    if spec.stream_bits is None:
+        for name in ("stream_biases", "stream_results"):
+            programs.append((broken(**{name: 1}), FaultReason.illegal_mode))
+    programs.append((broken(spoiled=1), FaultReason.illegal_bank))
     return programs
 
 
 @dataclass(frozen=True)
 class Step:
-    """One cycle of a run: where it is, and what the other blocks do in it."""
+    """One cycle of a run: where it is, what the other blocks do in it, and what they are told."""
 
     phase: str
     vector: int
     couplings_busy: int = 0
     biases_busy: int = 0
     sampler_busy: int = 0
+    converter_busy: int = 0
+    moments_busy: int = 0
+    results_busy: int = 0
     trigger: int = 0
     accepted: int = 0
     first: int | None = None
+    sampled: int | None = None  # the vector whose samples are under way
+    discharge: int = 1
+    bias_load: int = 0
+    biases_start: int = 0
+    sampler_start: int = 0
+    results_start: int = 0
 
 
 class Plan:
-    """A run, cycle by cycle, for loads, settling and sampling of random lengths."""
+    """A run, cycle by cycle, for loads, settling, sampling and results of random lengths."""
 
-    def __init__(self, spec: UnitSpec, vectors: int, rng: random.Random) -> None:
-        steps: list[Step] = []
+    def __init__(self, spec: UnitSpec, program: dict[str, int], rng: random.Random) -> None:
+        self.steps: list[Step] = []
+        self._rng, vectors = rng, program["biases"]
+        narrow = program["stream_results"] and program["samples"] == 1
+        narrow = narrow and not program["second_moments"]
+        spacing = sample_spacing(spec, narrow=bool(narrow))
+        least = max(discharge_floor(spec), spacing - 1 - program["settle"])
 
-        def load(vector: int, which: str) -> None:
-            # a block is busy from the cycle after its start; the cycle in which it no longer is
-            # belongs to it too
-            busy = [Step("load", vector, **{which: 1}) for _ in range(rng.randint(1, 12))]
-            steps.extend([*busy, Step("load", vector)])
-
-        load(0, "couplings_busy")
+        # biases are loaded beside everything else: busy up to this cycle
+        couplings, self._biases = rng.randint(1, 12), rng.randint(1, 12)
+        self._converter = 0  # likewise, the conversion of a vector's last sample
+        while couplings > 0 or self._biases > 0:
+            self._add(Step("load", 0, couplings_busy=int(couplings > 0)))
+            couplings -= 1
+        self._add(Step("load", 0))  # in which their end is seen
         for vector in range(vectors):
-            load(vector, "biases_busy")
-            steps += [Step("discharge", vector)] * spec.discharge_cycles
-            settle = rng.randint(1, 9)
-            steps += [Step("settle", vector, sampler_busy=1)] * (settle - 1)
-            steps += [Step("settle", vector, sampler_busy=1, trigger=1, first=1)]
-            samples, first = rng.randint(1, 4), 1
-            for sample in range(samples):
-                wait = rng.randint(0, 5)
-                steps += [Step("sample", vector, sampler_busy=1, first=first)] * wait
-                steps += [Step("sample", vector, sampler_busy=1, accepted=1, first=first)]
-                first = 0
-                last = sample == samples - 1
-                steps += [Step("sample", vector, sampler_busy=1, trigger=int(not last), first=0)]
-            steps += [Step("sample", vector, sampler_busy=1)] * rng.randint(0, 6)
-            steps += [Step("sample", vector)]
-        self.steps = steps
+            more = int(vector < vectors - 1)
+            self._add(Step("discharge", vector, bias_load=1, biases_start=more))
+            self._biases = more * rng.choice([1, rng.randint(1, 40)])
+            for _ in range(least - 2):
+                self._add(Step("discharge", vector))
+            while self._converter > 0:
+                self._add(Step("discharge", vector))
+            self._add(Step("discharge", vector, sampler_start=1))
+            self._sample(vector, rng.randint(1, 9), rng.randint(1, 4))
+            if more:
+                self._converter = rng.choice([0, rng.randint(1, 9), 2 * least])
+                while self.steps[-1].biases_busy:  # up to the cycle in which their end is seen
+                    self._add(Step("load", vector))
+        self._end(vectors - 1, program["stream_results"], narrow)
+
+    def _add(self, step: Step) -> None:
+        """The next cycle, with what goes on beside it."""
+        beside = {"biases_busy": int(self._biases > 0)}
+        if not step.converter_busy:
+            beside["converter_busy"] = int(self._converter > 0)
+        self.steps.append(replace(step, **beside))
+        self._biases -= 1
+        self._converter -= 1
+
+    def _sample(self, vector: int, settle: int, samples: int) -> None:
+        here = Step("settle", vector, sampled=vector, sampler_busy=1, discharge=0)
+        for _ in range(settle - 1):
+            self._add(here)
+        self._add(replace(here, trigger=1, first=1))
+        first, here = 1, replace(here, phase="sample")
+        for _ in range(samples - 1):
+            for _ in range(self._rng.randint(0, 5)):
+                self._add(replace(here, first=first, converter_busy=1))
+            self._add(replace(here, first=first, accepted=1, converter_busy=1))
+            first = 0
+            self._add(replace(here, first=0, trigger=1))
+        self._add(replace(here, sampler_busy=0))
+
+    def _end(self, vector: int, streamed: int, narrow: int) -> None:
+        rng = self._rng
+        here = Step("sample", vector, sampled=vector, results_busy=int(narrow))
+        for _ in range(rng.randint(0, 6)):
+            self._add(replace(here, converter_busy=1, moments_busy=rng.getrandbits(1)))
+        for _ in range(rng.randint(0, 6)):
+            self._add(replace(here, moments_busy=1))
+        left = rng.randint(0, 5) if streamed else 0
+        wide = int(bool(streamed) and not narrow)
+        here = replace(here, results_busy=int(bool(narrow) and left > 0))
+        self._add(replace(here, results_start=wide))
+        if here.results_busy or wide:
+            for _ in range(left):
+                self._add(replace(here, phase="results", results_busy=1))
+            self._add(replace(here, phase="results", results_busy=0))
 
     def cycles(self, count: int) -> dict[str, int]:
         """What the counters say after so many cycles."""
@@ -138,10 +206,10 @@ class Runner:
             got = value(getattr(self.block, name))
             assert got == expected, f"{self.block.name} {what}: {name} is {got}, not {expected}"
 
-    def expect_idle(self, what: str) -> None:
+    def expect_idle(self, what: str, *, starts: int = 0) -> None:
         self.expect(what, phase=Phase.idle, busy=0, discharge=1, cancel=0, done=self.done,
                     fault=self.fault, reason=self.reason, temperature_code=self.temperature,
-                    biases_start=0, sampler_start=0,
+                    biases_start=starts, sampler_start=0, results_start=0, bias_load=0,
                     **{f"cycles_{p}": n for p, n in self.cycles.items()})  # fmt: skip
 
     async def idle(self, cycles: int) -> None:
@@ -185,27 +253,27 @@ class Runner:
         program = legal_program(block.spec, rng)
         if rng.random() < 0.97:  # all of a deep store is for a few runs
             program["biases"] = min(program["biases"], rng.randint(1, 4))
-        plan = Plan(block.spec, program["biases"], rng)
+        plan = Plan(block.spec, program, rng)
         self.program(program)
+        # two cycles, in which the length of discharge follows from the program
+        await self.bench.next_cycle(2)
         block.start.value = 1
         await settled()
-        self.expect_idle("start")
-        self.expect(f"{program}", refused=0, couplings_start=1)
+        self.expect_idle("start", starts=1)
+        self.expect(f"{program}", refused=0, couplings_start=1, next_vector=0)
         await self.bench.next_cycle()
         block.start.value = 0
         self.temperature = program["temperature"]
         block.temperature.value = rng.getrandbits(32)
         stop = len(plan.steps) if at is None else at % len(plan.steps)
         for number, step in enumerate(plan.steps[: stop + 1]):
-            for name in ("couplings_busy", "biases_busy", "sampler_busy", "trigger", "accepted"):
+            for name in (*BUSY, "trigger", "accepted"):
                 getattr(block, name).value = getattr(step, name)
             # neither START nor CLEAR does anything during a run
             block.start.value = block.clear.value = int(rng.random() < 0.1)
             for name in faults:
                 getattr(block, name).value = int(number == stop)
             await settled()
-            following = (*plan.steps, Step("idle", 0))[number + 1]
-            starts_biases = following.biases_busy and not step.biases_busy
             self.expect(
                 f"cycle {number}",
                 phase=Phase[step.phase],
@@ -214,21 +282,25 @@ class Runner:
                 fault=0,
                 reason=0,
                 vector=step.vector,
-                discharge=int(step.phase in ("load", "discharge")),
+                discharge=step.discharge,
                 temperature_code=self.temperature,
                 cancel=int(number == stop),
                 couplings_start=0,
-                biases_start=int(starts_biases),
-                sampler_start=int(step.phase == "discharge" and following.phase == "settle"),
+                bias_load=step.bias_load,
+                biases_start=step.biases_start,
+                sampler_start=step.sampler_start,
+                results_start=step.results_start,
             )
-            if starts_biases:
-                self.expect("biases_start", next_vector=following.vector)
+            if step.biases_start:
+                self.expect("biases_start", next_vector=step.vector + 1)
+            if step.sampled is not None:
+                last = int(step.sampled == program["biases"] - 1)
+                self.expect(f"cycle {number}", sampled_vector=step.sampled, last=last)
             if step.first is not None:
                 self.expect(f"cycle {number}", first=step.first)
             await self.bench.next_cycle()
-        for name in (*faults, "start", "clear", "trigger", "accepted", "sampler_busy"):
+        for name in (*faults, *BUSY, "start", "clear", "trigger", "accepted"):
             getattr(block, name).value = 0
-        block.couplings_busy.value = block.biases_busy.value = 0
         self.cycles = plan.cycles(min(stop + 1, len(plan.steps)))
         reasons = [reason for name, reason in FAULT_INPUTS.items() if name in faults]
         self.done, self.fault, self.reason = not reasons, bool(reasons), (*reasons, 0)[0]
@@ -287,7 +359,7 @@ async def random_runs(dut: Any) -> None:
             if kind < 0.4:
                 await runner.run()
             elif kind < 0.8:
-                names = tuple(rng.sample(list(FAULT_INPUTS), rng.choice([1, 1, 2, 4])))
+                names = tuple(rng.sample(list(FAULT_INPUTS), rng.choice([1, 1, 2, 4, 7])))
                 await runner.run(faults=names, at=rng.randrange(10_000))
             elif kind < 0.9:
                 await runner.refused(*rng.choice(illegal))
@@ -307,7 +379,7 @@ async def fault_in_every_cycle(dut: Any) -> None:
         runner, rng = Runner(bench, block), bench.random(block)
         names = list(FAULT_INPUTS)
         for at in range(bench.rounds):
-            await runner.run(faults=(names[at % 4],), at=at)
+            await runner.run(faults=(names[at % len(names)],), at=at)
             await runner.run(faults=(rng.choice(names),), at=-1 - at)
 
     await together(scenario(block) for block in bench.blocks)

@@ -130,8 +130,18 @@ BENCHES: Mapping[str, BlockBench] = {
         _control_blocks,
         {
             "a": ("Sequencer", UnitSpec(cells=2, rhs_depth=1, discharge_cycles=1)),
-            "b": ("Sequencer", UnitSpec(cells=6, lanes=3, rhs_depth=3, temperature_bits=6)),
-            "c": ("Sequencer", UnitSpec(rhs_depth=256, discharge_cycles=2, temperature_bits=16)),
+            "b": (
+                "Sequencer",
+                UnitSpec(cells=60, lanes=2, rhs_depth=3, temperature_bits=6, discharge_cycles=3),
+            ),
+            "c": (
+                "Sequencer",
+                UnitSpec(rhs_depth=256, discharge_cycles=12, temperature_bits=16, stream_bits=None),
+            ),
+            "d": (
+                "Sequencer",
+                UnitSpec(cells=64, rhs_depth=4, stream_bits=32, adc_cycles=9, second_moments=False),
+            ),
         },
         rounds={"icarus": 15, "verilator": 30},
     ),
