@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from cocotb.triggers import FallingEdge
@@ -187,10 +188,14 @@ class Pins:
         self.strobes: list[int] = []
         self.temperatures: set[int] = set()
 
-    def _codes(self, enable: int, codes: int, bits: int) -> list[tuple[int, int]]:
-        """Lanes that are enabled, with their codes."""
-        lanes = self.block.spec.dac_lanes
-        return [(j, signed(codes >> (j * bits), bits)) for j in range(lanes) if enable >> j & 1]
+    def _codes(self, enable: Any, codes: Any, bits: int) -> list[tuple[int, int]]:
+        """Lanes that are enabled, with their codes; what the others have may be undefined."""
+        on, word = value(enable), codes.value
+        return [
+            (lane, signed(int(word[bits * lane + bits - 1 : bits * lane]), bits))
+            for lane in range(self.block.spec.dac_lanes)
+            if on >> lane & 1
+        ]
 
     async def run(self) -> None:
         block, spec = self.block, self.block.spec
@@ -202,15 +207,11 @@ class Pins:
             self.now += 1
             if value(block.dac_valid) and dac:
                 row, column = value(block.dac_row), value(block.dac_col)
-                for lane, code in self._codes(
-                    value(block.dac_enable), value(block.dac_code), spec.coupling_bits
-                ):
+                for lane, code in self._codes(block.dac_enable, block.dac_code, spec.coupling_bits):
                     self.couplings.append((row, column + lane, code))
             if value(block.bias_valid) and bias:
                 cell = value(block.bias_cell)
-                for lane, code in self._codes(
-                    value(block.bias_enable), value(block.bias_code), spec.bias_bits
-                ):
+                for lane, code in self._codes(block.bias_enable, block.bias_code, spec.bias_bits):
                     self.biases.append((cell + lane, code))
                     self._inputs[cell + lane] = code
             discharge, convst = value(block.discharge), value(block.convst)
