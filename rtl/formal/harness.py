@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from amaranth import ClockDomain, Fragment, Module, ResetSignal, Signal, Value
+from amaranth import Fragment, Module, ResetSignal, Signal, Value
 from amaranth.back import rtlil
 from amaranth.hdl import Assert, Assume, Const, Cover, MemoryInstance, ShapeLike, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib.wiring import In
 
-from thermokron.rtl.rtlil import _add_pins_domain, _uses
+from thermokron.rtl.rtlil import clock_domains, pins_reset
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
@@ -181,11 +181,10 @@ class Harness:
 
     def rtlil(self) -> str:
         """The harness in Yosys' language; top module `top`, checks under their names."""
-        clock = ClockDomain("sync")
+        clock, pins, asserted = clock_domains()
         fragment = Fragment.get(self.m, None)
-        fragment.add_domains(clock)
-        if _uses(fragment, "pins"):
-            _add_pins_domain(fragment, clock)
+        fragment.add_domains(clock, pins, asserted)
+        fragment.add_subfragment(pins_reset(pins), "pins_reset")
         ports = {"clk": (clock.clk, PortDirection.Input), "rst": (clock.rst, PortDirection.Input)}
         ports |= {name: (value, PortDirection.Input) for name, value in self._inputs.items()}
         text = rtlil.convert(fragment, "top", ports=ports, emit_src=True)

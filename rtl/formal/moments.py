@@ -331,7 +331,7 @@ PROOFS = (
     _moments("products", 3, 3, (_STALE, *_PRODUCTS), long=False),
     _moments("products", 3, 1, (_STALE, _FOLDED, *_PRODUCTS), long=False),
     _moments("products", 4, 2, (_STALE, _FOLDED, *_PRODUCTS), long=True),
-    _moments("sums", 3, 3, (_STALE, *_SUMS), long=False),
+    _moments("sums", 3, 3, (_STALE, *_SUMS), long=True),
     _moments("sums", 3, 1, (_ALL_DIAGONALS, _VECTORS, *_SUMS), long=False),
     _moments("sums", 4, 2, (_OTHER_DIAGONALS, _VECTORS, *_SUMS), long=True),
 )

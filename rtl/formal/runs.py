@@ -208,6 +208,6 @@ _ENDS = (
 )
 
 PROOFS = (
-    Proof("runs", SIZES, runs, "induction", 5, 60, _RUNS, cycles=36),
-    Proof("ends", SIZES, ends, "induction", 5, 60, _ENDS, cycles=40),
+    Proof("runs", SIZES, runs, "induction", 5, 20, _RUNS, cycles=36),
+    Proof("ends", SIZES, ends, "induction", 5, 35, _ENDS, long=True, cycles=40),
 )

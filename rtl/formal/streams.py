@@ -113,14 +113,14 @@ _PACKETS = (
 )
 
 PROOFS = (
-    Proof("streams", f"{SIZES}, 32-bit streams", streams, "induction", 3, 60, _STREAMS, cycles=32),
+    Proof("streams", f"{SIZES}, 32-bit streams", streams, "induction", 3, 30, _STREAMS, cycles=32),
     Proof(
         "packets",
         f"{SIZES}, 32-bit streams; one vector of one or two samples",
         packets,
         "bounded",
         42,
-        60,
+        45,
         _PACKETS,
         long=True,
         cycles=42,
