@@ -2,9 +2,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to install beside the core. Four more are other people's work that the tests use: thermox and
-# curvlinops compute the same, loops trains, cluster spreads runs over machines:
-# make test EXTRAS=sim,synth,train,explore,test,lint,loops,cluster
+# What to install beside the core. More are other people's work that the tests use: thermox and
+# curvlinops compute the same, loops trains, cluster spreads runs over machines; with formal, what
+# is quickly proved is a test too:
+# make test EXTRAS=sim,synth,train,explore,test,lint,loops,cluster,formal
 EXTRAS ?= sim,synth,train,explore,test,lint
 # Tests that run side by side.
 JOBS ?= 2
@@ -56,6 +57,18 @@ lint: $(INSTALLED) ## check style, format and types
 bench: $(INSTALLED) ## measure what docs/performance.md states, and write its tables
 	@python benchmarks/performance.py $(ARGS)
 
+# These two need an extra that nothing else does.
+PROVE = $(MAKE) EXTRAS=$(EXTRAS)$(if $(findstring formal,$(EXTRAS)),,$(comma)formal) setup && \
+  python -m thermokron.rtl.formal
+
+.PHONY: formal
+formal: ## prove what takes seconds of the control plane, and that each property can fail
+	@$(PROVE) $(ARGS)
+
+.PHONY: formal-long
+formal-long: ## the same, and what takes minutes
+	@$(PROVE) --long $(ARGS)
+
 .PHONY: cosim
 cosim: $(INSTALLED) ## run the benches on the generated Verilog
 	@thermokron cosim $(ARGS)
@@ -89,7 +102,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 constraints: ## pin the newest versions that pyproject.toml allows, in constraints.txt
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins
 	@build/pins/bin/pip install -q -e \
-	  '.[sim,synth,train,explore,test,lint,thermox,curvlinops,loops,cluster]' setuptools
+	  '.[sim,synth,train,explore,test,formal,lint,thermox,curvlinops,loops,cluster]' setuptools
 	@{ sed '/^[^#]/,$$d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable | \
 	  sed 's/+cpu$$//' | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)(==| @)'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/pins

@@ -218,8 +218,12 @@ class CodeLoader(wiring.Component):
         cells, lanes = self._cells, self._lanes
         lane_bits = ceil_log2(lanes)
         last_row, last_block = cells - 1, (cells - 1) // lanes
-        row, block = Signal(range(cells)), Signal(span(last_block + 1))
-        reading, moves, read_valid, valid = Signal(), Signal(), Signal(), Signal()
+        row = Signal(range(cells))
+        block = Signal(span(last_block + 1))
+        reading = Signal()
+        moves = Signal()
+        read_valid = Signal()
+        valid = Signal()
         payload = self.codes.payload
 
         # ---- where the word to be read belongs, and what is there for it --------------------

@@ -61,7 +61,9 @@ class Accumulator(wiring.Component):
             shape=self.word.shape(), depth=len(span(self._depth)), init=[]
         )
         read, write = memory.read_port(), memory.write_port()
-        adding, fresh, address = Signal(), Signal(), Signal.like(self.address)
+        adding = Signal()
+        fresh = Signal()
+        address = Signal.like(self.address)
         term = Signal.like(self.term, reset_less=True)
         total = Signal.like(self.word, reset_less=True)
         m.d.comb += [
@@ -222,11 +224,17 @@ class MomentAccumulator(wiring.Component):
 
         # ---- control: which fold, which diagonal ----------------------------------------
         ring = sample_layout(spec)
-        x, y = Signal(ring, reset_less=True), Signal(ring, reset_less=True)
-        active, fresh = Signal(), Signal()
-        fold, diagonal = Signal(span(folds)), Signal(range(diagonals))
-        product_address, sum_address = Signal(span(product_depth)), Signal(span(sum_depth))
-        diagonal_start, diagonal_end, sample_end = Signal(), Signal(), Signal()
+        x = Signal(ring, reset_less=True)
+        y = Signal(ring, reset_less=True)
+        active = Signal()
+        fresh = Signal()
+        fold = Signal(span(folds))
+        diagonal = Signal(range(diagonals))
+        product_address = Signal(span(product_depth))
+        sum_address = Signal(span(sum_depth))
+        diagonal_start = Signal()
+        diagonal_end = Signal()
+        sample_end = Signal()
         recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),

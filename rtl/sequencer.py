@@ -125,7 +125,8 @@ class Sequencer(wiring.Component):
         state = Signal(State)
         here = {s: Signal(name=f"in_{s.name.lower()}") for s in State}
         m.d.comb += [signal.eq(state == s) for s, signal in here.items()]
-        wait, failed = Signal(range(self._longest_discharge())), Signal()
+        wait = Signal(range(self._longest_discharge()))
+        failed = Signal()
         bias_ready, last_loaded = Signal(), Signal()
         m.d.comb += [
             self.busy.eq(~here[State.IDLE]),
