@@ -99,8 +99,9 @@ class AxiLiteWriter(wiring.Component):
         m.d.comb += [
             self.awready.eq(~have_address),
             self.wready.eq(~have_data),
-            # the response register must be free by the next edge
-            self.execute.eq(have_address & have_data & (~self.bvalid | self.bready)),
+            # not when the response register is about to be free: BREADY would reach what a write
+            # holds up, the streams, and a manager that does not wait has it free by then
+            self.execute.eq(have_address & have_data & ~self.bvalid),
         ]
         with m.If(self.awvalid & self.awready):
             m.d.sync += [have_address.eq(1), self.address.eq(self.awaddr[2:])]

@@ -81,9 +81,9 @@ def bus_rules() -> Harness:
     no_data = _patience(h, "read_data", (reads != 0) & ~axi.rvalid, 4)
     blocked = axi.bvalid & ~axi.bready
     starved = axi.awvalid & ~axi.awready & ~blocked & (words > axi.bvalid)
-    _patience(h, "awready", starved, 1)
+    _patience(h, "awready", starved, 2)
     starved = axi.wvalid & ~axi.wready & ~blocked & (addresses > axi.bvalid)
-    _patience(h, "wready", starved, 1)
+    _patience(h, "wready", starved, 2)
     starved = axi.arvalid & ~axi.arready & ~(axi.rvalid & ~axi.rready)
     no_ready = _patience(h, "arready", starved, 5)
 
@@ -149,20 +149,20 @@ _AXI = (
         "axi",
         "with m.If(self.bready):\n            m.d.sync += self.bvalid",
         "with m.If(self.bready | self.awvalid):\n            m.d.sync += self.bvalid",
-        ("bvalid_stays_until_taken", "write_response_waits_at_most_1", "wready_waits_at_most_1"),
+        ("bvalid_stays_until_taken", "write_response_waits_at_most_1", "wready_waits_at_most_2"),
     ),
     Broken(
         "a response overtakes one that has not been taken",
         "axi",
-        "have_address & have_data & (~self.bvalid | self.bready)",
+        "have_address & have_data & ~self.bvalid",
         "have_address & have_data",
-        ("bresp_stays_until_taken", "at_most_two_writes_are_open", "awready_waits_at_most_1"),
+        ("bresp_stays_until_taken", "at_most_two_writes_are_open", "awready_waits_at_most_2"),
     ),
     Broken(
         "a write does not wait for its data",
         "axi",
-        "have_address & have_data & (~self.bvalid | self.bready)",
-        "have_address & (~self.bvalid | self.bready)",
+        "have_address & have_data & ~self.bvalid",
+        "have_address & ~self.bvalid",
         ("no_response_without_address_and_data",),
     ),
     Broken(
