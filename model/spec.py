@@ -302,7 +302,7 @@ class UnitSpec:
 
         Each has a stream of its own, and of these biases and results pass during the run. Without
         streams all pass the one AXI4-Lite port while the array waits: a write every two cycles, a
-        read of a window every five.
+        read of a window every six.
         """
         return timing.port_cycles(self, job)
 

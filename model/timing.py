@@ -45,7 +45,7 @@ SAMPLE_OVERHEAD = 4
 #: From the end of accumulation to the first word of wide results, and to the end after the last.
 RESULT_OVERHEAD = 5
 #: Cycles of AXI4-Lite for a write and for a read of a window, of managers that do not wait.
-WRITE_CYCLES, READ_CYCLES = 2, 5
+WRITE_CYCLES, READ_CYCLES = 2, 6
 
 
 class Sizes(Protocol):

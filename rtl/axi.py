@@ -128,13 +128,14 @@ class ReadState(IntEnum):
 
     IDLE = 0
     START = 1
-    WAIT = 2
-    CAPTURE = 3
-    RESPOND = 4
+    FETCH = 2
+    WAIT = 3
+    CAPTURE = 4
+    RESPOND = 5
 
 
 class AxiLiteReader(wiring.Component):
-    """The read half of a subordinate: one read at a time, answered at once or after two cycles.
+    """The read half of a subordinate: one read at a time, answered at once or after three cycles.
 
     Members
     -------
@@ -147,11 +148,11 @@ class AxiLiteReader(wiring.Component):
         High for the one cycle in which the read is started.
     error : In(1), late : In(1)
         Combinational answers while `start` is high: respond with SLVERR; the data comes from
-        a memory, two cycles later.
+        a memory, three cycles later.
     data : In(32)
         Data of a read that is not late, while `start` is high.
     late_data : In(32)
-        Data of a late read, two cycles after `start`.
+        Data of a late read, three cycles after `start`.
     """
 
     def __init__(self, addr_width: int) -> None:
@@ -190,8 +191,10 @@ class AxiLiteReader(wiring.Component):
                     m.d.sync += [
                         self.rresp.eq(Mux(self.error, SLVERR, OKAY)),
                         self.rdata.eq(self.data),
-                        state.eq(Mux(self.late & ~self.error, ReadState.WAIT, ReadState.RESPOND)),
+                        state.eq(Mux(self.late & ~self.error, ReadState.FETCH, ReadState.RESPOND)),
                     ]
+            with m.Case(ReadState.FETCH):
+                m.d.sync += state.eq(ReadState.WAIT)
             with m.Case(ReadState.WAIT):
                 m.d.sync += state.eq(ReadState.CAPTURE)
             with m.Case(ReadState.CAPTURE):

@@ -59,7 +59,7 @@ class RegisterFile(wiring.Component):
     Members
     -------
     axi : In(AxiLiteSignature(map.address_bits))
-        The bus. One write per two cycles and one read per three (five from a window) at best;
+        The bus. One write per two cycles and one read per three (six from a window) at best;
         reads and writes go on side by side, except that a read waits for one cycle when a
         write takes place in it.
     start_refused : In(1)
@@ -187,21 +187,25 @@ class RegisterFile(wiring.Component):
             hit = address[width:] == base >> width
             return hit & (address[:width] < window.words)
 
-        m.d.comb += port.address.eq(
-            Mux(writer.execute, writer.address[:width], reader.address[:width])
-        )
+        # Requests are registers: what decides on them is far from the memories. They come a cycle
+        # after the answer to a write, which is before the next write can take effect.
+        m.d.sync += [
+            port.address.eq(Mux(writer.execute, writer.address[:width], reader.address[:width])),
+            port.read.eq(0),
+        ]
         if window.writable:
+            m.d.sync += [port.write.eq(0), port.write_data.eq(writer.data)]
             with m.If(within(writer.address)):
                 m.d.comb += write_error.eq(port.locked)
                 with m.If(writer.execute & writer.strobe.all() & ~port.locked):
-                    m.d.comb += port.write.eq(1)
-            m.d.comb += port.write_data.eq(writer.data)
+                    m.d.sync += port.write.eq(1)
 
         with m.If(within(reader.address)):
             # during a run the blocks behind the windows need their memories' read ports
             m.d.comb += [
                 read_error.eq(self.status_busy),
                 reader.late.eq(1),
-                port.read.eq(reader.start & ~self.status_busy),
                 reader.late_data.eq(port.read_data),
             ]
+            with m.If(reader.start & ~self.status_busy):
+                m.d.sync += port.read.eq(1)

@@ -78,14 +78,14 @@ def bus_rules() -> Harness:
 
     # ---- answers in time, if the manager takes earlier ones ----------------------------------
     _patience(h, "write_response", (addresses != 0) & (words != 0) & ~axi.bvalid, 1)
-    no_data = _patience(h, "read_data", (reads != 0) & ~axi.rvalid, 4)
+    no_data = _patience(h, "read_data", (reads != 0) & ~axi.rvalid, 5)
     blocked = axi.bvalid & ~axi.bready
     starved = axi.awvalid & ~axi.awready & ~blocked & (words > axi.bvalid)
     _patience(h, "awready", starved, 2)
     starved = axi.wvalid & ~axi.wready & ~blocked & (addresses > axi.bvalid)
     _patience(h, "wready", starved, 2)
     starved = axi.arvalid & ~axi.arready & ~(axi.rvalid & ~axi.rready)
-    no_ready = _patience(h, "arready", starved, 5)
+    no_ready = _patience(h, "arready", starved, 6)
 
     # ---- no path through the bus -------------------------------------------------------------
     for name in ("awready", "wready", "arready", "bvalid", "rvalid"):
@@ -191,7 +191,7 @@ _AXI = (
         "axi",
         "m.d.comb += self.rvalid.eq(1)",
         "m.d.comb += self.rvalid.eq(self.rready)",
-        ("rvalid_follows_registers_alone", "arready_waits_at_most_5"),
+        ("rvalid_follows_registers_alone", "arready_waits_at_most_6"),
     ),
     Broken(
         "bvalid waits for bready",
@@ -209,7 +209,7 @@ _AXI = (
             "rvalid_stays_until_taken",
             "no_read_data_without_request",
             "at_most_one_read_is_open",
-            "read_data_waits_at_most_4",
+            "read_data_waits_at_most_5",
         ),
     ),
     Broken(
