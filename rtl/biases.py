@@ -129,7 +129,8 @@ class Biases(wiring.Component):
         m.submodules.writer = writer = self._writer
         connect(m, flipped(self.axis), writer.axis)
         connect(m, writer.write, store.write)
-        streamed, expected = Signal(), Signal()
+        streamed = Signal()
+        expected = Signal()
         loading = Signal.like(self.vector)
         m.d.comb += [
             writer.allow.eq(expected),

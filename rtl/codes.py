@@ -111,7 +111,9 @@ class CodeStore(wiring.Component):
         write, read = memory.write_port(granularity=1), memory.read_port()
         m.d.comb += [read.addr.eq(self.read.address), read.en.eq(self.read.enable)]
         # the second of the two cycles, of a loader and of a window
-        moves, lane, chosen = Signal(), Signal(max(lane_bits, 1)), Signal(max(lane_bits, 1))
+        moves = Signal()
+        lane = Signal(max(lane_bits, 1))
+        chosen = Signal(max(lane_bits, 1))
         with m.If(self.read.enable | moves):
             m.d.sync += self.read.row.eq(read.data)
         m.d.sync += chosen.eq(lane)
@@ -229,7 +231,8 @@ class CodeLoader(wiring.Component):
         # ---- where the word to be read belongs, and what is there for it --------------------
         first = block << lane_bits
         tags = data.StructLayout({k: v for k, v in payload.shape().members.items() if k != "codes"})
-        here, read_tags = Signal(tags), Signal(tags)
+        here = Signal(tags)
+        read_tags = Signal(tags)
         if self._triangle:
             m.d.comb += [here.row.eq(row), here.column.eq(first)]
         else:

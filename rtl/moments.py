@@ -126,7 +126,8 @@ class Bank(wiring.Component):
         m = Module()
         word_bits = ceil_log2(self._depth)
         lane = self.read_address[word_bits:]
-        selected, reading = Signal(self._lanes), Signal()
+        selected = Signal(self._lanes)
+        reading = Signal()
         m.d.sync += reading.eq(self.read)
         chosen: ValueLike = 1 << lane if len(lane) else 1
         if self._depth < 1 << word_bits:  # a lane's words are padded in the window

@@ -99,8 +99,13 @@ class ResultStream(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axis = self.axis
-        free, push, narrow_push, wide_push = Signal(), Signal(), Signal(), Signal()
-        closing, begun = Signal(), Signal()  # a packet's end is owed; a packet has no end yet
+        free = Signal()
+        push = Signal()
+        narrow_push = Signal()
+        wide_push = Signal()
+        # a packet's end is owed; a packet has no end yet
+        closing = Signal()
+        begun = Signal()
         m.d.comb += free.eq((~axis.tvalid | axis.tready) & ~closing & ~self.cancel)
         codes, codes_valid, codes_end = self._codes(m, narrow_push)
         words, words_valid, words_end, words_busy = self._words(m, wide_push)
@@ -136,7 +141,8 @@ class ResultStream(wiring.Component):
         spec, item_bits = self._spec, 8 * item_bytes(self._spec.adc_bits)
         beats, per_beat = vector_beats(spec, spec.adc_bits), self._bits // item_bits
         held = Signal(data.ArrayLayout(signed(spec.adc_bits), beats * per_beat), reset_less=True)
-        left, ends = Signal(range(beats + 1)), Signal()
+        left = Signal(range(beats + 1))
+        ends = Signal()
         valid = left.any()
         m.d.comb += self.samples.ready.eq((~valid | (push & (left == 1))) & ~self.cancel)
         with m.If(push):
@@ -156,11 +162,18 @@ class ResultStream(wiring.Component):
         sum_bits, product_bits = reader.signature.word_bits
 
         # ---- which words: every vector's sums, lane by lane, then every lane's products -------
-        sums, products = Signal(), Signal()  # what is being read
-        vector, lane = Signal.like(self.vectors), Signal(span(spec.lanes))
-        fold, base = Signal(span(spec.folds)), Signal(span(1 << sum_bits))
+        # what is being read
+        sums = Signal()
+        products = Signal()
+        vector = Signal.like(self.vectors)
+        lane = Signal(span(spec.lanes))
+        fold = Signal(span(spec.folds))
+        base = Signal(span(1 << sum_bits))
         word = Signal(span(spec.folds * spec.diagonals))
-        lane_end, sums_end, issue, end = Signal(), Signal(), Signal(), Signal()
+        lane_end = Signal()
+        sums_end = Signal()
+        issue = Signal()
+        end = Signal()
         lane_ends = Mux(sums, fold == spec.folds - 1, word == spec.folds * spec.diagonals - 1)
         m.d.comb += [
             lane_end.eq(lane_ends & (lane == spec.lanes - 1)),
@@ -193,7 +206,8 @@ class ResultStream(wiring.Component):
         # ---- two cycles later: they wait for the stream ----------------------------------------
         waiting = SyncFIFO(width=65, depth=WORDS_WAITING)
         m.submodules.waiting = ResetInserter(self.cancel)(waiting)
-        coming, ends = Signal(2), Signal(2)
+        coming = Signal(2)
+        ends = Signal(2)
         owed = Signal(range(WORDS_WAITING + 1))  # words under way, and those that wait
         pop = Signal()
         m.d.comb += [

@@ -127,7 +127,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [signal.eq(state == s) for s, signal in here.items()]
         wait = Signal(range(self._longest_discharge()))
         failed = Signal()
-        bias_ready, last_loaded = Signal(), Signal()
+        bias_ready = Signal()
+        last_loaded = Signal()
         m.d.comb += [
             self.busy.eq(~here[State.IDLE]),
             bias_ready.eq(~self.biases_busy),
@@ -297,7 +298,8 @@ class Sequencer(wiring.Component):
         cycles = Signal(longest, init=floor)
         if max(spacing) - 2 <= floor:  # however short the array settles
             return cycles
-        apart, lacks = Signal(longest), Signal(longest)
+        apart = Signal(longest)
+        lacks = Signal(longest)
         m.d.comb += apart.eq(Mux(self.narrow, spacing[1] - 1, spacing[0] - 1))
         m.d.sync += [
             lacks.eq(Mux(self.settle < apart, apart - self.settle, 0)),

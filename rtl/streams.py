@@ -114,12 +114,21 @@ class PacketWriter(wiring.Component):
         parts = max(1, lanes // codes)
 
         # ---- beats: where in the packet the next one stands -------------------------------
-        beat, row = Signal(span(beats)), Signal(span(self._rows))
-        taking, dropping = Signal(), Signal()  # within a packet
+        beat = Signal(span(beats))
+        row = Signal(span(self._rows))
+        # within a packet
+        taking = Signal()
+        dropping = Signal()
         owed = Signal()  # nothing has been dropped yet of what is to be
-        full, ends, row_ends = Signal(), Signal(), Signal()  # of the beat that is kept
+        # of the beat that is kept
+        full = Signal()
+        ends = Signal()
+        row_ends = Signal()
         kept = Signal(data.ArrayLayout(signed(self._item_bits), codes))
-        word_done, accept, last_beat, last_row = Signal(), Signal(), Signal(), Signal()
+        word_done = Signal()
+        accept = Signal()
+        last_beat = Signal()
+        last_row = Signal()
         m.d.comb += [
             self.axis.tready.eq(dropping | ((taking | self.allow & ~full) & (~full | word_done))),
             accept.eq(self.axis.tvalid & self.axis.tready & ~dropping),
@@ -151,8 +160,10 @@ class PacketWriter(wiring.Component):
             m.d.sync += dropping.eq(0)
 
         # ---- words: what is written of the beat that is kept -------------------------------
-        chunk, part = Signal(span(words)), Signal(span(parts))
-        word, row_base = Signal(span(self._row_words + 1)), Signal.like(self.base)
+        chunk = Signal(span(words))
+        part = Signal(span(parts))
+        word = Signal(span(self._row_words + 1))
+        row_base = Signal.like(self.base)
         within = Signal()
         m.d.comb += [
             within.eq(word < self._row_words),
