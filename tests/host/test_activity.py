@@ -81,7 +81,7 @@ def test_a_run_of_training_knows_what_its_steps_asked_for(trained):
     assert set(unit) >= {field.name for field in fields(Activity)}
     assert unit["couplings"] == unit["runs"] * spec.coupling_count
     assert unit["biases"] == unit["vectors"] * spec.cells
-    phases = sum(unit[phase] for phase in ("load", "discharge", "settle", "sample"))
+    phases = sum(unit[phase] for phase in PHASES)
     assert phases == pytest.approx(outcome.hardware_seconds)
     assert phases / 2 < unit["span"] < phases  # of two layers the longer one
     cycles = unit["runs"] * (spec.coupling_count + 2) + unit["vectors"] * (spec.cells + 2)
@@ -108,7 +108,7 @@ def test_more_ports_load_sooner_and_more_units_cost_more_area(trained):
     for ports, units in ((1, 1), (8, 1), (8, 2), (8, 3)):
         technology = built_at_28nm(spec, ports=ports, units=units)
         demand = demand_of(technology, unit, steps, values)
-        work = sum(unit[p] for p in ("load", "discharge", "settle", "sample"))
+        work = sum(unit[phase] for phase in PHASES)
         share = side_by_side(units, work, unit["span"])
         seconds.append(unit_seconds(technology, demand, values, share=share))
         joules.append(sum(unit_joules(technology, demand, values, share=share).values()))
