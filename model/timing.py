@@ -99,7 +99,7 @@ def port_beats(
     wide = np.ceil(words * 8 / size)
     narrow = vectors * vector_beats(spec, spec.adc_bits)
     results = wide if second_moments else np.where(np.equal(samples, 1), narrow, wide)
-    return couplings, biases, results if np.ndim(results) else int(results)
+    return couplings, biases, _plain(results)
 
 
 def vector_beats(spec: Sizes, bits: int) -> int:
@@ -161,7 +161,7 @@ def cycles_of(
     # the rate of the slowest: the array, the DACs or the stream
     load = codes + LOAD_OVERHEAD
     first = coupling_words(n, lanes) + LOAD_OVERHEAD
-    each = vectors / runs if np.ndim(vectors) or np.ndim(runs) else vectors // runs
+    each = _plain(vectors / runs)  # a mean, where runs differ
     last = first + (each - 1) * np.maximum(period, load + PREFETCH_OVERHEAD)
     if stream_biases:
         arrival = vector_cycles(spec)

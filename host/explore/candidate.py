@@ -32,7 +32,7 @@ class Candidate:
     settle : float or str
         Of solutions.
     ports : int
-        Codes a clock cycle into the DACs. The control plane as it is brings one: more are a
+        Codes a clock cycle into the DACs. The control plane brings up to 16 of them: more are a
         projection, of the load cycles alone.
     units : int
         Side by side.

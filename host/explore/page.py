@@ -326,7 +326,7 @@ def _settings(found: Found, store: Store) -> Iterable[str]:
         "<p>A step&#x27;s cost is what its training asked of the unit: runs, codes, conversions, "
         "products and cycles, counted where they happen and priced by "
         "<code>thermokron.host.predict</code>. More ports than one shorten loading as "
-        "<code>UnitSpec.cycles_of(dac_lanes=…)</code> says, which no control plane does yet. "
+        "<code>UnitSpec.cycles_of(dac_lanes=…)</code> says; the control plane has up to 16. "
         "Of several units each takes the next layer when it is free; their time is Graham&#x27;s "
         "bound on that, and all have their static power for as long as one works.</p>"
     )

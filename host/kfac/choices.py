@@ -10,6 +10,7 @@ import torch
 from thermokron.host.kfac.curvature.losses import KINDS, LossCurvature, curvature_of
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic, exact
 from thermokron.host.kfac.solve.methods import METHODS
+from thermokron.host.linalg.arrays import check_second_moments
 from thermokron.model import Unit
 from thermokron.model.unit import check_unit
 
@@ -68,6 +69,8 @@ def choose_inverter(
         inverse = exact if unit is None else Thermodynamic(check_unit(unit))
     if method is None:
         choices["method"] = "solve" if isinstance(inverse, Thermodynamic) else "inverse"
+    if choices["method"] == "inverse" and isinstance(inverse, Thermodynamic):
+        check_second_moments(inverse.unit.spec, "method = 'inverse'")
     if samples == 1 and choices["method"] == "inverse":
         raise ValueError("samples = 1 is out of range; legal with method = 'inverse': 2 or more")
     return inverse

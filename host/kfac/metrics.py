@@ -24,8 +24,12 @@ class StepMetrics:
     hardware_seconds : float
         Time on the unit in seconds, load to done; of a pool the sum over its units, which does not
         depend on how many there are.
-    load_seconds, discharge_seconds, settle_seconds, sample_seconds : float
-        Its phases; loading is that of couplings and biases into the DACs.
+    load_seconds, discharge_seconds, settle_seconds, sample_seconds, results_seconds : float
+        Its phases; loading is that of couplings and biases into the DACs, and results are those
+        that leave while the array waits.
+    port_seconds : float
+        For how long what was moved takes the unit's ports, beside that time, see
+        `thermokron.host.linalg.Result`.
     bytes_to_unit, bytes_from_unit : int
         What passed the unit's port, see `thermokron.model.UnitSpec.port_bytes`.
     runs : int
@@ -71,6 +75,8 @@ class StepMetrics:
     discharge_seconds: float
     settle_seconds: float
     sample_seconds: float
+    results_seconds: float
+    port_seconds: float
     bytes_to_unit: int
     bytes_from_unit: int
     runs: int
@@ -98,6 +104,7 @@ class StepMetrics:
             inversions=cost.inversions,
             hardware_seconds=sum(cost.seconds.values()),
             **phases,
+            port_seconds=cost.port_seconds,
             bytes_to_unit=cost.bytes_to_unit,
             bytes_from_unit=cost.bytes_from_unit,
             runs=cost.runs,

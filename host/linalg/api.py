@@ -8,6 +8,7 @@ from thermokron.host.linalg.arrays import (
     Kind,
     check_lambda_min,
     check_reading,
+    check_second_moments,
     symmetric_matrix,
     unchecked,
 )
@@ -113,6 +114,8 @@ def program(
         if value not in legal:
             raise ValueError(f"{name} = {value!r} is unknown; legal: {', '.join(legal)}")
     check_reading(samples, interval, 1 if complements == "means" else 2)
+    if complements == "covariance":
+        check_second_moments(spec, "complements = 'covariance'")
     check_settle(settle)
     tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
     if not isinstance(like, Programmed | Eliminated | None):
@@ -216,8 +219,8 @@ def inv(
     Raises
     ------
     ValueError
-        If M is not square or not symmetric, holds NaN or inf, or an option is out of range; the
-        message says which.
+        If M is not square or not symmetric, holds NaN or inf, an option is out of range, or the
+        unit has no second moments; the message says which.
     NotPositiveDefinite
         If M is not positive definite as far as can be seen without O(n³), or was not after
         rounding, and nothing guarded against it. A `ValueError` too.
@@ -225,6 +228,7 @@ def inv(
         If the unit failed.
     """
     check_reading(samples, interval, 2)
+    check_second_moments(check_unit(unit).spec, "an inverse")
     programmed = program(
         unit,
         M,

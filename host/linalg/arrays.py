@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.refusals import NotPositiveDefinite
+from thermokron.model import UnitSpec
 from thermokron.model.checks import check_integer, check_real
 from thermokron.model.memory import transposed
 
@@ -21,6 +22,7 @@ __all__ = [
     "RightHandSides",
     "check_lambda_min",
     "check_reading",
+    "check_second_moments",
     "floats",
     "right_hand_sides",
     "symmetric_matrix",
@@ -251,3 +253,12 @@ def check_reading(samples: Any, interval: Any, least: int, most: int = 2**40) ->
     """Refuse what no run can be asked for; beyond `MAX_SAMPLES`, several runs of a covariance."""
     check_integer("samples", samples, least, most)
     check_real("interval", interval, 1e-3, 1e3)
+
+
+def check_second_moments(spec: UnitSpec, given: str) -> None:
+    """Refuse what needs a covariance, here called `given`, on a unit that reads means alone."""
+    if not spec.second_moments:
+        raise ValueError(
+            f"second_moments = False in the unit's spec, so it cannot make {given}; legal: a unit "
+            "with product accumulators, or solving"
+        )

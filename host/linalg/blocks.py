@@ -13,6 +13,7 @@ from thermokron.host.linalg.arrays import (
     Floats,
     Kind,
     check_reading,
+    check_second_moments,
     right_hand_sides,
     vector,
 )
@@ -143,6 +144,7 @@ class Eliminated:
         are those that W was made with, and `samples` is what `program` was given.
         """
         check_reading(samples, interval, 2)
+        check_second_moments(self.pivots[0].array.unit.spec, "an inverse")
         check_estimator(estimator)
         account = Account(samples=samples)
         with refusals(self.bound):

@@ -171,7 +171,8 @@ def eliminate(
             raise Indefinite(ritz.vector, ritz.value)
         bound = max(ritz.lower, 0.25 * ritz.value)
     by_means = reduction.complements == "means" or (
-        reduction.complements == "auto" and bound < math.sqrt(cells / reduction.samples)
+        reduction.complements == "auto"
+        and (not unit.spec.second_moments or bound < math.sqrt(cells / reduction.samples))
     )
     remaining = matrix.copy()
     pivots: list[Pivot] = []

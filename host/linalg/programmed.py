@@ -12,6 +12,7 @@ from thermokron.host.linalg.arrays import (
     Floats,
     Kind,
     check_reading,
+    check_second_moments,
     right_hand_sides,
     vector,
 )
@@ -257,6 +258,7 @@ class Programmed:
             If the unit failed.
         """
         check_reading(samples, interval, 2)
+        check_second_moments(self.unit.spec, "an inverse")
         check_estimator(estimator)
         account = Account(samples=samples)
         with refusals(self.plan.bound):

@@ -25,6 +25,7 @@ class Account:
     samples: int = 0
     runs: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    port_seconds: float = 0.0
     bytes_to_unit: int = 0
     bytes_from_unit: int = 0
     activity: Activity = field(default_factory=Activity)
@@ -41,9 +42,12 @@ class Account:
         for phase, cycles in readout.cycles.items():
             self.seconds[phase] += cycles * spec.clock_s
         couplings, biases, results = spec.port_bytes(job)
+        ports = spec.port_cycles(job)
         moved = job.couplings is not self._couplings  # else a bank of the unit has them
         self._couplings = job.couplings
         self.activity += Activity.of(spec, job, moved=moved)
+        ports["couplings"] *= moved
+        self.port_seconds += sum(ports.values()) * spec.clock_s
         self.bytes_to_unit += couplings * moved
         self.bytes_to_unit += biases
         self.bytes_from_unit += results
@@ -57,6 +61,7 @@ class Account:
         self.runs += other.runs
         for phase, seconds in other.seconds.items():
             self.seconds[phase] += seconds
+        self.port_seconds += other.port_seconds
         self.bytes_to_unit += other.bytes_to_unit
         self.bytes_from_unit += other.bytes_from_unit
         self.activity += other.activity
@@ -81,7 +86,11 @@ class Result:
         Runs of the unit, those that had to be repeated included.
     seconds : dict of str to float
         Simulated or real time of these runs by phase: "load", of couplings and biases into the
-        DACs, "discharge", "settle", "sample".
+        DACs, "discharge", "settle", "sample", and "results" that leave while the array waits.
+    port_seconds : float
+        For how long what they moved takes the unit's ports, at the unit's clock, see
+        `UnitSpec.port_cycles`. Beside the runs' time, not in it: on streams much of it passes while
+        the array is at work.
     bytes_to_unit, bytes_from_unit : int
         What passed the unit's port for them, see `UnitSpec.port_bytes`.
     activity : Activity
@@ -109,6 +118,7 @@ class Result:
     samples: int
     runs: int
     seconds: Mapping[str, float]
+    port_seconds: float
     bytes_to_unit: int
     bytes_from_unit: int
     activity: Activity
@@ -162,7 +172,7 @@ class Result:
 
     @property
     def hardware_seconds(self) -> float:
-        """Time of the runs, load to done; what passes the unit's port is not in it."""
+        """Time of the runs, load to done; `port_seconds` is beside it."""
         return sum(self.seconds.values())
 
     @cached_property
@@ -196,6 +206,7 @@ class Result:
         costs = [
             f"{self.runs} runs of {self.samples} samples",
             f"{self.hardware_seconds:.3g} s of hardware",
+            f"{self.port_seconds:.3g} s on its ports",
             f"{self.digital_flops:.3g} digital flops",
         ]
         return f"<Result {shape}: {', '.join(costs + [i for i in incidents if i])}>"

@@ -153,12 +153,12 @@ TABLE = _table(
         "inverse in blocks": "8n²/r + 12Pn²/r | 4qcn/r − 12Pcn/r + 28n/r + 4qn/r − 4c²/r",
     },
     load={
-        "solve": "2n² + Sn² | Sn + 4S + 4n",
-        "inverse": "n²/r | 3n/r + 8/r",
-        "solve in blocks": "2n² + Scn + PEc²/r + Pn²/r | Sn + 4Sn/c + 4n²/c + PEc/r + 4PE/r"
-        " + 2Pn²/cr − Pcn/r − 2Pn/r",
-        "inverse in blocks": "n²/r + Pn²/r + Ec²/r + PEc²/r | cn/r − cn/r − Pcn/r + 2n²/cr"
-        " + 2Pn²/cr + 8n/cr",
+        "solve": "Sn² + 2gn | Sn + 6S − 2gS",
+        "inverse": "n²/r | n/r + 6/r",
+        "solve in blocks": "Scn + PEc²/r + 2gn²/c | Sn + 6Sn/c − 2gSn/c + PEc/r + 6PE/r − 2PEG/r"
+        " + PGn²/cr − PGn/r",
+        "inverse in blocks": "Ec²/r + PEc²/r + cn/r | n/r + 6n/cr + Ec/r + PEc/r + 6E/r + 6PE/r"
+        " − 2EF/r − 2PEG/r + Fn²/cr + PGn²/cr − Fn/r − PGn/r",
     },
     settle={
         "solve": "2nt | 16n",
@@ -167,10 +167,12 @@ TABLE = _table(
         "inverse in blocks": "n²e/cr + Pn²e/cr | 8n²/cr + 8Pn²/cr − ne/r − Pne/r + 2nT/cr",
     },
     sample={
-        "solve": "2nNδ + 18n | −2nδ",
+        "solve": "2nNδ + 2n | −2nδ + 16S",
         "inverse": "2NΔ/r | 2h/r + 16/r − 2Δ/r",
-        "solve in blocks": "2n²Nδ/c + 7Pn²δ/cr | 18n²/c − 2n²δ/c + 9Pn²/cr − 7Pnδ/r − 9Pn/r",
-        "inverse in blocks": "2nNΔ/cr + 7Pn²δ/cr | 9n²/cr + 9Pn²/cr − 7Pnδ/r − 2nΔ/cr",
+        "solve in blocks": "2n²Nδ/c + 7Pn²δ/cr | 2n²/c − 2n²δ/c + 16Sn/c + Pn²/cr − 7Pnδ/r"
+        " − Pn/r + 16PE/r",
+        "inverse in blocks": "2nNΔ/cr + 7Pn²δ/cr | n²/cr + Pn²/cr + n/r − 7Pnδ/r − 2nΔ/cr"
+        " − n/r − Pn/r + 16n/cr + 16E/r + 16PE/r",
     },
     products={"inverse": "Nn²/r | Nn/r", "inverse in blocks": "Ncn/r | Nn/r"},
     # 8n² of moments, 8n² of inverses; on a unit 4n² a matrix and 2n² its codes; SGD's momentum
@@ -193,8 +195,8 @@ TABLE = _table(
 )
 
 
-#: A default unit, but for as many bias vectors a start as there can be.
-SPEC = UnitSpec(rhs_depth=256)
+#: A default unit, but for as many bias vectors a start as there can be, all through its windows.
+SPEC = UnitSpec(rhs_depth=256, stream_bits=None)
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,11 @@ class Setting:
         half = (c if blocks else n) // 2 + 1.0
         spacing = max(math.ceil(INTERVAL * clocked), spec.shortest_interval(False))
         sums, clips, products = spec.result_words(min(self.samples, 2**20))
+        settling = float(math.ceil(mean_settling(1.0, self.settle) * clocked))
+        eliminating = float(math.ceil(mean_settling(1.0, SETTLING_BIAS) * clocked))
+        # what the codes of a vector take, and a vector at the array
+        codes = (c if blocks else n) + 4.0
+        taken = 9.0 + settling + (self.samples - 1.0) * spacing
         return {
             "n": n,
             "b": self.b,
@@ -254,8 +261,11 @@ class Setting:
             "P": self.passes,
             "S": float(math.ceil(n / d)),
             "E": _starts(n, c, d) if blocks else 0.0,
-            "t": float(math.ceil(mean_settling(1.0, self.settle) * clocked)),
-            "e": float(math.ceil(mean_settling(1.0, SETTLING_BIAS) * clocked)),
+            "t": settling,
+            "e": eliminating,
+            "g": max(codes - taken, 0.0),
+            "G": max(codes - 9.0 - eliminating - 7.0 * spacing, 0.0),
+            "F": max(codes - 9.0 - eliminating, 0.0),
             "T": float(math.ceil(covariance_settling(1.0, SETTLING_BIAS) * clocked)),
             "h": half,
             "δ": float(spacing),

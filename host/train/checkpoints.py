@@ -46,6 +46,7 @@ class Account:
     inversions: int = 0
     hardware_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    port_seconds: float = 0.0
     span_seconds: float = 0.0
     unit_runs: int = 0
     activity: dict[str, int] = field(default_factory=lambda: asdict(Activity()))
@@ -65,6 +66,7 @@ class Account:
         self.hardware_seconds += metrics.hardware_seconds
         for phase in self.phase_seconds:
             self.phase_seconds[phase] += getattr(metrics, f"{phase}_seconds")
+        self.port_seconds += metrics.port_seconds
         self.span_seconds += metrics.span_seconds
         self.unit_runs += metrics.runs
         for count in fields(Activity):

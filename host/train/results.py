@@ -51,7 +51,9 @@ class RunResult:
         Time on the unit in seconds: simulated, except where the unit is real.
     phase_seconds : dict of str to float
         The same by phase: loading couplings and biases into the DACs, discharging, settling,
-        sampling.
+        sampling, and results that leave while the array waits.
+    port_seconds : float
+        For how long what was moved takes the unit's ports, beside that time.
     span_seconds : float
         Time on as many units as there are layers.
     unit_runs : int
@@ -88,6 +90,7 @@ class RunResult:
     inversions: int
     hardware_seconds: float
     phase_seconds: dict[str, float]
+    port_seconds: float
     span_seconds: float
     unit_runs: int
     activity: dict[str, int]

@@ -15,6 +15,7 @@ import torch
 
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, Thermodynamic
+from thermokron.host.linalg.arrays import check_second_moments
 from thermokron.host.train.checkpoints import Account, Checkpoints, Stateful
 from thermokron.host.train.config import INVERTERS, UNIT_ENGINES, TrainConfig
 from thermokron.host.train.evaluation import Evaluation, evaluate
@@ -165,6 +166,8 @@ def _kfac(
     assert config.engine is not None
     settings: dict[str, Any]
     if config.engine in UNIT_ENGINES:
+        if config.method_used == "inverse":  # before a simulator is built
+            check_second_moments(spec or UnitSpec(), "method = 'inverse'")
         unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
         stack.enter_context(unit)
         settings = {
@@ -347,6 +350,7 @@ def _result(
         inversions=account.inversions,
         hardware_seconds=account.hardware_seconds,
         phase_seconds=account.phase_seconds,
+        port_seconds=account.port_seconds,
         span_seconds=account.span_seconds,
         unit_runs=account.unit_runs,
         activity=account.activity,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thermokron.host.kfac import KFAC
-from thermokron.model import NumericUnit, UnitSpec
+from thermokron.model import PHASES, NumericUnit, UnitSpec
 
 SCRIPT = Path(__file__).with_name("counted_products.py")
 
@@ -82,13 +82,16 @@ def test_bytes_and_seconds_are_those_of_the_jobs() -> None:
     metrics = stepped("solve", unit)
     assert metrics.runs == len(jobs)
     cycles = [spec.phase_cycles(job) for job in jobs]
-    for phase in ("load", "discharge", "settle", "sample"):
+    for phase in PHASES:
         expected = sum(each[phase] for each in cycles) * spec.clock_s
         assert getattr(metrics, f"{phase}_seconds") == pytest.approx(expected)
     columns = sum(len(job.biases) for job in jobs)
-    assert metrics.bytes_from_unit == 4 * columns * 96
-    # the couplings of both factors once each
-    assert metrics.bytes_to_unit == 4 * columns * 96 + 2 * 4 * spec.coupling_count
+    # codes of two bytes, whose vectors fill their beats
+    assert metrics.bytes_from_unit == 2 * columns * 96
+    # the couplings of both factors once each, a byte a code
+    assert metrics.bytes_to_unit == 2 * columns * 96 + 2 * spec.coupling_count
+    moved = metrics.bytes_from_unit + metrics.bytes_to_unit
+    assert metrics.port_seconds == pytest.approx(moved / 8 * spec.clock_s)
     logged = metrics.as_dict()
     assert logged["bytes_to_unit"] == metrics.bytes_to_unit
     assert logged["load_seconds"] == metrics.load_seconds

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from thermokron.host.linalg import NotPositiveDefinite, covariance, inv
+from thermokron.host.linalg import NotPositiveDefinite, covariance, inv, program, solve
 from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
 
 
@@ -228,6 +228,21 @@ def test_the_account():
     assert "1 runs of 1000 samples" in repr(result)
     copy = pickle.loads(pickle.dumps(result))
     assert np.array_equal(copy.standard_error, result.standard_error)
+
+
+def test_a_unit_of_means_alone_solves_and_refuses_inverses_before_it_runs():
+    M, means = spd(16, 3), unit(second_moments=False)
+    for refused in (
+        lambda: inv(means, M),
+        lambda: program(means, M).inv(),
+        lambda: program(means, M, complements="covariance"),
+    ):
+        with pytest.raises(ValueError, match="second_moments = False"):
+            refused()
+        assert means.stream == 0
+    solved = solve(means, M, np.eye(16), samples=100)
+    exact = np.linalg.inv(M)
+    assert np.linalg.norm(solved.value - exact) < 0.05 * np.linalg.norm(exact)
 
 
 def test_a_known_lambda_min_saves_flops_and_an_estimate_saves_hardware_time():

@@ -120,7 +120,7 @@ def test_nonsense_is_refused_by_name() -> None:
 
 # ---- against counters ----------------------------------------------------------------------------
 
-SPEC = UnitSpec(coupling_bits=10, rhs_depth=64)
+SPEC = UnitSpec(coupling_bits=10, rhs_depth=64, stream_bits=None)
 
 
 def stepped(width, method, *, cells=None, steps=3, samples=None, refresh=1):

@@ -333,3 +333,21 @@ def test_what_it_refuses(given: dict[str, object], message: str) -> None:
 def test_others_take_no_dtype() -> None:
     with pytest.raises(ValueError, match="dtype, device: the numeric engine"):
         open_unit("numeric", SPEC, dtype="float32")
+
+
+@pytest.mark.parametrize("engine", ["numeric", "statistical"])
+def test_an_engine_of_means_alone_refuses_second_moments(engine: str) -> None:
+    spec = UnitSpec(cells=2, second_moments=False)
+    job = Job(
+        couplings=spec.coupling_codes(np.eye(2)),
+        biases=np.zeros((1, 2), dtype=np.int16),
+        temperature=1,
+        settle_cycles=1,
+        interval_cycles=spec.shortest_interval(),
+        samples=2,
+    )
+    with (
+        open_unit(engine, spec, seed=0) as unit,
+        pytest.raises(ValueError, match="second_moments = True, and the unit has no product"),
+    ):
+        unit.run(job)

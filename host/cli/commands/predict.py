@@ -200,7 +200,8 @@ def _technology(args: argparse.Namespace) -> Technology | None:
         spec = replace(made.spec, **given)
         made = built_at_28nm(spec, word_bits=made.word_bits, ports=made.ports)
     if args.as_built:
-        made = replace(made, fitted=False, ports=1, word_bits=32)
+        spec = replace(made.spec, stream_bits=given.get("stream_bits", 64))
+        made = replace(made, spec=spec, fitted=False, ports=None, word_bits=None)
     return replace(made, **changes)
 
 

@@ -8,7 +8,8 @@ from thermokron.host.predict.quantity import Number, Values
 
 __all__ = ["UNIT_PARTS", "side_by_side", "unit_joules", "unit_seconds"]
 
-#: Of what a unit does, in this order: over its link, at the array, over its link.
+#: Of what a unit does, in this order: over its link, at the array, over its link. Results that
+#: leave on a stream while the array waits are in "read".
 UNIT_PARTS = ("transport", "load", "settle", "sample", "read")
 
 
@@ -25,11 +26,11 @@ def unit_seconds(
     bandwidth = values(technology.link_bandwidth)
     waiting = demand.matrices * values(technology.link_latency)
     alone = {
-        "transport": demand.words_to * technology.word_bits / bandwidth + waiting,
+        "transport": demand.words_to * technology.link_word / bandwidth + waiting,
         "load": demand.load,
         "settle": demand.settle,
         "sample": demand.sample,
-        "read": demand.words_from * technology.word_bits / bandwidth,
+        "read": demand.results + demand.words_from * technology.link_word / bandwidth,
     }
     return {part: share * seconds for part, seconds in alone.items()}
 
@@ -47,13 +48,13 @@ def unit_joules(
     share = 1.0 / technology.units if share is None else share
     bit = values(technology.link_energy)
     moved: dict[str, Number] = {
-        "transport": demand.words_to * technology.word_bits * bit,
+        "transport": demand.words_to * technology.link_word * bit,
         "load": demand.couplings * values(technology.coupling_energy)
         + demand.biases * values(technology.dac_energy),
         "settle": 0.0,
         "sample": demand.conversions * technology.conversion_energy(values)
         + demand.products * values(technology.product_energy),
-        "read": demand.words_from * technology.word_bits * bit,
+        "read": demand.words_from * technology.link_word * bit,
     }
     watts = technology.units * technology.static_power(values)
     seconds = unit_seconds(technology, demand, values, share=share)

@@ -19,6 +19,7 @@ from thermokron.host.predict.conditions import Conditions
 from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Number, Values
 from thermokron.model import covariance_settling, mean_settling
+from thermokron.model.timing import port_beats
 
 __all__ = [
     "Demand",
@@ -57,6 +58,8 @@ class Demand:
         Times that another matrix is solved with: what waits for the link's latency.
     load, settle, sample : number
         Seconds; discharge is in `settle`.
+    results : number
+        Seconds in which results leave on a stream while the array waits.
     """
 
     runs: Number = 0.0
@@ -71,6 +74,7 @@ class Demand:
     load: Number = 0.0
     settle: Number = 0.0
     sample: Number = 0.0
+    results: Number = 0.0
 
     def __add__(self, other: Demand) -> Demand:
         return Demand(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -82,7 +86,7 @@ class Demand:
     @property
     def seconds(self) -> Number:
         """Of the unit, load to done."""
-        return self.load + self.settle + self.sample
+        return self.load + self.settle + self.sample + self.results
 
 
 def solve(
@@ -233,37 +237,50 @@ def of_runs(
         cells=n,
         dac_lanes=technology.ports,
     )
-    sums, clipped, products = result_words(technology, samples)
-    results = (sums + clipped) * vectors * n
-    made: Number = 0.0
-    if second_moments:
-        results = results + products * couplings
-        made = samples * vectors * couplings
+    words = link_words(technology, n, vectors, samples, second_moments)
     return Demand(
         runs=runs,
         vectors=vectors,
         couplings=runs * couplings,
         biases=vectors * n,
         conversions=vectors * samples * n,
-        products=made,
-        words_to=couplings * code_words(technology, spec.coupling_bits)
-        + vectors * n * code_words(technology, spec.bias_bits),
-        words_from=results,
+        products=samples * vectors * couplings if second_moments else 0.0,
+        words_to=words[0] + words[1],
+        words_from=words[2],
         matrices=1.0,
         load=cycles["load"] / clock,
         settle=(cycles["discharge"] + cycles["settle"]) / clock,
         sample=cycles["sample"] / clock,
+        results=cycles["results"] / clock,
+    )
+
+
+def link_words(
+    technology: Technology, n: int, vectors: Number, samples: Number, second_moments: bool
+) -> tuple[Number, Number, Number]:
+    """Words on the link for a matrix on n cells, so many bias vectors, and their results."""
+    spec = technology.spec
+    if technology.word_bits is None and spec.stream_bits is not None:
+        beats = port_beats(spec, vectors=vectors, samples=samples, second_moments=second_moments)
+        couplings, biases, results = (count * spec.stream_bits / 32 for count in beats)
+        return couplings, biases, results
+    count = n * (n + 1) // 2
+    sums, clipped, products = result_words(technology, samples)
+    return (
+        count * code_words(technology, spec.coupling_bits),
+        vectors * n * code_words(technology, spec.bias_bits),
+        (sums + clipped) * vectors * n + (products * count if second_moments else 0),
     )
 
 
 def code_words(technology: Technology, bits: int) -> int:
     """Words on the link for a code of so many bits."""
-    return -(-bits // technology.word_bits)
+    return -(-bits // technology.link_word)
 
 
 def result_words(technology: Technology, samples: Number) -> tuple[int, int, int]:
     """Words on the link for a sum, a clip count and a product, as of `UnitSpec.result_words`."""
-    spec, width = technology.spec, technology.word_bits
+    spec, width = technology.spec, technology.link_word
     most = math.ceil(float(np.max(samples)))
     if width == 32:
         return spec.result_words(most)

@@ -160,9 +160,9 @@ def built_at_28nm(spec: UnitSpec, **changes: object) -> Technology:
 
 
 def as_built(spec: UnitSpec, **changes: object) -> Technology:
-    """The same with the control plane as it is: every run loads all couplings of the array, a code
-    a cycle, and codes pass the port in words of 32 bits."""
-    return built_at_28nm(spec, **{"fitted": False, "ports": 1, "word_bits": 32, **changes})
+    """The same with the control plane as it is: every run loads all couplings of the array, as many
+    codes a cycle as the spec has `dac_lanes`, and the link carries what passes the unit's ports."""
+    return built_at_28nm(spec, **{"fitted": False, **changes})
 
 
 def _cmos28() -> Technology:
@@ -175,6 +175,7 @@ def _cmos28() -> Technology:
             rhs_depth=256,
             adc_cycles=10,
             discharge_cycles=20,
+            stream_bits=None,  # its link is told beside it
             clock_hz=1e9,
             tau_s=50 * NS,
         ),
@@ -192,6 +193,7 @@ def _tngd() -> Technology:
         adc_bits=16,
         rhs_depth=256,
         adc_cycles=255,
+        stream_bits=None,
         clock_hz=50e9 / 16,
         tau_s=1e-6,
     )
@@ -221,6 +223,7 @@ def _board() -> Technology:
         rhs_depth=256,
         adc_cycles=100,
         discharge_cycles=5000,
+        stream_bits=None,
         clock_hz=25e6,
         tau_s=50 * US,
     )

@@ -50,10 +50,12 @@ class Technology:
         J of a multiplication and its addition to the accumulator's memory.
     link_bandwidth, link_energy, link_latency : Quantity
         bit/s, J/bit, and s per matrix that is solved with.
-    word_bits : int
-        Of a code, or of a part of a result, on the link: 32 with the registers as they are.
-    ports : int
-        Codes a clock cycle into the DACs. 1 is what the control plane does.
+    word_bits : int or None
+        Of a code, or of a part of a result, on the link. None with the unit's own ports: the link
+        then carries what passes these, see `UnitSpec.port_bytes`.
+    ports : int or None
+        Codes a clock cycle into the DACs; None as many as the spec's `dac_lanes`. The control plane
+        has 1 to 16, and more are a projection.
     units : int
         Side by side, each with converters and link of its own.
     fitted : bool
@@ -81,14 +83,16 @@ class Technology:
     link_bandwidth: Quantity
     link_energy: Quantity
     link_latency: Quantity
-    word_bits: int = 32
-    ports: int = 1
+    word_bits: int | None = None
+    ports: int | None = None
     units: int = 1
     fitted: bool = True
 
     def __post_init__(self) -> None:
-        check_integer("word_bits", self.word_bits, 1, 64)
-        check_integer("ports", self.ports, 1, 4096)
+        if self.word_bits is not None:
+            check_integer("word_bits", self.word_bits, 1, 64)
+        if self.ports is not None:
+            check_integer("ports", self.ports, 1, 4096)
         check_integer("units", self.units, 1, 1024)
         for quantity, name in ((self.tau, "tau_s"), (self.clock, "clock_hz")):
             told = getattr(self.spec, name)
@@ -109,6 +113,11 @@ class Technology:
     def with_units(self, units: int) -> Technology:
         """The same, so many side by side."""
         return replace(self, units=units)
+
+    @property
+    def link_word(self) -> int:
+        """Bits of a word on the link."""
+        return 32 if self.word_bits is None else self.word_bits
 
     @property
     def sample_rate(self) -> float:
