@@ -24,8 +24,9 @@ class StepMetrics:
     hardware_seconds : float
         Time on the unit in seconds, load to done; of a pool the sum over its units, which does not
         depend on how many there are.
-    load_seconds, discharge_seconds, settle_seconds, sample_seconds : float
-        Its phases; loading is that of couplings and biases into the DACs.
+    load_seconds, discharge_seconds, settle_seconds, sample_seconds, results_seconds : float
+        Its phases; loading is that of couplings and biases into the DACs, and results leave on their
+        stream.
     bytes_to_unit, bytes_from_unit : int
         What passed the unit's port, see `thermokron.model.UnitSpec.port_bytes`.
     runs : int
@@ -71,6 +72,7 @@ class StepMetrics:
     discharge_seconds: float
     settle_seconds: float
     sample_seconds: float
+    results_seconds: float
     bytes_to_unit: int
     bytes_from_unit: int
     runs: int
