@@ -1,6 +1,6 @@
 """Measure everything that docs/performance.md states, and write its tables.
 
-    python benchmarks/performance.py [--before REV] [--only engines numeric statistical]
+    python benchmarks/performance.py [--before REV] [--only engines ports numeric statistical]
 
 Runs the benchmarks one after the other, each in a process of its own, and replaces the tables
 between their marks in the page, with the machine and the versions that they were measured with.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-PARTS = ("engines", "numeric", "statistical")
+PARTS = ("engines", "ports", "numeric", "statistical")
 TOOLS = (
     "thermokron",
     "numpy",

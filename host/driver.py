@@ -22,7 +22,8 @@ from thermokron.rtl.regmap import read_spec, register_map
 
 __all__ = ["Link", "RegisterUnit", "StreamLink"]
 
-#: A run that does not end within this many times its cycles, and these more, never will.
+#: A run that does not end within this many times its cycles, and these more, never will. Besides, a
+#: converter may keep it waiting for as long as the unit itself is patient.
 PATIENCE, PATIENCE_CYCLES = 2, 10_000
 
 
@@ -222,6 +223,7 @@ class RegisterUnit(BaseUnit):
             job, stream_biases=self.streams, stream_results=self.streams
         )
         limit = PATIENCE * sum(cycles.values()) + PATIENCE_CYCLES
+        limit += max(self.spec.adc_timeout_cycles, self.spec.dac_timeout_cycles)
         if not self.link.wait_interrupt(limit):
             self._abort()
             self._flush()

@@ -253,9 +253,10 @@ def module_ports(verilog: str, top: str) -> list[tuple[str, str, str]]:
     found = re.search(header, verilog, re.MULTILINE | re.DOTALL)
     if found is None:
         raise BuildFailure(f"the Verilog has no module {top}")
-    kinds = r"(?:\s+(?:wire|reg|logic|signed))*"
+    kinds = r"(?:\s+(?:wire|reg|logic|signed)\b)*"
     port = rf"\b(input|output|inout)\b{kinds}\s*(\[[^]]*\])?{kinds}\s*(\w+)"
-    return re.findall(port, found[1])
+    # a comment may speak of input registers
+    return re.findall(port, re.sub(r"//[^\n]*|/\*.*?\*/", "", found[1], flags=re.DOTALL))
 
 
 @functools.cache

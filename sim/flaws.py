@@ -9,6 +9,9 @@ from thermokron.model.checks import check_integer, check_real
 
 __all__ = ["FrontEndFlaws"]
 
+#: How large probabilities may be. A stream that stalls for ever would never be flushed.
+PROBABILITIES = {"glitch": 1.0, "stall": 1.0, "stream_stall": 0.95}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEndFlaws:
@@ -20,8 +23,13 @@ class FrontEndFlaws:
         From this sample of a discharge on (0 is the first) DRDY does not rise, or does not fall.
     latency_cycles : int or None
         DRDY comes that many clock cycles late at most, uniformly drawn, in steps of a cycle.
+    early_cycles : int or None
+        DRDY rises that many clock cycles before CONVST does, with nothing to say.
+    glitch : float or None
+        Probability, 0 to 1, that in a clock cycle DRDY is the opposite of what it is to be;
+        independent draws.
     stall : float or None
-        Probability, 0 to 0.95, that a DAC is not ready in a clock cycle; independent draws.
+        Probability, 0 to 1, that a DAC is not ready in a clock cycle; independent draws.
     stream_stall : float or None
         Probability, 0 to 0.95, that in a clock cycle a stream into the unit has no data, or that of
         the results is not taken; independent draws.
@@ -32,6 +40,8 @@ class FrontEndFlaws:
     silent_from: int | None = None
     stuck_from: int | None = None
     latency_cycles: int | None = None
+    early_cycles: int | None = None
+    glitch: float | None = None
     stall: float | None = None
     stream_stall: float | None = None
     seed: int = 0
@@ -39,9 +49,9 @@ class FrontEndFlaws:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name in ("stall", "stream_stall"):
+            if f.name in PROBABILITIES:
                 if value is not None:
-                    check_real(f.name, value, 0.0, 0.95)
+                    check_real(f.name, value, 0.0, PROBABILITIES[f.name])
             elif value is not None:
                 check_integer(f.name, value, 0, 2**32 - 1)
 

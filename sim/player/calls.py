@@ -65,7 +65,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "expect": (None, c_uint64, c_uint64, c_uint64),
     "presume": (None, c_uint64, c_uint64, c_uint64, c_void_p, c_void_p, c_void_p, c_void_p),
     "supply": (None, c_uint64, c_void_p, c_void_p),
-    "misbehave": (None, c_int64, c_int64, c_uint64, c_uint64, c_double, c_double),
+    "misbehave": (None, c_int64, c_int64, *[c_uint64] * 3, *[c_double] * 3),
 }
 
 
@@ -246,7 +246,9 @@ class Player:
             -1 if flaws.silent_from is None else flaws.silent_from,
             -1 if flaws.stuck_from is None else flaws.stuck_from,
             flaws.latency_cycles or 0,
+            flaws.early_cycles or 0,
             flaws.seed,
+            flaws.glitch or 0.0,
             flaws.stall or 0.0,
             flaws.stream_stall or 0.0,
         )

@@ -58,8 +58,10 @@ void player_supply(Unit* unit, uint64_t samples, const int32_t* codes, const dou
 }
 
 void player_misbehave(Unit* unit, int64_t silent_from, int64_t stuck_from, uint64_t latency_cycles,
-                      uint64_t seed, double stall, double stream_stall) {
-    unit->player.misbehave({silent_from, stuck_from, latency_cycles, seed, stall, stream_stall});
+                      uint64_t early_cycles, uint64_t seed, double glitch, double stall,
+                      double stream_stall) {
+    unit->player.misbehave({silent_from, stuck_from, latency_cycles, early_cycles, seed, glitch,
+                            stall, stream_stall});
 }
 
 }  // extern "C"

@@ -88,11 +88,11 @@ public:
         if (streams.empty(watched)) finish(DONE);
     }
 
-    // Drops the packets that have not begun, lets the unit take those that have, and forgets what
-    // has come from it.
+    // Drops the packets that have not begun, lets the unit take those that have, and the biases of a
+    // run that failed before they came, which it waits for to drop them; forgets what has come.
     void flush() {
         begin(FLUSH);
-        streams.drop_unbegun();
+        streams.drop_unbegun(was.biases_tready);
         if (!sizes.stream_bits) finish(DONE);
     }
 
@@ -109,7 +109,7 @@ public:
         pins.wstrb(0xf);
         pins.bready(true);  // responses are always welcome
         pins.rready(true);
-        pins.drdy(false);
+        drdy(false);
         dacs.set_ready(true, true);
         streams.clear();
         answers_at = NEVER;
@@ -151,16 +151,18 @@ public:
     }
 
     // From which sample on DRDY does not rise, or does not fall, -1 for never; by how many cycles
-    // it is late at most; how probable it is in a cycle that a DAC is not ready, or that a stream
-    // has no data or does not take any.
+    // it is late at most, or before CONVST; how probable it is in a cycle that it is wrong, that a
+    // DAC is not ready, or that a stream has no data or does not take any.
     struct Flaws {
         int64_t silent_from = -1, stuck_from = -1;
-        uint64_t latency_cycles = 0, seed = 0;
-        double stall = 0.0, stream_stall = 0.0;
+        uint64_t latency_cycles = 0, early_cycles = 0, seed = 0;
+        double glitch = 0.0, stall = 0.0, stream_stall = 0.0;
     };
 
     void misbehave(const Flaws& those) {
         flaws = those;
+        glitches.state = flaws.seed ^ 0x676c69746368;  // "glitch": draws of their own
+        drdy(ready);
         dacs.misbehave(flaws.stall, flaws.seed);
         streams.misbehave(flaws.stream_stall, flaws.seed);
     }
@@ -182,9 +184,12 @@ public:
         }
         if (asks != FAILED) {
             if (!dacs.after_edge(was)) fail(dacs.error);
+            if (command == RESET) dacs.start_vector();
             if (now.discharge != was.discharge) now.discharge ? hold() : release(now.convst);
             if (now.convst != was.convst) now.convst ? strobe() : let_go();
-            if (cycle == answers_at && now.convst) pins.drdy(true);  // else it was given up
+            if (cycle == answers_at && now.convst) drdy(true);  // else it was given up
+            if (flaws.early_cycles && cycle + flaws.early_cycles == due) drdy(true);
+            if (flaws.glitch > 0.0) pins.drdy(ready != glitches.happens(flaws.glitch));
         }
         dacs.look(now);
         streams.look(now);
@@ -264,9 +269,7 @@ private:
     void after_reset() {
         if (!--left) finish(DONE);
         if (left == 1) pins.rst(false);
-        // nothing is taken in reset, whatever the edges before it let expect
-        streams.clear();
-        dacs.start_vector();
+        streams.clear();  // nothing is taken in reset, whatever the edges before it let expect
     }
 
     // ---- streams ---------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ private:
     }
 
     void release(bool converting) {
-        if (!converting) pins.drdy(false);
+        if (!converting && !stuck()) drdy(false);
         if (!expected) return fail("discharge was released, but no run is expected");
         if (!dacs.ready()) return fail(dacs.error);
         released = cycle;
@@ -351,17 +354,21 @@ private:
         if (!stays_at(flaws.silent_from)) {
             const uint64_t delay = flaws.latency_cycles ? delays.next() % (flaws.latency_cycles + 1) : 0;
             if (delay) answers_at = cycle + delay;
-            else pins.drdy(true);
+            else drdy(true);
         }
         ++sampled;
     }
+
+    void drdy(bool to) { pins.drdy(ready = to); }
+
+    bool stuck() const { return flaws.stuck_from >= 0 && sampled > uint64_t(flaws.stuck_from); }
 
     bool stays_at(int64_t from) const { return from >= 0 && sampled >= uint64_t(from); }
 
     // CONVST fell, so DRDY may.
     void let_go() {
         answers_at = NEVER;
-        if (flaws.stuck_from < 0 || sampled <= uint64_t(flaws.stuck_from)) pins.drdy(false);
+        if (!stuck()) drdy(false);
     }
 
     Pins& pins;
@@ -385,8 +392,9 @@ private:
     Presumed presumed;
     uint64_t presumed_from = 0;
     std::vector<uint32_t> packed;
+    bool ready = false;  // what DRDY is to be
     Flaws flaws;
-    Draws delays;
+    Draws delays, glitches;
 };
 
 }  // namespace thermokron

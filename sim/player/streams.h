@@ -42,11 +42,13 @@ public:
         for (Source& source : sources) source.waits = 0;
     }
 
-    void drop_unbegun() {
+    // Of the biases not the first packet, if the unit waits for one.
+    void drop_unbegun(bool biases_awaited) {
         for (uint32_t stream = 0; stream < SOURCES; ++stream) {
             Source& source = sources[stream];
-            source.packets.resize(source.at ? 1 : 0);
-            if (!source.at && source.offered) pins.tvalid(stream, source.offered = false);
+            const bool goes_on = source.at || (stream == BIASES && biases_awaited);
+            if (source.packets.size() > goes_on) source.packets.resize(goes_on);
+            if (!goes_on && source.offered) pins.tvalid(stream, source.offered = false);
         }
     }
 

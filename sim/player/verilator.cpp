@@ -25,7 +25,27 @@
 using Trace = VerilatedFstC;
 #elif VM_TRACE
 #include "verilated_vcd_c.h"
-using Trace = VerilatedVcdC;
+
+// Ends the simulator when the disk is full: Verilator says so, and then waits for itself for ever.
+class VcdFile final : public VerilatedVcdFile {
+    ssize_t write(const char* bytes, ssize_t count) override {
+        const ssize_t written = VerilatedVcdFile::write(bytes, count);
+        if (written < 0 && errno != EAGAIN && errno != EINTR) {
+            std::fprintf(stderr, "the waveform could not be written: %s\n", std::strerror(errno));
+            std::_Exit(1);
+        }
+        return written;
+    }
+};
+
+class Trace final : public VerilatedVcdC {
+public:
+    Trace() : VerilatedVcdC(&file) {}  // which closes it at its own end
+    ~Trace() override { close(); }
+
+private:
+    VcdFile file;
+};
 #endif
 
 #include "player.h"

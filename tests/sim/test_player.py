@@ -413,6 +413,14 @@ def test_a_flush_sends_on_what_has_begun_and_forgets_what_has_come(scripted) -> 
     assert taker.packets == [bytes(range(24))]  # the second one never begins
     assert unit.edge(results_tvalid=False) is Event.DONE
     assert unit.player.take() == (b"", [])
+    # unless the unit waits for it: a run was ended that had not got its biases yet
+    for packet in (bytes(8), bytes(16)):
+        unit.player.send(Into.BIASES, packet)
+    unit.player.flush()
+    while unit.player.event is Event.NONE:
+        taker.look()
+        unit.edge()
+    assert taker.packets == [bytes(range(24)), bytes(8)]
     # one that is stuck in the midst is dropped after all
     unit.player.send(Into.BIASES, bytes(24))
     unit.edge(biases_tready=True)
