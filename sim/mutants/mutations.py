@@ -154,7 +154,8 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.expr]]:
             yield "not", changed.operand
         case ast.Constant() if type(changed.value) is int:
             yield "constant", ast.Constant(changed.value + 1)
-            yield "constant", ast.Constant(changed.value - 1)
+            if changed.value:  # of one bit, -1 would be 1 again
+                yield "constant", ast.Constant(changed.value - 1)
         case ast.Call(func=ast.Attribute(attr=name) as called) if name in _REDUCTIONS:
             called.attr = _REDUCTIONS[name]
             yield "reduction", changed
