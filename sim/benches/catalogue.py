@@ -217,9 +217,9 @@ BENCHES: Mapping[str, BlockBench] = {
             "extreme16": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=16, rhs_depth=2)),
         },
         rounds={"icarus": 6, "verilator": 40},
-        # Icarus compiles all of them in a second, and Verilator is fast enough for 2^20 samples. With
-        # fewer than 5 diagonals (8 cells) a sum that is added in too many cycles would go unseen:
-        # its memory's word is written with it only two cycles later.
+        # Icarus compiles all of them in a second, and Verilator is fast enough for 2^20 samples.
+        # With fewer than 5 diagonals (8 cells) nobody would see a sum added in every cycle of a
+        # sample: until the first is written, all of them read the word as it was.
         only={"verilator": ("extreme3", "extreme16", "n2_l1", "n3_l3", "n8_l2", "n5_l1")},
         long_tests=("extreme_sums",),
     ),
@@ -270,6 +270,7 @@ def run_block_bench(
     waves: str | None = None,
     folder: Path | None = None,
     timeout_s: float = TIMEOUT_S,
+    first_failure: bool = False,
 ) -> BenchResult:
     """Run one of `BENCHES` on a simulator; arguments and errors as for `run_bench`.
 
@@ -303,4 +304,5 @@ def run_block_bench(
         folder=folder,
         internals=False,
         timeout_s=timeout_s,
+        first_failure=first_failure,
     )

@@ -23,7 +23,7 @@ from thermokron.sim.builders import BuildFailure
 from thermokron.sim.mutants.designs import LAST, STAGES, design
 from thermokron.sim.mutants.equivalence import equivalent
 from thermokron.sim.mutants.mutations import Mutant, mutants_of
-from thermokron.sim.runner import BenchFailure
+from thermokron.sim.runner import BenchFailure, BenchOverdue
 from thermokron.sim.scratch import Scratch
 
 __all__ = ["Judge", "Outcome", "Verdict", "draw", "judge_all", "killed_share"]
@@ -148,8 +148,8 @@ class Judge:
             text = _generate(folder, name, self._limit[name])
             if text != self._reference[name]:
                 different[name] = text
-                if self._fails(name, text):
-                    return Outcome.KILLED, name
+                if killer := self._killer(name, text):
+                    return Outcome.KILLED, killer
         # a design of a few of the instances says nothing that the one of all does not
         different = {n: t for n, t in different.items() if not n.endswith("_few")}
         if different and self._equivalent(different):
@@ -159,18 +159,21 @@ class Judge:
         text = _generate(folder, LAST, self._limit[LAST])
         if text == self._reference[LAST]:
             return (Outcome.SURVIVED, "") if different else (Outcome.EQUIVALENT, "text")
-        if self._fails(LAST, text):
-            return Outcome.KILLED, LAST
+        if killer := self._killer(LAST, text):
+            return Outcome.KILLED, killer
         if not different and self._equivalent({LAST: text}):
             return Outcome.EQUIVALENT, "proof"
         return Outcome.SURVIVED, ""
 
-    def _fails(self, name: str, verilog: str) -> bool:
+    def _killer(self, name: str, verilog: str) -> str | None:
+        """The design's name if its bench fails, or takes too long, which is said."""
         try:
             design(name).run(verilog, self._limit[name])
+        except BenchOverdue:
+            return f"{name}, stopped for its time"
         except (BenchFailure, BuildFailure):
-            return True
-        return False
+            return name
+        return None
 
     def _equivalent(self, texts: Mapping[str, str]) -> bool:
         return all(

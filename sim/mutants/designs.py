@@ -73,7 +73,7 @@ class Design:
         return bundle(*self._bench)[0]
 
     def run(self, verilog: str, timeout_s: float) -> None:
-        """Run the bench on such Verilog; `BenchFailure` and `BuildFailure` as `run_bench` has."""
+        """Run the bench on such Verilog until a test fails; errors as `run_bench` has."""
         if spec := REGISTER_SPECS.get(self.name):
             run_bench(
                 "thermokron.sim.benches.bench_registers",
@@ -86,11 +86,17 @@ class Design:
                     "operations": REGISTER_OPERATIONS,
                 },
                 timeout_s=timeout_s,
+                first_failure=True,
             )
         else:
             name, instances = self._bench
             run_block_bench(
-                name, "icarus", instances=instances, verilog=verilog, timeout_s=timeout_s
+                name,
+                "icarus",
+                instances=instances,
+                verilog=verilog,
+                timeout_s=timeout_s,
+                first_failure=True,
             )
 
 
