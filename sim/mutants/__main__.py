@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         f"Exit status 1 if less than {WANTED:.0%} of what is no equivalent is killed.",
     )
     add = parser.add_argument
-    add("--modules", default=",".join(STAGES), help="modules of the RTL (default: all)")
+    add("--modules", help="modules of the RTL, with commas (default: all)")
     add("--count", type=int, default=300, help="how many mutants, about (default: 300)")
     add("--seed", type=int, default=1, help="of the draw (default: 1)")
     add("--jobs", type=int, default=2, help="mutants judged side by side (default: 2)")
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     options = _parser().parse_args(arguments)
-    modules = [name.strip() for name in options.modules.split(",")]
+    modules = [name for name in STAGES if STAGES[name] or not options.blocks_only]
+    if options.modules:
+        modules = [name.strip() for name in options.modules.split(",")]
     begin = time.perf_counter()
     with Scratch() as scratch:
         # thousands of designs that nobody will ask for again

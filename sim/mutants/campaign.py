@@ -106,6 +106,8 @@ class Judge:
     ------
     BenchFailure
         If a bench fails on the RTL as it is.
+    ValueError
+        If there are blocks only, and a module without a bench of its own.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class Judge:
         blocks_only: bool,
         folder: Path,
     ) -> None:
+        if blocks_only and (bare := [module for module in modules if not STAGES[module]]):
+            raise ValueError(f"module = {bare[0]!r} has no bench but the unit's, which is left out")
         self._proof_s, self._blocks_only, self._folder = proof_s, blocks_only, folder
         self._sources = {module: _source(module) for module in modules}
         names = [name for module in modules for name in STAGES[module]]

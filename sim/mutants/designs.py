@@ -35,10 +35,10 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "couplings": ("codes",),
     "moments": ("moments_few", "moments"),
     "registers": ("registers2", "registers15"),
-    "results": ("streams",),
+    "results": (),
     "sampler": ("sampler",),
     "sequencer": ("sequencer",),
-    "streams": ("streams", "codes"),
+    "streams": ("codes",),
     "synchroniser": ("converter",),
     "unit": (),
 }

@@ -143,6 +143,7 @@ def test_equivalents_do_not_count() -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--modules", "axi,nothing"], "module = 'nothing' is unknown"),
     (["--count", "0"], "count = 0 is out of range"),
+    (["--modules", "unit", "--blocks-only"], "module = 'unit' has no bench but the unit's"),
 ])  # fmt: skip
 def test_mistakes_are_named(arguments: list[str], message: str, capsys, monkeypatch) -> None:
     monkeypatch.setenv("THERMOKRON_CACHE", "")  # the command sets it
