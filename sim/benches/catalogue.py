@@ -213,6 +213,10 @@ BENCHES: Mapping[str, BlockBench] = {
                 for lanes in range(1, n + 1)
                 if n % lanes == 0
             },
+            "means": (
+                "MomentAccumulator",
+                UnitSpec(cells=6, lanes=2, adc_bits=9, rhs_depth=3, second_moments=False),
+            ),
             "extreme3": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=3, rhs_depth=1)),
             "extreme16": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=16, rhs_depth=2)),
         },
@@ -220,7 +224,7 @@ BENCHES: Mapping[str, BlockBench] = {
         # Icarus compiles all of them in a second, and Verilator is fast enough for 2^20 samples.
         # With fewer than 5 diagonals (8 cells) nobody would see a sum added in every cycle of a
         # sample: until the first is written, all of them read the word as it was.
-        only={"verilator": ("extreme3", "extreme16", "n2_l1", "n3_l3", "n8_l2", "n5_l1")},
+        only={"verilator": ("extreme3", "extreme16", "n2_l1", "n3_l3", "n8_l2", "n5_l1", "means")},
         long_tests=("extreme_sums",),
     ),
 }
