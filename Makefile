@@ -73,6 +73,10 @@ formal-long: ## the same, and what takes minutes
 cosim: $(INSTALLED) ## run the benches on the generated Verilog
 	@thermokron cosim $(ARGS)
 
+.PHONY: mutants
+mutants: $(INSTALLED) ## break the RTL in one place at a time, and see if the benches notice
+	@python -m thermokron.sim.mutants --jobs $(JOBS) $(ARGS)
+
 .PHONY: verilog
 verilog: $(INSTALLED) ## write build/unit.v and what belongs to it
 	@thermokron verilog -o build/unit.v $(ARGS)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -34,14 +35,28 @@ from thermokron.sim.builders import tail
 from thermokron.sim.scratch import Scratch
 from thermokron.sim.simulators import Build, build
 
-__all__ = ["PARAMETERS", "BenchFailure", "BenchResult", "bench_parameters", "run_bench"]
+__all__ = [
+    "PARAMETERS",
+    "BenchFailure",
+    "BenchOverdue",
+    "BenchResult",
+    "bench_parameters",
+    "run_bench",
+]
 
 #: The environment variable that carries a bench's parameters into the simulation.
 PARAMETERS = "THERMOKRON_BENCH_PARAMETERS"
+#: What cocotb says in its log of a test that has failed, and how often to look.
+FAILED = re.compile(r"cocotb\.regression +\S+\.(\w+) failed$", re.MULTILINE)
+POLL_S = 0.2
 
 
 class BenchFailure(AssertionError):
     """A bench failed; the message ends with the tail of its log."""
+
+
+class BenchOverdue(BenchFailure):
+    """A bench was stopped, for its time was up."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ def run_bench(
     folder: Path | None = None,
     internals: bool = True,
     timeout_s: float = 600.0,
+    first_failure: bool = False,
 ) -> BenchResult:
     """Build a design, run the cocotb tests of a module on it, and raise if one fails.
 
@@ -97,11 +113,13 @@ def run_bench(
         if not given.
     timeout_s : float
         Wall time after which the simulation is stopped, which is a failure.
+    first_failure : bool
+        Stop when a test has failed, for whom it is enough to know that one does.
 
     Raises
     ------
     BenchFailure
-        With the tail of the log; also if no test ran, or time was up.
+        With the tail of the log; also if no test ran, or (`BenchOverdue`) time was up.
     SimulatorMissing, BuildFailure
         As `build` does.
     ValueError
@@ -115,9 +133,13 @@ def run_bench(
     if folder is not None:
         folder = folder.absolute()
         with claimed(folder):
-            return _run(module, design, folder, parameters, tests, timeout_s, keep=True)
+            return _run(
+                module, design, folder, parameters, tests, timeout_s, first_failure, keep=True
+            )
     with Scratch() as scratch:
-        return _run(module, design, scratch.folder, parameters, tests, timeout_s, keep=False)
+        return _run(
+            module, design, scratch.folder, parameters, tests, timeout_s, first_failure, keep=False
+        )
 
 
 def _run(
@@ -127,6 +149,7 @@ def _run(
     parameters: Mapping[str, Any] | None,
     tests: str | None,
     timeout_s: float,
+    first_failure: bool,
     *,
     keep: bool,
 ) -> BenchResult:
@@ -140,23 +163,26 @@ def _run(
     begin = time.perf_counter()
     with open(log, "wb") as stream:
         try:
-            subprocess.run(
-                design.command(waveform),
+            command = design.command(waveform)
+            with subprocess.Popen(
+                command,
                 cwd=folder,
                 env=environment,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                timeout=timeout_s,
-                check=False,
-            )
+            ) as process:
+                try:
+                    stopped = _wait(process, log, timeout_s, first_failure)
+                finally:
+                    process.kill()  # unless it has ended
         except subprocess.TimeoutExpired:
-            raise BenchFailure(
+            raise BenchOverdue(
                 f"{module} on {design.simulator}: stopped after {timeout_s:g} s; a slow machine "
                 f"may need more (on the command line --timeout); its log ends:\n{tail(log)}"
             ) from None
     seconds = time.perf_counter() - begin
-    names, failed = _read_results(results)
+    names, failed = ([], [stopped]) if stopped else _read_results(results)
     if failed or not names:
         what = f"failed: {', '.join(failed)}" if failed else "no test ran"
         if not shutil.disk_usage(folder).free:
@@ -165,6 +191,26 @@ def _run(
         raise BenchFailure(f"{module} on {design.simulator}: {what}; {where}\n{tail(log)}")
     output = log.read_text(encoding="utf-8", errors="replace")
     return BenchResult(tuple(names), output, log if keep else None, waveform, seconds)
+
+
+def _wait(
+    process: subprocess.Popen[bytes], log: Path, timeout_s: float, first_failure: bool
+) -> str | None:
+    """Wait until a simulation ends, or the log says that a test has failed; the name of that one.
+
+    `subprocess.TimeoutExpired` if time is up.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        left = end - time.monotonic()
+        try:
+            process.wait(min(POLL_S, left) if first_failure else left)
+            return None
+        except subprocess.TimeoutExpired:
+            if first_failure and (found := FAILED.search(log.read_text("utf-8", "replace"))):
+                return found[1]
+            if time.monotonic() >= end:
+                raise
 
 
 def _read_results(results: Path) -> tuple[list[str], list[str]]:

@@ -56,12 +56,12 @@ class Loader:
     def tagged(self, select: int) -> list[tuple[tuple[int, ...], list[int], list[bool]]]:
         """Tags, addresses and enables of every word of bank or vector `select`, in order."""
         lanes, addresses = self.spec.dac_lanes, self.used(select)
+        tags: list[tuple[int, ...]] = [(cell,) for cell in range(len(addresses))]
         if self.couplings:
             rows, columns, on = (part.tolist() for part in coupling_cells(self.spec))
             tags = list(zip(rows, columns, strict=True))
         else:
-            tags = [(cell,) for cell in range(len(addresses))]
-            on = [cell < self.spec.cells for (cell,) in tags]
+            on = [cell < self.spec.cells for cell in range(len(addresses))]
         parts = [slice(i, i + lanes) for i in range(0, len(addresses), lanes)]
         return [(tags[part][0], addresses[part], on[part]) for part in parts]
 

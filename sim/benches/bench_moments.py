@@ -139,11 +139,12 @@ class Accumulator:
         """What the windows hold beside the lanes' words reads 0."""
         sum_depth, product_depth = result_depth(self.spec)
         lanes = 1 << (self.spec.lanes - 1).bit_length()
-        for window, depth, halves in (
-            ("sums", sum_depth, 2),
-            ("clipped", sum_depth, 1),
-            ("products", product_depth, 2),
-        ):
+        windows = [("sums", sum_depth, 2), ("clipped", sum_depth, 1)]
+        if self.spec.second_moments:
+            windows.append(("products", product_depth, 2))
+        else:
+            assert not any((await self.read("products", np.arange(2))).values())
+        for window, depth, halves in windows:
             lane, word = np.divmod(np.arange(lanes * padded(depth)), padded(depth))
             beside = np.flatnonzero((lane >= self.spec.lanes) | (word >= depth))
             words = np.concatenate([halves * beside + half for half in range(halves)])
@@ -152,7 +153,7 @@ class Accumulator:
     async def run(self, longest: int) -> None:
         """One run: a vector with second moments, or several without."""
         block, rng = self.block, self.rng
-        second = rng.random() < 0.6
+        second = self.spec.second_moments and rng.random() < 0.6
         count = 1 if second else rng.randint(1, self.spec.rhs_depth)
         gaps = rng.choice([0.0, 0.0, 0.5, 1.0])
         samples = [self.any_samples(rng.randint(1, longest)) for _ in range(count)]

@@ -73,7 +73,7 @@ async def restart(dut: Any) -> None:
             await run(bench, block, (2, 3, 4), 10_000)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=200, timeout_unit="us")
 async def long_times(dut: Any) -> None:
     """Settling and intervals of many bits, without waking up in between."""
     bench = Bench(dut, "long_times")

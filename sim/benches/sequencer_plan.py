@@ -70,10 +70,9 @@ class Plan:
 
     def _add(self, step: Step) -> None:
         """The next cycle, with what goes on beside it."""
-        beside = {"biases_busy": int(self._biases > 0)}
-        if not step.converter_busy:
-            beside["converter_busy"] = int(self._converter > 0)
-        self.steps.append(replace(step, **beside))
+        converting = step.converter_busy or int(self._converter > 0)
+        busy = int(self._biases > 0)
+        self.steps.append(replace(step, biases_busy=busy, converter_busy=converting))
         self._biases -= 1
         self._converter -= 1
 

@@ -60,7 +60,7 @@ def test_the_metrics_count_what_the_unit_did() -> None:
 def test_a_unit_of_means_alone_solves_and_refuses_to_invert() -> None:
     unit = NumericUnit(UnitSpec(second_moments=False), seed=3)
     model = torch.nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="second_moments = False in the unit's spec.*'inverse'"):
+    with pytest.raises(ValueError, match=r"second_moments = False in the unit's spec.*'inverse'"):
         KFAC(model, unit, lr=0.1, damping=0.1, method="inverse")
     assert unit.stream == 0
     kfac = KFAC(model, unit, lr=0.1, damping=0.1)
