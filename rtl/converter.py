@@ -67,16 +67,21 @@ class ConverterPort(wiring.Component):
         m.submodules.drdy_sync = drdy_sync = Synchroniser()
         m.d.comb += [drdy_sync.i.eq(self.drdy), ready.eq(drdy_sync.o)]
         elapsed = Signal(range(spec.adc_timeout_cycles + 1))
+        # what it is compared with, a cycle ahead, for what follows from it reaches far
+        enough = Signal()  # elapsed ≥ adc_cycles - 1
+        expired = Signal()  # elapsed = adc_timeout_cycles - 1
         capture = Signal()
         m.d.comb += [
-            capture.eq(self.convst & ready & (elapsed >= spec.adc_cycles - 1)),
-            self.timeout.eq(
-                self.convst & ~capture & (self.trigger | (elapsed == spec.adc_timeout_cycles - 1))
-            ),
+            capture.eq(self.convst & ready & enough),
+            self.timeout.eq(self.convst & ~capture & (self.trigger | expired)),
             self.stuck.eq(self.trigger & ready & (capture | ~self.convst)),
             self.idle.eq(~self.convst & ~self.codes.valid),
         ]
-        m.d.sync += elapsed.eq(Mux(self.convst, elapsed + 1, 0))
+        m.d.sync += [
+            elapsed.eq(Mux(self.convst, elapsed + 1, 0)),
+            enough.eq(self.convst & (elapsed >= spec.adc_cycles - 2)),
+            expired.eq(self.convst & (elapsed == spec.adc_timeout_cycles - 2)),
+        ]
         with m.If(self.codes.ready):
             m.d.sync += self.codes.valid.eq(0)
         with m.If(capture):

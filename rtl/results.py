@@ -106,7 +106,8 @@ class ResultStream(wiring.Component):
         # a packet's end is owed; a packet has no end yet
         closing = Signal()
         begun = Signal()
-        m.d.comb += free.eq((~axis.tvalid | axis.tready) & ~closing & ~self.cancel)
+        # no `cancel` here, which comes late in its cycle, and what is free is asked by the memories
+        m.d.comb += free.eq((~axis.tvalid | axis.tready) & ~closing)
         codes, codes_valid, codes_end = self._codes(m, narrow_push)
         words, words_valid, words_end, words_busy = self._words(m, wide_push)
         m.d.comb += [
@@ -115,17 +116,18 @@ class ResultStream(wiring.Component):
             push.eq(narrow_push | wide_push),
             self.busy.eq(codes_valid | words_busy | closing | axis.tvalid),
         ]
+        ended = Mux(codes_valid, codes_end, words_end)
         with m.If(axis.tready):
             m.d.sync += axis.tvalid.eq(0)
         with m.If(push):
             m.d.sync += [
                 axis.tvalid.eq(1),
                 axis.tdata.eq(Mux(codes_valid, codes, words)),
-                axis.tlast.eq(Mux(codes_valid, codes_end, words_end)),
-                begun.eq(~Mux(codes_valid, codes_end, words_end)),
+                axis.tlast.eq(ended),
+                begun.eq(~ended),
             ]
-        with m.If(self.cancel & begun):
-            m.d.sync += closing.eq(1)
+        with m.If(self.cancel):
+            m.d.sync += closing.eq(Mux(push, ~ended, begun))
         with m.If(closing & (~axis.tvalid | axis.tready)):
             m.d.sync += [
                 axis.tvalid.eq(1),
@@ -144,7 +146,7 @@ class ResultStream(wiring.Component):
         left = Signal(range(beats + 1))
         ends = Signal()
         valid = left.any()
-        m.d.comb += self.samples.ready.eq((~valid | (push & (left == 1))) & ~self.cancel)
+        m.d.comb += self.samples.ready.eq(~valid | (push & (left == 1)))
         with m.If(push):
             moved = Value.cast(held)[per_beat * spec.adc_bits :]
             m.d.sync += [held.eq(moved), left.eq(left - 1)]

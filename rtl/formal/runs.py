@@ -141,6 +141,10 @@ def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
         | ((risen + u.rise - accepted - dut.convst - waiting)[:24] == 0),
         "first_vector_is_loaded_first": (state != State.LOAD) | (vector == 0),
         "as_many_were_begun_as_were_due": u.reset | ~u.busy | ((risen + u.rise - taken)[:24] == 0),
+        "enough_is_known": u.reset
+        | (h.inside("converter.enough") == (elapsed >= SPEC.adc_cycles - 1)),
+        "expired_is_known": u.reset
+        | (h.inside("converter.expired") == (elapsed == SPEC.adc_timeout_cycles - 1)),
         "accumulator_keeps_up": ~(dut.convst & active) | (to_do + elapsed <= 5),
         "accumulator_was_not_just_given_one": ~dut.convst
         | ~((recent[0] & (elapsed > 1)) | (recent[1] & (elapsed > 2))),
@@ -201,7 +205,7 @@ _ENDS = (
     Broken(
         "a converter that never answers is waited for, for ever",
         "converter",
-        "(self.trigger | (elapsed == spec.adc_timeout_cycles - 1))",
+        "(self.trigger | expired)",
         "self.trigger",
         ("a_run_comes_closer_to_its_end_or_fails",),
     ),
