@@ -7,7 +7,7 @@ cycle to the DACs, streams of 64 bits, 23 cycles of settling, a unit without pro
 Counted are clock cycles of the simulated unit, from the write of the first register or the first
 beat of the couplings to the last word of the results; the host's thinking costs none. What the
 specification says of the same job stands beside it. Every read-out is compared with the numeric
-engine's. On AXI4-Lite nobody waits: a write takes two cycles, a read of a window five.
+engine's. On AXI4-Lite nobody waits: a write takes two cycles, a read of a window six.
 """
 
 from __future__ import annotations
