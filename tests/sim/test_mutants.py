@@ -23,7 +23,7 @@ class Block:
     def elaborate(self, platform: "object" = 3):
         """π: 1 + 2."""
         m = Module()
-        held, first = Signal(reset_less=True), Signal()
+        held, first = Signal(reset_less=True), Signal(8)
         assert 7 < 8
         with m.If(held | first):
             held, one = 0, 1
@@ -43,7 +43,8 @@ def test_every_kind_of_change() -> None:
             ("constant", "1", "0"),
             ("constant", "1", "2"),
             ("condition", "m.If(held | first)", "m.If(held | first == 0)"),
-            ("init", "Signal()", "Signal(init=1)"),
+            ("constant", "8", "7"),  # of a width
+            ("init", "Signal(8)", "Signal(8, init=1)"),
             ("logic", "held | first", "held & first"),
             ("mux", both[8:-1], "Mux(first, held.any(), ~held)"),
             ("not", "~held", "held"),
