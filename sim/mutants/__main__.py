@@ -24,6 +24,8 @@ from thermokron.sim.mutants.campaign import (
 from thermokron.sim.mutants.designs import STAGES
 from thermokron.sim.runner import BenchFailure
 from thermokron.sim.scratch import Scratch
+from thermokron.sim.simulators import SimulatorMissing
+from thermokron.sim.synthesis.tools import ToolMissing, require
 
 #: The share of mutants that the benches have to kill, of those that are no equivalents.
 WANTED = 0.98
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # thousands of designs that nobody will ask for again
         os.environ["THERMOKRON_CACHE"] = str(scratch.folder / "cache")
         try:
+            require("generic")  # without Yosys every equivalent would seem to survive
             mutants = draw(modules, options.count, options.seed)
             judge = Judge(
                 modules,
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 blocks_only=options.blocks_only,
                 folder=scratch.folder,
             )
-        except (ValueError, BenchFailure) as error:
+        except (ValueError, BenchFailure, SimulatorMissing, ToolMissing) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
 

