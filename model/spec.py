@@ -332,7 +332,7 @@ class UnitSpec:
         words = (sums + clipped) * vectors * n
         if job.second_moments:
             words += products * n * (n + 1) // 2
-        return 4 * self.coupling_count, 4 * vectors * n, 4 * words
+        return 4 * self.coupling_words * self.dac_lanes, 4 * vectors * n, 4 * words
 
     def result_words(self, samples: int) -> tuple[int, int, int]:
         """Words of 32 bits in which a sum, a clip count and a product of so many samples fit.

@@ -222,7 +222,7 @@ def port_cycles(spec: Any, job: Any) -> dict[str, int]:
     if job.second_moments:
         words += products * n * (n + 1) // 2
     return {
-        "couplings": WRITE_CYCLES * spec.coupling_count,
+        "couplings": WRITE_CYCLES * spec.coupling_words * spec.dac_lanes,
         "biases": WRITE_CYCLES * vectors * n,
         "results": READ_CYCLES * words,
     }
