@@ -23,6 +23,7 @@ def test_the_command_knows_every_target_and_resource() -> None:
     assert set(LABELS) == set(RESOURCES)
 
 
+@pytest.mark.slow
 def test_a_unit_on_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if reason := missing("ice40"):
         pytest.skip(reason)

@@ -1,4 +1,7 @@
-"""What takes seconds to prove is proved here, and every property finds its broken copy."""
+"""What takes seconds to prove is proved, and every property finds its broken copy.
+
+`make formal` does the same, in CI too; here it is for `make test-slow`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ LATE = Broken("late", "sampler", "left.eq(self.settle - 1)", "left.eq(self.settl
 
 
 @solver
+@pytest.mark.slow
 @pytest.mark.parametrize("proof", [p for p in PROOFS if not p.long], ids=lambda p: p.name)
 def test_proved(proof: Proof, tmp_path: Path) -> None:
     report = prove(proof, tmp_path)

@@ -47,7 +47,12 @@ def _as_yosys_wrote_it(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["biases", "2 cells", pytest.param("6 cells in 3 lanes", marks=pytest.mark.slow)]
+    "name",
+    [
+        "biases",
+        pytest.param("2 cells", marks=pytest.mark.slow),
+        pytest.param("6 cells in 3 lanes", marks=pytest.mark.slow),
+    ],
 )
 def test_the_circuit_is_the_same(name: str, tmp_path: Path, monkeypatch) -> None:
     """Yosys proves it, register by register, by induction over one cycle."""

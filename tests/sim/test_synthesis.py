@@ -121,6 +121,7 @@ def test_gates_and_memory_bits() -> None:
     assert Synthesis.from_json(found.to_json()) == found
 
 
+@pytest.mark.slow
 def test_a_small_unit_is_placed_and_routed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     _needs("ice40")
     said: list[str] = []
