@@ -18,7 +18,7 @@ from thermokron.rtl.rtlil import Port
 __all__ = ["CAPTURE", "SYNCHRONISER", "sdc", "xdc"]
 
 #: DRDY's two flip-flops, from the top module on, and the register that captures ADC data.
-SYNCHRONISER = ("converter/drdy_sync/stage0", "converter/drdy_sync/stage1")
+SYNCHRONISER = ("converter/drdy_sync/stage0", "converter/drdy_sync/o")
 CAPTURE = "converter/codes_payload"
 
 #: What a user sets: name, value in Tcl, meaning.
