@@ -19,7 +19,7 @@ from thermokron.host.predict.conditions import Conditions
 from thermokron.host.predict.hardware.technology import Technology
 from thermokron.host.predict.quantity import Number, Values
 from thermokron.model import covariance_settling, mean_settling
-from thermokron.model.timing import port_beats
+from thermokron.model.timing import coupling_words, port_beats
 
 __all__ = [
     "Demand",
@@ -264,10 +264,12 @@ def link_words(
         beats = port_beats(spec, vectors=vectors, samples=samples, second_moments=second_moments)
         couplings, biases, results = (count * spec.stream_bits / 32 for count in beats)
         return couplings, biases, results
-    count = n * (n + 1) // 2
+    count = sent = n * (n + 1) // 2
+    if technology.word_bits is None:  # the windows have rows of whole words of codes
+        sent = coupling_words(n, spec.dac_lanes) * spec.dac_lanes
     sums, clipped, products = result_words(technology, samples)
     return (
-        count * code_words(technology, spec.coupling_bits),
+        sent * code_words(technology, spec.coupling_bits),
         vectors * n * code_words(technology, spec.bias_bits),
         (sums + clipped) * vectors * n + (products * count if second_moments else 0),
     )
