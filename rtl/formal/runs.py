@@ -78,7 +78,6 @@ def ends() -> Harness:
     going_on = h.calm & u.busy & h.past(u.busy)
     closer = distance < h.past(distance)
     h.holds("a_run_comes_closer_to_its_end_or_fails", ~going_on | u.cancel | closer)
-    h.invariant("a_conversion_is_in_time", ~h.dut.convst | (elapsed < SPEC.adc_timeout_cycles))
     know(u)
     _count(u, *_samples(u))
     return h
@@ -141,6 +140,7 @@ def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
         | ((risen + u.rise - accepted - dut.convst - waiting)[:24] == 0),
         "first_vector_is_loaded_first": (state != State.LOAD) | (vector == 0),
         "as_many_were_begun_as_were_due": u.reset | ~u.busy | ((risen + u.rise - taken)[:24] == 0),
+        "a_conversion_is_in_time": u.reset | ~dut.convst | (elapsed < SPEC.adc_timeout_cycles),
         "enough_is_known": u.reset
         | (h.inside("converter.enough") == (elapsed >= SPEC.adc_cycles - 1)),
         "expired_is_known": u.reset

@@ -82,7 +82,8 @@ class UnitUnderProof:
             port = getattr(registers, name)
             for member in ("address", "write", "write_data", "read"):
                 h.release(f"{name}_{member}", getattr(port, member))
-            h.assume(~(port.write & (port.locked | port.read)) & ~(port.read & self.busy))
+            locked = h.calm & h.past(port.locked)
+            h.assume(~(port.write & (locked | port.read)) & ~(port.read & self.busy))
 
         self.reset = h.named("reset", ResetSignal())  # which discharge and convst obey at once
         self.cancel = h.inside("sequencer.cancel")
