@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth import DomainRenamer
 from amaranth.sim import Simulator
 
 from thermokron.model import UnitSpec
@@ -206,7 +207,7 @@ def test_data_have_two_periods_before_they_are_captured() -> None:
             await context.tick()
             edges.append(context.get(port.codes.valid))
 
-    simulator = Simulator(port)
+    simulator = Simulator(DomainRenamer({"pins": "sync"})(port))
     simulator.add_clock(1e-6)
     simulator.add_testbench(convert)
     simulator.run()
