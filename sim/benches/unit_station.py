@@ -145,7 +145,8 @@ class Station:
         self.pins.forget()
         self.pins.stall = self.rng.choice([0.0, 0.3, 0.8]) if mode != "prompt" else 0.0
         if self.streams is not None:
-            self.streams.pause = self.rng.choice([0.0, 0.2, 0.7]) if mode != "prompt" else 0.0
+            steady = mode in ("prompt", "registered")  # whose cycles are compared
+            self.streams.pause = 0.0 if steady else self.rng.choice([0.0, 0.2, 0.7])
         self.adc.mode, self.adc.interval, self.adc.codes = mode, job.interval_cycles, []
 
     async def until_interrupt(self, limit: int = 20_000) -> None:
