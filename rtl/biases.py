@@ -61,19 +61,17 @@ class Biases(wiring.Component):
         self._loader = CodeLoader(
             spec.cells, bits, lanes, address_bits, spec.dac_timeout_cycles, triangle=False
         )
-        self._writer = None
-        axis = {}
+        self._writer, axis = None, {}
         if spec.stream_bits is not None:
-            axis = {"axis": In(AxiStreamSignature(spec.stream_bits))}
             self._writer = PacketWriter(
-                stream_bits=spec.stream_bits,
-                item_bits=8 * item_bytes(bits),
-                lanes=lanes,
+                spec,
+                bits,
+                address_bits,
                 row_codes=spec.cells,
                 rows=spec.rhs_depth,
                 row_stride=self._stride,
-                address_bits=address_bits,
             )
+            axis = {"axis": In(AxiStreamSignature(spec.stream_bits))}
         super().__init__(
             {
                 "window": self._store.signature.members["window0"],

@@ -53,19 +53,10 @@ class Couplings(wiring.Component):
         self._loader = CodeLoader(
             spec.cells, bits, lanes, address_bits, spec.dac_timeout_cycles, triangle=True
         )
-        self._writer = None
-        axis = {}
+        self._writer, axis = None, {}
         if spec.stream_bits is not None:
+            self._writer = PacketWriter(spec, bits, address_bits, row_codes=depth * lanes)
             axis = {"axis": In(AxiStreamSignature(spec.stream_bits))}
-            self._writer = PacketWriter(
-                stream_bits=spec.stream_bits,
-                item_bits=8 * item_bytes(bits),
-                lanes=lanes,
-                row_codes=depth * lanes,
-                rows=1,
-                row_stride=depth,
-                address_bits=address_bits,
-            )
         super().__init__(
             {
                 "bank0": self._store.signature.members["window0"],

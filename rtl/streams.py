@@ -6,6 +6,8 @@ from amaranth import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from thermokron.model import UnitSpec
+from thermokron.model.timing import item_bytes
 from thermokron.rtl.codes import write_signature
 from thermokron.rtl.layout import span
 
@@ -36,13 +38,17 @@ class PacketWriter(wiring.Component):
 
     Parameters
     ----------
-    stream_bits, item_bits, lanes, row_codes : int
+    spec : UnitSpec
+        Of a unit with streams.
+    bits : int
+        Of a code.
+    address_bits : int
+        Of the store.
+    row_codes : int
     rows : int
         Most rows of a packet.
     row_stride : int
-        Words from one row to the next in the store; a power of two where there are several.
-    address_bits : int
-        Of the store.
+        Words from one row to the next in the store.
 
     Members
     -------
@@ -75,15 +81,16 @@ class PacketWriter(wiring.Component):
 
     def __init__(
         self,
-        *,
-        stream_bits: int,
-        item_bits: int,
-        lanes: int,
-        row_codes: int,
-        rows: int,
-        row_stride: int,
+        spec: UnitSpec,
+        bits: int,
         address_bits: int,
+        *,
+        row_codes: int,
+        rows: int = 1,
+        row_stride: int = 0,
     ) -> None:
+        assert spec.stream_bits is not None
+        stream_bits, item_bits, lanes = spec.stream_bits, 8 * item_bytes(bits), spec.dac_lanes
         self._item_bits, self._lanes = item_bits, lanes
         self._row_words, self._rows, self._stride = -(-row_codes // lanes), rows, row_stride
         self._codes = stream_bits // item_bits  # per beat
