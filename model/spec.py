@@ -288,14 +288,17 @@ class UnitSpec:
             stream_results=stream_results and self.stream_bits is not None,
         )
 
-    def beside_cycles(self, job: Job) -> dict[str, int]:
+    def beside_cycles(
+        self, job: Job, *, stream_biases: bool = True, stream_results: bool = True
+    ) -> dict[str, int]:
         """Clock cycles of work that goes on beside the phases of `phase_cycles`.
 
-        "biases" to the DACs' input registers while the array is discharged, settles and is
-        sampled; the last conversion of a vector, while the array is discharged for the next
-        ("conversion"); "results" that leave while the array is at the next vector.
+        "biases" to the DACs' input registers while the array is at work; the last "conversion" of a
+        vector, and "results" that leave on the stream, while it is at the next.
         """
-        return timing.beside_cycles(self, job)
+        return timing.beside_cycles(
+            self, job, stream_biases=stream_biases, stream_results=stream_results
+        )
 
     def port_cycles(self, job: Job) -> dict[str, int]:
         """Clock cycles for which the "couplings", "biases" and "results" of a job take a port.

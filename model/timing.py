@@ -160,16 +160,11 @@ def cycles_of(
     # when the codes of the first vector and of the last one are at the DACs; all have passed by
     # the rate of the slowest: the array, the DACs or the stream
     load = codes + LOAD_OVERHEAD
-    first = coupling_words(n, lanes) + LOAD_OVERHEAD
     each = _plain(vectors / runs)  # a mean, where runs differ
+    arrival = vector_cycles(spec) if stream_biases else 0
+    first = max(coupling_words(n, lanes) + LOAD_OVERHEAD, arrival + load + ARRIVAL_OVERHEAD)
     last = first + (each - 1) * np.maximum(period, load + PREFETCH_OVERHEAD)
-    if stream_biases:
-        arrival = vector_cycles(spec)
-        first = np.maximum(first, arrival + load + ARRIVAL_OVERHEAD)
-        last = np.maximum(
-            first + (each - 1) * np.maximum(period, load + PREFETCH_OVERHEAD),
-            each * arrival + load + ARRIVAL_OVERHEAD,
-        )
+    last = np.maximum(last, each * arrival + load + ARRIVAL_OVERHEAD)
     occupied = spec.folds * (n // 2 + 1 if second_moments else 1)
     tail = spec.adc_cycles + occupied + SAMPLE_OVERHEAD
     results: Any = 0
@@ -197,15 +192,31 @@ def _plain(count: Any) -> Any:
     return int(value) if float(value).is_integer() else value
 
 
-def beside_cycles(spec: Any, job: Any) -> dict[str, int]:
-    """See `UnitSpec.beside_cycles`."""
-    vectors = len(job.biases)
-    narrow = job.samples == 1 and not job.second_moments and spec.stream_bits is not None
-    beats = vector_beats(spec, spec.adc_bits) if narrow else 0
+def beside_cycles(
+    spec: Any, job: Any, *, stream_biases: bool, stream_results: bool
+) -> dict[str, int]:
+    """See `UnitSpec.beside_cycles`; vector by vector, in clock cycles since START."""
+    phases = spec.phase_cycles(job, stream_biases=stream_biases, stream_results=stream_results)
+    vectors, words = len(job.biases), spec.bias_words
+    sampling = (job.samples - 1) * job.interval_cycles + 1
+    period = phases["discharge"] // vectors + job.settle_cycles + sampling
+    arrival = vector_cycles(spec) if stream_biases and spec.stream_bits is not None else 0
+    loaded = max(  # when the first vector's codes, and the couplings, are at the DACs
+        spec.coupling_words + LOAD_OVERHEAD, arrival + words + LOAD_OVERHEAD + ARRIVAL_OVERHEAD
+    )
+    biases = 0
+    for vector in range(1, vectors):
+        # the first code is at a DAC two cycles after it was read, the last one `words` later
+        read = max(loaded + PREFETCH_OVERHEAD, (vector + 1) * arrival + ARRIVAL_OVERHEAD) + 1
+        ends = loaded + period
+        biases += min(words, max(0, ends - read - 1))
+        loaded = max(ends, read + words + LOAD_OVERHEAD - 1)
+    narrow = job.samples == 1 and not job.second_moments
+    narrow = narrow and stream_results and spec.stream_bits is not None
     return {
-        "biases": (vectors - 1) * spec.bias_words,
-        "conversion": (vectors - 1) * spec.adc_cycles,
-        "results": (vectors - 1) * beats,
+        "biases": biases,
+        "conversion": (vectors - 1) * (spec.adc_cycles - 1),
+        "results": (vectors - 1) * (vector_beats(spec, spec.adc_bits) if narrow else 0),
     }
 
 

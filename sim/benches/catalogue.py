@@ -155,6 +155,7 @@ BENCHES: Mapping[str, BlockBench] = {
                     cells=4,
                     lanes=2,
                     adc_bits=8,
+                    dac_lanes=2,
                     rhs_depth=3,
                     discharge_cycles=2,
                     dac_timeout_cycles=90,
@@ -183,13 +184,14 @@ BENCHES: Mapping[str, BlockBench] = {
                     dac_timeout_cycles=100,
                 ),
             ),
+            # whose codes take longer than the array
             "d": (
                 "ThermodynamicUnit",
                 UnitSpec(
                     cells=9,
                     lanes=3,
                     rhs_depth=4,
-                    dac_lanes=2,
+                    discharge_cycles=2,
                     stream_bits=128,
                     coupling_bits=10,
                     bias_bits=8,

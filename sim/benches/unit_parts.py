@@ -159,6 +159,10 @@ class Pins:
         What the bias DACs were told to take over of their input registers.
     loads : list of int
         Cycles in which they were.
+    words : list of int
+        Cycles in which a word of codes went to their input registers.
+    converting : int
+        Cycles in which CONVST was high while the cells were held.
     released : list of int
         Cycles in which discharge fell.
     held : list of int
@@ -183,6 +187,8 @@ class Pins:
         self.biases: list[tuple[int, ...]] = []
         self.vectors: list[list[int | None]] = []
         self.loads: list[int] = []
+        self.words: list[int] = []
+        self.converting = 0
         self.released: list[int] = []
         self.held: list[int] = []
         self.strobes: list[int] = []
@@ -210,11 +216,13 @@ class Pins:
                 for lane, code in self._codes(block.dac_enable, block.dac_code, spec.coupling_bits):
                     self.couplings.append((row, column + lane, code))
             if value(block.bias_valid) and bias:
+                self.words.append(self.now)
                 cell = value(block.bias_cell)
                 for lane, code in self._codes(block.bias_enable, block.bias_code, spec.bias_bits):
                     self.biases.append((cell + lane, code))
                     self._inputs[cell + lane] = code
             discharge, convst = value(block.discharge), value(block.convst)
+            self.converting += discharge & convst
             if value(block.bias_load):
                 assert discharge, "the bias DACs are loaded while the array is at work"
                 self.vectors.append(self._inputs)
@@ -229,6 +237,15 @@ class Pins:
                 self.temperatures.add(value(block.temperature))
             self._discharge, self._convst = discharge, convst
             await self.bench.next_cycle()
+
+    def beside(self) -> dict[str, int]:
+        """Cycles in which codes come, and conversions go on, beside the array's own work."""
+        at_work = [range(b, h) for b, h in zip(self.loads, self.held, strict=True)]
+        last = self.converting // len(self.held)  # which the run waits for
+        return {
+            "biases": sum(any(word in span for span in at_work) for word in self.words),
+            "conversion": self.converting - last,
+        }
 
     def phases(self, samples: int) -> dict[str, int]:
         """Cycles of the phases, as far as the pins show them: of all but the ends of a run."""

@@ -233,11 +233,8 @@ class Station:
         Of a run's first load and of its end the pins show nothing.
         """
         cycles = {phase: await self.host.value(f"cycles_{phase}") for phase in PHASES}
-        nominal = self.spec.phase_cycles(
-            job,
-            stream_biases=bool(self.streamed["stream_biases"]),
-            stream_results=bool(self.streamed["stream_results"]),
-        )
+        streamed = {name: bool(on) for name, on in self.streamed.items()}
+        nominal = self.spec.phase_cycles(job, **streamed)
         shown = self.pins.phases(job.samples)
         for phase in ("discharge", "settle"):
             assert cycles[phase] == shown[phase], phase
@@ -245,6 +242,8 @@ class Station:
             assert cycles[phase] > shown[phase], phase
         if self.adc.mode == "prompt":
             assert cycles == nominal
+            beside = self.spec.beside_cycles(job, **streamed)
+            assert self.pins.beside() == {name: beside[name] for name in self.pins.beside()}
         if self.adc.mode == "registered":  # which is fast enough to change nothing
             assert cycles["sample"] == nominal["sample"]
             assert cycles["discharge"] == nominal["discharge"]
