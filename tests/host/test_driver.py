@@ -221,17 +221,22 @@ def test_jobs_go_in_and_readouts_come_out() -> None:
     assert unit.stream == numeric.stream
 
 
-def test_run_many_loads_the_next_couplings_before_it_waits() -> None:
-    unit, link = opened()
-    sent = link.traffic
+def run_ahead(unit: RegisterUnit, link: PythonUnit) -> list[tuple[str, int, int]]:
+    """What passes the link while jobs run one after the other, and when each is asked for."""
 
     def observed() -> Iterator[Job]:
         for i, job in enumerate(jobs()):
-            sent.append(("job", i, 0))
+            link.traffic.append(("job", i, 0))
             yield job
 
     numeric = NumericUnit(SPEC, seed=6)
     assert list(unit.run_many(observed())) == [numeric.run(job) for job in jobs()]
+    return list(link.traffic)
+
+
+def test_run_many_loads_the_next_couplings_before_it_waits() -> None:
+    unit, link = opened()
+    sent = run_ahead(unit, link)
     control, banks = link.address("control"), {link.address(f"couplings{b}"): b for b in (0, 1)}
     story = [
         "start" if address == control else f"bank {banks[address]}" if address in banks else "job"
@@ -360,15 +365,7 @@ def test_streams_are_left_alone_where_they_are_not_wanted_or_not_there() -> None
 
 def test_run_many_sends_the_next_couplings_ahead() -> None:
     unit, link = opened_with_streams()
-    sent = link.traffic
-
-    def observed() -> Iterator[Job]:
-        for i, job in enumerate(jobs()):
-            sent.append(("job", i, 0))
-            yield job
-
-    numeric = NumericUnit(SPEC, seed=6)
-    assert list(unit.run_many(observed())) == [numeric.run(job) for job in jobs()]
+    sent = run_ahead(unit, link)
     story = [
         "start" if address == link.address("control") else what
         for what, address, _ in sent

@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from engines import Unit, running
 
-from thermokron.host import CompiledUnit, CosimUnit, open_unit
+from thermokron.host import CosimUnit, open_unit
 from thermokron.model import PHASES, Job, NumericUnit, Readout, UnitFault, UnitSpec
 from thermokron.rtl import register_map
 from thermokron.sim import FrontEndFlaws, SimulationError, SimulatorDied, missing
@@ -37,20 +38,10 @@ MOMENTS = replace(SOLVE, biases=SOLVE.biases[:1], samples=7, second_moments=True
 WITHIN_S = 5.0
 PHASE = register_map(SPEC).registers["status"]
 
-Unit = CompiledUnit | CosimUnit
-
 
 @pytest.fixture(scope="module", params=["compiled", "verilator"])
 def unit(request: pytest.FixtureRequest) -> Iterator[Unit]:
-    if request.param == "compiled":
-        made = open_unit("compiled", SPEC, seed=4)
-    elif reason := missing(request.param):
-        pytest.skip(reason)
-    else:
-        made = open_unit("cosim", SPEC, seed=4, simulator=request.param)
-    assert isinstance(made, Unit)
-    with made:
-        yield made
+    yield from running(SPEC, request.param, seed=4)
 
 
 def good(job: Job) -> Readout:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import Unit, running
 
-from thermokron.host import CompiledUnit, CosimUnit, open_unit
 from thermokron.model import Job, NumericUnit, UnitFault, UnitSpec
-from thermokron.sim import SIMULATORS, AccessRefused, FrontEndFlaws, missing
+from thermokron.sim import SIMULATORS, AccessRefused, FrontEndFlaws
 from thermokron.sim.frontend import stream_into
 
 SPEC = UnitSpec(
@@ -34,20 +34,10 @@ MOMENTS = replace(
     second_moments=True,
 )
 
-Unit = CompiledUnit | CosimUnit
-
 
 @pytest.fixture(scope="module", params=["compiled", *SIMULATORS])
 def unit(request: pytest.FixtureRequest) -> Iterator[Unit]:
-    if request.param == "compiled":
-        made = open_unit("compiled", SPEC, seed=4)
-    elif reason := missing(request.param):
-        pytest.skip(reason)
-    else:
-        made = open_unit("cosim", SPEC, seed=4, simulator=request.param)
-    assert isinstance(made, Unit)
-    with made:
-        yield made
+    yield from running(SPEC, request.param, seed=4)
 
 
 def assert_usable(unit: Unit) -> None:
