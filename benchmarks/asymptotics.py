@@ -35,7 +35,8 @@ from asymptotics_exponents import FITTED, HEAD
 from asymptotics_readings import READ_KAPPAS, readings
 from step_cost import insert
 
-from thermokron.host.predict.asymptotics import METHODS, READINGS, TABLE, value
+from thermokron.host.predict.asymptotics import METHODS, TABLE, value
+from thermokron.host.predict.readings import READINGS
 from thermokron.host.tables import markdown, write
 
 PHASES = ("load", "settle", "sample")

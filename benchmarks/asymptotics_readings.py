@@ -12,7 +12,7 @@ from asymptotics_exponents import FINE, hadamard, half, one, slopes
 
 from thermokron.host import open_unit
 from thermokron.host.linalg import program
-from thermokron.host.predict.asymptotics import READINGS
+from thermokron.host.predict.readings import READINGS
 from thermokron.host.tables import markdown, number
 from thermokron.model import Job
 

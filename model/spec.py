@@ -25,11 +25,7 @@ MAX_SETTLE_CYCLES = 2**32 - 1
 MAX_INTERVAL_CYCLES = 2**24 - 1
 
 
-def _size(default: int | None, low: int, high: int, doc: str) -> Any:
-    return field(default=default, metadata={"range": (low, high), "doc": doc})
-
-
-def _quantity(default: float, low: float, high: float, doc: str) -> Any:
+def _range(default: float | None, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"range": (low, high), "doc": doc})
 
 
@@ -53,13 +49,13 @@ class UnitSpec:
         If a field is not a number of the right kind.
     """
 
-    cells: int = _size(16, 2, 4096, "noisy analog cells in the array")
-    lanes: int = _size(None, 1, 4096, "multipliers in the moment accumulator; divides cells")
-    coupling_bits: int = _size(8, 3, 16, "bits of a coupling code, sign included")
-    bias_bits: int = _size(12, 4, 16, "bits of a bias code, sign included")
-    adc_bits: int = _size(12, 3, 16, "bits of an ADC code, two's complement")
-    temperature_bits: int = _size(10, 6, 16, "bits of the noise temperature code, unsigned")
-    rhs_depth: int = _size(64, 1, 256, "bias vectors that one start can run through")
+    cells: int = _range(16, 2, 4096, "noisy analog cells in the array")
+    lanes: int = _range(None, 1, 4096, "multipliers in the moment accumulator; divides cells")
+    coupling_bits: int = _range(8, 3, 16, "bits of a coupling code, sign included")
+    bias_bits: int = _range(12, 4, 16, "bits of a bias code, sign included")
+    adc_bits: int = _range(12, 3, 16, "bits of an ADC code, two's complement")
+    temperature_bits: int = _range(10, 6, 16, "bits of the noise temperature code, unsigned")
+    rhs_depth: int = _range(64, 1, 256, "bias vectors that one start can run through")
     dac_lanes: int = _choice(1, (1, 2, 4, 8, 16), "codes per clock cycle to the DACs")
     stream_bits: int | None = _choice(
         64, (None, 32, 64, 128), "bits of the AXI4-Streams for bulk data; None for no streams"
@@ -67,13 +63,13 @@ class UnitSpec:
     second_moments: bool = _choice(
         True, (True, False), "whether there are product accumulators; without, means alone"
     )
-    adc_cycles: int = _size(4, 4, 65535, "clock cycles from CONVST to valid data, nominal")
-    adc_timeout_cycles: int = _size(None, 1, 65535, "clock cycles after which an ADC is dead")
-    dac_timeout_cycles: int = _size(65535, 1, 65535, "clock cycles after which a DAC is dead")
-    discharge_cycles: int = _size(8, 1, 65535, "clock cycles for which DISCHARGE is held")
-    clock_hz: float = _quantity(25e6, 1e3, 1e10, "clock frequency in Hz")
-    tau_s: float = _quantity(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
-    temperature_full_scale: float = _quantity(
+    adc_cycles: int = _range(4, 4, 65535, "clock cycles from CONVST to valid data, nominal")
+    adc_timeout_cycles: int = _range(None, 1, 65535, "clock cycles after which an ADC is dead")
+    dac_timeout_cycles: int = _range(65535, 1, 65535, "clock cycles after which a DAC is dead")
+    discharge_cycles: int = _range(8, 1, 65535, "clock cycles for which DISCHARGE is held")
+    clock_hz: float = _range(25e6, 1e3, 1e10, "clock frequency in Hz")
+    tau_s: float = _range(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
+    temperature_full_scale: float = _range(
         1 / 16, 1e-9, 1.0, "noise temperature at full code, in ADC full scales squared"
     )
 

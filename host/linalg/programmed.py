@@ -74,8 +74,7 @@ class Programmed:
         self.unit, self.shape, self.kind = unit, matrix.shape, kind
         self.guard, self.interval, self.doubtful = guard, interval, doubtful
         self.matrix, self.scale, self.bound = matrix, scale, bound
-        self.inverse_scale = 1.0 / scale
-        self.cost = Account()
+        self.inverse_scale, self.cost = 1.0 / scale, Account()
         if plan is None:
             plan = self._rounded(guard, self.cost, None if like is None else like.plan)
         self._load(plan)

@@ -14,7 +14,6 @@ from thermokron.host import open_unit
 from thermokron.host.kfac import KFAC, Relative
 from thermokron.host.predict.asymptotics import (
     METHODS,
-    READINGS,
     RESOURCES,
     TABLE,
     Expression,
@@ -23,6 +22,7 @@ from thermokron.host.predict.asymptotics import (
     unit_seconds,
     value,
 )
+from thermokron.host.predict.readings import READINGS
 from thermokron.model import UnitSpec
 
 #: Exponents in n, b, κ, N, r and c, all others fixed; of what is not here there is nothing.
