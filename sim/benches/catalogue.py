@@ -106,7 +106,7 @@ BENCHES: Mapping[str, BlockBench] = {
                 UnitSpec(cells=9, bias_bits=16, rhs_depth=4, dac_lanes=2, dac_timeout_cycles=2),
             ),
         },
-        rounds={"icarus": 30, "verilator": 60},
+        rounds={"icarus": 15, "verilator": 30},
     ),
     "sampler": BlockBench(
         "thermokron.sim.benches.bench_sampler",
@@ -200,7 +200,7 @@ BENCHES: Mapping[str, BlockBench] = {
                 ),
             ),
         },
-        rounds={"icarus": 8, "verilator": 16},
+        rounds={"icarus": 5, "verilator": 10},
     ),
     "moments": BlockBench(
         "thermokron.sim.benches.bench_moments",

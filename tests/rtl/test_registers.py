@@ -33,6 +33,6 @@ def test_bench(name: str, simulator: str) -> None:
         _verilog(spec),
         "register_file",
         simulator,
-        parameters={"spec": spec.to_json(), "seed": 1, "operations": 600},
+        parameters={"spec": spec.to_json(), "seed": 1, "operations": 300},
     )
     assert set(result.tests) == TESTS

@@ -17,7 +17,7 @@ from thermokron.host import CosimUnit, open_unit
 from thermokron.model import Job, NumericUnit, UnitFault, UnitSpec
 from thermokron.sim import SimulationError, missing
 
-SPEC = UnitSpec(cells=3, lanes=1)
+SPEC = UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30)
 
 
 def job(seed: int) -> Job:
@@ -107,7 +107,7 @@ import os, sys, time
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
 
-unit = open_unit("cosim", UnitSpec(cells=3, lanes=1))
+unit = open_unit("cosim", UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30))
 child = os.fork()
 if child == 0:
     time.sleep(60)

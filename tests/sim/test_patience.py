@@ -18,7 +18,7 @@ from thermokron.host.cli import main
 from thermokron.model import Job, NumericUnit, UnitSpec
 from thermokron.sim import SIMULATORS, SimulationError, SimulatorDied, SimulatorSilent, missing
 
-SPEC = UnitSpec(cells=3, lanes=1)
+SPEC = UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30)
 JOB = Job(
     couplings=SPEC.coupling_codes(np.eye(3) * 0.9),
     biases=np.array([[40, 0, -500]]),
@@ -107,7 +107,7 @@ import sys, time
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
 
-with open_unit("cosim", UnitSpec(cells=3, lanes=1), timeout_s=2) as unit:
+with open_unit("cosim", UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30), timeout_s=2) as unit:
     print(unit.link.process.pid, flush=True)
     print(unit.link.wait_interrupt(3_000_000), flush=True)
 """

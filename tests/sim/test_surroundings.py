@@ -19,13 +19,14 @@ from thermokron.sim.benches.catalogue import run_block_bench
 from thermokron.sim.cache import cache_dir
 from thermokron.sim.scratch import Scratch
 
-SPEC = UnitSpec(cells=3, lanes=1)
+SPEC = UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30)
 START = """
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
 
 for simulator in {simulators}:
-    open_unit("cosim", UnitSpec(cells=3, lanes=1), simulator=simulator).close()
+    spec = UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30)
+    open_unit("cosim", spec, simulator=simulator).close()
 print("started and closed")
 """
 #: What a user's shell may hold.
@@ -125,7 +126,8 @@ import sys, time
 from thermokron.host import open_unit
 from thermokron.model import UnitSpec
 
-with open_unit("cosim", UnitSpec(cells=3, lanes=1), simulator=sys.argv[1]) as unit:
+spec = UnitSpec(cells=3, lanes=1, adc_timeout_cycles=30)
+with open_unit("cosim", spec, simulator=sys.argv[1]) as unit:
     print(unit.link.process.pid, flush=True)
     if sys.argv[2] == "running":
         unit.link.wait_interrupt(2**31)
