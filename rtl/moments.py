@@ -32,10 +32,10 @@ class Accumulator(wiring.Component):
 
     `spread` says where in a word the bits of a term belong.
 
-    A read-modify-write takes three cycles: read; add; write. So the same address may come again
-    after three cycles (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses
-    every cycle. While nothing is added, `read` fetches a word for the host, which is at `word` in
-    the next cycle.
+    A read-modify-write takes four cycles: read; hold what was read, for memories are slow; add;
+    write. So the same address may come again after four cycles
+    (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses every cycle. While
+    nothing is added, `read` fetches a word for the host, which is at `word` two cycles later.
 
     Data registers have no reset, and an enable each, so that they rest where there is nothing to
     do: that saves power, and a simulator need not evaluate what a register does not take.
@@ -61,28 +61,37 @@ class Accumulator(wiring.Component):
             shape=self.word.shape(), depth=len(span(self._depth)), init=[]
         )
         read, write = memory.read_port(), memory.write_port()
-        adding = Signal()
+        # what is under way: a word that was read, and a word that is held
+        fetching = Signal()
+        adding = Signal(2)
         fresh = Signal()
-        address = Signal.like(self.address)
-        term = Signal.like(self.term, reset_less=True)
+        addresses = [Signal.like(self.address, name=f"address{i}") for i in range(2)]
+        terms = [Signal.like(self.term, name=f"term{i}", reset_less=True) for i in range(2)]
+        held = Signal.like(self.word, reset_less=True)
         total = Signal.like(self.word, reset_less=True)
         m.d.comb += [
             read.en.eq(self.add | self.read),
             read.addr.eq(Mux(self.add, self.address, self.read_address)),
-            self.word.eq(read.data),
+            self.word.eq(held),
             write.data.eq(total),
         ]
         m.d.sync += [
-            adding.eq(self.add),
-            fresh.eq(self.first),
-            address.eq(self.address),
-            write.en.eq(adding),
-            write.addr.eq(address),
+            fetching.eq(read.en),
+            adding.eq(Cat(self.add, adding[0])),
+            fresh.eq(self.add & self.first),
+            addresses[0].eq(self.address),
+            addresses[1].eq(addresses[0]),
+            write.en.eq(adding[1]),
+            write.addr.eq(addresses[1]),
         ]
+        with m.If(fetching):
+            m.d.sync += held.eq(Mux(fresh, 0, read.data))
         with m.If(self.add):
-            m.d.sync += term.eq(self.term)
-        with m.If(adding):
-            m.d.sync += total.eq(Mux(fresh, 0, read.data) + self._spread(term))
+            m.d.sync += terms[0].eq(self.term)
+        with m.If(adding[0]):
+            m.d.sync += terms[1].eq(terms[0])
+        with m.If(adding[1]):
+            m.d.sync += total.eq(held + self._spread(terms[1]))
         return m
 
 
@@ -126,14 +135,16 @@ class Bank(wiring.Component):
         m = Module()
         word_bits = ceil_log2(self._depth)
         lane = self.read_address[word_bits:]
-        selected = Signal(self._lanes)
+        selected = [Signal(self._lanes, name=f"selected{i}") for i in range(2)]
         reading = Signal()
         m.d.sync += reading.eq(self.read)
         chosen: ValueLike = 1 << lane if len(lane) else 1
         if self._depth < 1 << word_bits:  # a lane's words are padded in the window
             chosen = Mux(self.read_address[:word_bits] < self._depth, chosen, 0)
         with m.If(self.read):
-            m.d.sync += selected.eq(chosen)
+            m.d.sync += selected[0].eq(chosen)
+        with m.If(reading):
+            m.d.sync += selected[1].eq(selected[0])
         words = []
         for index in range(self._lanes):
             accumulator = Accumulator(
@@ -148,11 +159,10 @@ class Bank(wiring.Component):
                 accumulator.read.eq(self.read),
                 accumulator.read_address.eq(self.read_address[:word_bits]),
             ]
-            words.append(Mux(selected[index], accumulator.word, 0))
+            words.append(Mux(selected[1][index], accumulator.word, 0))
         while len(words) > 1:  # a tree, as deep as the logarithm of their number
             words = [reduce(or_, words[i : i + 2]) for i in range(0, len(words), 2)]
-        with m.If(reading):
-            m.d.sync += self.word.eq(words[0])
+        m.d.comb += self.word.eq(words[0])
         return m
 
 
@@ -165,7 +175,7 @@ class MomentAccumulator(wiring.Component):
     lane l meets cell i = lF + f beside cell (i + d) mod n, and every pair of cells meets at the
     shorter of its two cyclic distances; for even n the pairs at distance n/2 meet twice, and
     either result may be read. One sample takes F·D cycles (F without second moments), and at
-    least the three that a word needs before it can be added to again.
+    least the four that a word needs before it can be added to again.
 
     No sum overflows: a code has magnitude at most 2^(B-1), there are at most 2^20 samples, so
     |Σx| ≤ 2^(B+19), attained only at the negative end, which a signed word of B+20 bits holds;
@@ -235,14 +245,14 @@ class MomentAccumulator(wiring.Component):
         sum_address = Signal(span(sum_depth))
         diagonal_start = Signal()
         diagonal_end = Signal()
-        sample_end = Signal()
+        sample_end = Signal()  # a register, for whoever has a sample to give waits for it
+        diagonals_follow = self.second_moments if spec.second_moments else Const(0)
         recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
             diagonal_end.eq(
-                (~self.second_moments | (diagonal == diagonals - 1)) if spec.second_moments else 1
+                ~diagonals_follow | (diagonal == diagonals - 1) if spec.second_moments else 1
             ),
-            sample_end.eq(diagonal_end & (fold == folds - 1)),
             # a sample may be shorter than a read-modify-write; the same word must not come again
             self.samples.ready.eq((~active | sample_end) & ~recent.any()),
         ]
@@ -252,6 +262,13 @@ class MomentAccumulator(wiring.Component):
             m.d.sync += [
                 product_address.eq(product_address + 1),
                 diagonal.eq(diagonal + 1),
+                sample_end.eq(
+                    Mux(
+                        diagonals_follow,
+                        (fold == folds - 1) & (diagonal == diagonals - 2),
+                        fold == folds - 2 if folds > 1 else 0,
+                    )
+                ),
                 y.eq(Cat(*(y[(i + 1) % n] for i in range(n)))),
             ]
             with m.If(diagonal_end):
@@ -274,12 +291,13 @@ class MomentAccumulator(wiring.Component):
                 diagonal.eq(0),
                 product_address.eq(0),
                 sum_address.eq(self.vector * folds),
+                sample_end.eq(~diagonals_follow if folds == 1 else 0),
             ]
         with m.If(self.cancel):
             m.d.sync += active.eq(0)
-        # a write follows its addition by two cycles
-        pipeline = Signal(2)
-        m.d.sync += pipeline.eq(Cat(active, pipeline[0]))
+        # a write is done three cycles after its read
+        pipeline = Signal(ACCUMULATOR_LATENCY - 1)
+        m.d.sync += pipeline.eq(Cat(active, pipeline))
         m.d.comb += self.idle.eq(~active & ~pipeline.any())
 
         # ---- lanes ----------------------------------------------------------------------

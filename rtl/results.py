@@ -148,8 +148,9 @@ class ResultStream(wiring.Component):
         valid = left.any()
         m.d.comb += self.samples.ready.eq(~valid | (push & (left == 1)))
         with m.If(push):
-            moved = Value.cast(held)[per_beat * spec.adc_bits :]
-            m.d.sync += [held.eq(moved), left.eq(left - 1)]
+            # the last beat's place keeps what it holds: nobody sends it again
+            whole, beat_bits = Value.cast(held), per_beat * spec.adc_bits
+            m.d.sync += [whole[:-beat_bits].eq(whole[beat_bits:]), left.eq(left - 1)]
         with m.If(self.samples.valid & self.samples.ready & self.narrow):
             m.d.sync += [held.eq(self.samples.payload), left.eq(beats), ends.eq(self.last)]
         with m.If(self.cancel):
@@ -213,7 +214,7 @@ class ResultStream(wiring.Component):
         owed = Signal(range(WORDS_WAITING + 1))  # words under way, and those that wait
         pop = Signal()
         m.d.comb += [
-            issue.eq((sums | products) & ((owed != WORDS_WAITING) | pop)),
+            issue.eq((sums | products) & (owed != WORDS_WAITING)),
             waiting.w_en.eq(coming[1]),
             waiting.w_data.eq(Cat(reader.word, ends[1])),
             waiting.r_en.eq(pop),

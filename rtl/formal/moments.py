@@ -62,6 +62,9 @@ class _Accumulation:
             h.invariant(f"y{place}_is_turned", ~self.active | (y[bits].as_signed() == other))
         h.invariant("fold_exists", ~self.active | (self.fold < spec.folds))
         h.invariant("diagonal_exists", ~self.active | (self.diagonal < spec.diagonals))
+        last = self.fold == spec.folds - 1
+        last &= ~dut.second_moments | (self.diagonal == spec.diagonals - 1)
+        h.invariant("end_is_known", ~self.active | (h.inside("sample_end") == last))
         h.invariant("first_is_kept", ~self.active | (self.first == h.inside("fresh")))
 
     def in_lane(self, values: Iterable[Any]) -> Any:
@@ -113,15 +116,25 @@ def _compare(
     memories = [f"{bank}.lane{i}.memory" for i in range(a.lanes)]
     content = h.named("content", a.in_lane(h.word(memory, address) for memory in memories))
     width = len(content)
-    read, fresh = lane("word"), lane("fresh")
-    adding = h.named("adding_here", lane("adding") & (lane("address") == address))
+    read, fresh = a.in_lane(h.read_data(memory) for memory in memories), lane("fresh")
+    adding, held = lane("adding"), lane("held")
+    fetching = h.named("fetching_here", adding[0] & (lane("address0") == address))
+    summing = h.named("summing_here", adding[1] & (lane("address1") == address))
     ports = [h.write_port(memory) for memory in memories]
     enable, write_address = (a.in_lane(port) for port in zip(*ports, strict=True))
     writing = h.named("writing_here", enable & (write_address == address))
     # what the word will be, once all that has been read for it is written
-    added = Mux(fresh, 0, read) + spread(lane("term"))
-    settled = h.named("settled", Mux(adding, added, Mux(writing, lane("total"), content))[:width])
-    h.holds("a_read_sees_the_last_write", ~adding | fresh | ((read == content) & ~writing))
+    fetched = Mux(fresh, 0, read) + spread(lane("term0"))
+    settled: Any = content
+    for under_way, value in (
+        (writing, lane("total")),
+        (summing, held + spread(lane("term1"))),
+        (fetching, fetched),
+    ):
+        settled = Mux(under_way, value[:width], settled)
+    settled = h.named("settled", settled[:width])
+    undisturbed = (read == content) & ~summing & ~writing
+    h.holds("a_read_sees_the_last_write", ~fetching | fresh | undisturbed)
 
     valid, mine = Signal(name="valid"), Signal(name="mine")
     before = Signal(range(MAX_SAMPLES + 1), name="samples_before")
@@ -293,7 +306,7 @@ def _moments(what: str, cells: int, lanes: int, copies: tuple[Broken, ...], long
         f"accumulator of {cells} cells in {lanes} lane{'s' * (lanes > 1)}, 3-bit ADC, 2 vectors",
         partial({"products": product_words, "sums": sum_words}[what], cells, lanes),
         "induction",
-        5,
+        7,
         20 if long else 8,
         copies,
         long=long,
