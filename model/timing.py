@@ -43,7 +43,7 @@ ARRIVAL_OVERHEAD = 1
 #: After the last conversion: capture, hand-over and the accumulator's pipeline.
 SAMPLE_OVERHEAD = 5
 #: From the end of accumulation to the first word of wide results, and to the end after the last.
-RESULT_OVERHEAD = 5
+RESULT_OVERHEAD = 6
 #: Cycles of AXI4-Lite for a write and for a read of a window, of managers that do not wait.
 WRITE_CYCLES, READ_CYCLES = 2, 6
 

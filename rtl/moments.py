@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.hdl import ValueLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -24,16 +24,16 @@ from thermokron.rtl.results import ResultReader
 
 __all__ = ["MomentAccumulator"]
 
-Spread = Callable[[Value], Value]
+Term = Callable[[Value], Value]
 
 
 class Accumulator(wiring.Component):
     """Memory whose words are added to: word[address] = (first ? 0 : word[address]) + term.
 
-    `spread` says where in a word the bits of a term belong.
+    `term` makes what is added of what is given.
 
-    A read-modify-write takes four cycles: read; hold what was read, for memories are slow; add;
-    write. So the same address may come again after four cycles
+    A read-modify-write takes four cycles: read; hold what was read, for memories are slow, and make
+    the term, for products are; add; write. So the same address may come again after four cycles
     (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses every cycle. While
     nothing is added, `read` fetches a word for the host, which is at `word` two cycles later.
 
@@ -41,14 +41,14 @@ class Accumulator(wiring.Component):
     do: that saves power, and a simulator need not evaluate what a register does not take.
     """
 
-    def __init__(self, depth: int, word: Shape, term: Shape, spread: Spread) -> None:
-        self._depth, self._spread = depth, spread
+    def __init__(self, depth: int, word: Shape, given: Shape, term: Term) -> None:
+        self._depth, self._term = depth, term
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
-                "term": In(term),
+                "given": In(given),
                 "read": In(1),
                 "read_address": In(span(depth)),
                 "word": Out(word),
@@ -66,7 +66,9 @@ class Accumulator(wiring.Component):
         adding = Signal(2)
         fresh = Signal()
         addresses = [Signal.like(self.address, name=f"address{i}") for i in range(2)]
-        terms = [Signal.like(self.term, name=f"term{i}", reset_less=True) for i in range(2)]
+        given = Signal.like(self.given, reset_less=True)
+        made = self._term(given)
+        term = Signal(made.shape(), reset_less=True)
         held = Signal.like(self.word, reset_less=True)
         total = Signal.like(self.word, reset_less=True)
         m.d.comb += [
@@ -87,11 +89,11 @@ class Accumulator(wiring.Component):
         with m.If(fetching):
             m.d.sync += held.eq(Mux(fresh, 0, read.data))
         with m.If(self.add):
-            m.d.sync += terms[0].eq(self.term)
+            m.d.sync += given.eq(self.given)
         with m.If(adding[0]):
-            m.d.sync += terms[1].eq(terms[0])
+            m.d.sync += term.eq(made)
         with m.If(adding[1]):
-            m.d.sync += total.eq(held + self._spread(terms[1]))
+            m.d.sync += total.eq(held + term)
         return m
 
 
@@ -102,8 +104,8 @@ class Bank(wiring.Component):
     -------
     add, first, address : In
         As an `Accumulator`'s.
-    terms : In
-        What each lane adds.
+    given : In
+        What each lane makes its term of.
     read : In(1), read_address : In
         Read a word: the lane in the upper bits, the lane's word in the lower ones.
     word : Out
@@ -115,16 +117,16 @@ class Bank(wiring.Component):
         lanes: int,
         depth: int,
         word: Shape,
-        term: Shape,
-        spread: Spread = lambda term: term,
+        given: Shape,
+        term: Term,
     ) -> None:
-        self._lanes, self._depth, self._spread = lanes, depth, spread
+        self._lanes, self._depth, self._term = lanes, depth, term
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
-                "terms": In(data.ArrayLayout(term, lanes)),
+                "given": In(data.ArrayLayout(given, lanes)),
                 "read": In(1),
                 "read_address": In(ceil_log2(lanes) + ceil_log2(depth)),
                 "word": Out(word),
@@ -148,14 +150,14 @@ class Bank(wiring.Component):
         words = []
         for index in range(self._lanes):
             accumulator = Accumulator(
-                self._depth, self.word.shape(), self.terms[index].shape(), self._spread
+                self._depth, self.word.shape(), self.given[index].shape(), self._term
             )
             m.submodules[f"lane{index}"] = accumulator
             m.d.comb += [
                 accumulator.add.eq(self.add),
                 accumulator.first.eq(self.first),
                 accumulator.address.eq(self.address),
-                accumulator.term.eq(self.terms[index]),
+                accumulator.given.eq(self.given[index]),
                 accumulator.read.eq(self.read),
                 accumulator.read_address.eq(self.read_address[:word_bits]),
             ]
@@ -304,16 +306,17 @@ class MomentAccumulator(wiring.Component):
         # One addition for a sum and its clip count, which is below and never carries: with up to
         # 2^20 samples it stays within its bits.
         count_bits = MAX_SAMPLES.bit_length()
+
+        def code_and_clip(code: Value) -> Value:
+            clip = (code == low) | (code == high)
+            return Cat(clip, Const(0, count_bits - 1), code).as_signed()
+
+        code = signed(spec.adc_bits)
         m.submodules.sums = sums = Bank(
-            spec.lanes,
-            sum_depth,
-            signed(spec.sum_bits + count_bits),
-            signed(spec.adc_bits + 1),
-            lambda term: Cat(term[0], Const(0, count_bits - 1), term[1:]).as_signed(),
+            spec.lanes, sum_depth, signed(spec.sum_bits + count_bits), code, code_and_clip
         )
         for lane in range(spec.lanes):
-            code = x[lane * folds]
-            m.d.comb += sums.terms[lane].eq(Cat((code == low) | (code == high), code))
+            m.d.comb += sums.given[lane].eq(x[lane * folds])
         reading = self.reader.sums
         m.d.comb += [
             sums.add.eq(active & diagonal_start),
@@ -335,13 +338,21 @@ class MomentAccumulator(wiring.Component):
         if not spec.second_moments:
             return m
 
+        def product(pair: Value) -> Value:
+            one, other = pair[: spec.adc_bits], pair[spec.adc_bits :]
+            return one.as_signed() * other.as_signed()
+
         m.submodules.products = products = Bank(
-            spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
+            spec.lanes,
+            product_depth,
+            signed(spec.product_bits),
+            unsigned(2 * spec.adc_bits),
+            product,
         )
         was_product = Signal(2)  # of the reads under way for the stream
         m.d.sync += was_product.eq(Cat(self.reader.products, was_product[0]))
         for lane in range(spec.lanes):
-            m.d.comb += products.terms[lane].eq(x[lane * folds] * y[lane * folds])
+            m.d.comb += products.given[lane].eq(Cat(x[lane * folds], y[lane * folds]))
         m.d.comb += [
             products.add.eq(active & self.second_moments),
             products.address.eq(product_address),

@@ -100,7 +100,7 @@ def _compare(
     counts: Any,
     current: Any,
     pending: Any,
-    spread: Callable[[Any], Any],
+    term: Callable[[Any], Any],
     parts: list[_Part],
 ) -> None:
     """Properties of the word at `address` of the chosen lane's memory.
@@ -124,11 +124,11 @@ def _compare(
     enable, write_address = (a.in_lane(port) for port in zip(*ports, strict=True))
     writing = h.named("writing_here", enable & (write_address == address))
     # what the word will be, once all that has been read for it is written
-    fetched = Mux(fresh, 0, read) + spread(lane("term0"))
+    fetched = Mux(fresh, 0, read) + term(lane("given"))
     settled: Any = content
     for under_way, value in (
         (writing, lane("total")),
-        (summing, held + spread(lane("term1"))),
+        (summing, held + lane("term")),
         (fetching, fetched),
     ):
         settled = Mux(under_way, value[:width], settled)
@@ -192,6 +192,11 @@ def word_widths() -> Harness:
     return h
 
 
+def _product(pair: Value) -> Any:
+    half = len(pair) // 2
+    return pair[:half].as_signed() * pair[half:].as_signed()
+
+
 def product_words(cells: int, lanes: int) -> Harness:
     """Σ x_i x_j: the word that the layout names for i and j, when nothing is under way."""
     a = _Accumulation(cells, lanes)
@@ -208,7 +213,7 @@ def product_words(cells: int, lanes: int) -> Harness:
     product = a.code(i) * a.code(i + diagonal)
     counts = dut.second_moments
     part = _Part("product", slice(None), product)
-    _compare(a, "products", where, counts, counts, pending, lambda term: term, [part])
+    _compare(a, "products", where, counts, counts, pending, _product, [part])
     return h
 
 
@@ -228,8 +233,9 @@ def sum_words(cells: int, lanes: int) -> Harness:
     mine = a.vector == vector
     later = (a.fold < fold) | ((a.fold == fold) & ~a.diagonal.any())
 
-    def spread(term: Value) -> Any:
-        return Cat(term[0], Const(0, _COUNT_BITS - 1), term[1:]).as_signed()
+    def term(code: Any) -> Any:
+        clip = (code == spec.adc_min) | (code == spec.adc_max)
+        return Cat(clip, Const(0, _COUNT_BITS - 1), code).as_signed()
 
     code = a.code(a.lane * spec.folds + fold)
     clipped = (code == spec.adc_min) | (code == spec.adc_max)
@@ -237,7 +243,7 @@ def sum_words(cells: int, lanes: int) -> Harness:
         _Part("clips", slice(0, _COUNT_BITS), clipped, counts=True),
         _Part("sum", slice(_COUNT_BITS, None), code),
     ]
-    _compare(a, "sums", where, dut.vector == vector, mine, a.active & mine & later, spread, parts)
+    _compare(a, "sums", where, dut.vector == vector, mine, a.active & mine & later, term, parts)
     return h
 
 
@@ -318,8 +324,8 @@ _WIDTHS = (
     Broken(
         "a product's word is too short",
         "moments",
-        "product_depth, signed(spec.product_bits)",
-        "product_depth, signed(spec.product_bits - 2)",
+        "signed(spec.product_bits),",
+        "signed(spec.product_bits - 2),",
         ("products_fit_their_word",),
     ),
     Broken(
