@@ -110,7 +110,7 @@ def test_only_memories_have_arrays_and_none_has_content(text: str) -> None:
 
 def test_ports_have_their_signs_and_their_texts(text: str) -> None:
     assert "    output wire signed [11:0] bias_code,\n" in text
-    assert re.search(r"^    input  wire signed \[23:0\] term,$", text, re.M)
+    assert re.search(r"^    input  wire signed \[11:0\] given,$", text, re.M)
     assert "// Two banks of packed upper triangles, and the loader that sends one" in text
     assert (
         "    // A bit per bank: in use, the host must not write.\n    input  wire [1:0] locked"
