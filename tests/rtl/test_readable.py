@@ -101,7 +101,7 @@ def test_equal_instances_share_a_module(text: str) -> None:
 
 def test_only_memories_have_arrays_and_none_has_content(text: str) -> None:
     for name, body in re.findall(r"^module (\w+)\((.*?)^endmodule", text, re.M | re.S):
-        if name.endswith("_waiting"):  # four words of a FIFO, which are read without a clock
+        if name.endswith("_waiting"):  # the words of a FIFO, which are read without a clock
             continue
         array = re.search(r"^  reg .*\[0:\d+\];", body, re.M)
         assert bool(array) == ("_memory_" in name)
