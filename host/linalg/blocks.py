@@ -24,6 +24,7 @@ from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
+from thermokron.host.linalg.spread import Parts, excess
 from thermokron.model import Unit
 from thermokron.model.checks import check_integer
 from thermokron.model.spec import MAX_SAMPLES
@@ -100,7 +101,7 @@ class Eliminated:
             return self._substituted(right, account, samples, settle, interval)
 
         with refusals(self.bound):
-            solved = refined(once, self.matrix, rows, refine, account, observe=True)
+            solved = refined(once, self.matrix, rows, refine, account)
         solved = solved.times(self.inverse_scale)
         return solved.result(given, self.matrix, self.scale, account)
 
@@ -259,15 +260,36 @@ class _Substituted:
     def settling(self) -> Settling:
         return min((step.reading.settling for step in self.steps), key=lambda s: s.rate)
 
-    def variance(self) -> Floats:
-        """That of every pivot's readings, carried back by substitution."""
+    def variance(self, residual: Floats | None = None) -> Floats:
+        """That of every pivot's readings, carried back by substitution, and what a residual shows.
+
+        Errors are found from a residual by substitution too, with the pivots as programmed.
+        """
         variance = np.zeros(self.value.shape)
         for step in self.steps:
             variance[:, step.block] = step.reading.variance()
+        self._back(variance, squared=True)
+        if residual is None:
+            return variance
+        error = residual.astype(np.float64)
+        for step in self.steps:
+            rest, scale = slice(step.block.stop, None), step.reading.unit
+            error[:, rest] -= error[:, step.block] @ step.reduced
+            error[:, step.block] = step.reading.equation.rough(error[:, step.block] * scale) * scale
+        self._back(error)
+        square = self.value.astype(np.float64) ** 2
+        seen, known, gains = (Parts(each, each) for each in (error**2, variance, square))
+        nothing = Parts(*[np.zeros_like(variance)] * 2)
+        return variance + excess(seen, known, nothing, (known, gains))
+
+    def _back(self, rows: Floats, *, squared: bool = False) -> None:
+        """Back substitution of solutions, or of their variances, in place."""
         for step in reversed(self.steps):
             rest = slice(step.block.stop, None)
-            variance[:, step.block] += variance[:, rest] @ (step.reduced**2).T
-        return variance
+            if squared:
+                rows[:, step.block] += rows[:, rest] @ (step.reduced**2).T
+            else:
+                rows[:, step.block] -= rows[:, rest] @ step.reduced.T
 
 
 @dataclass(frozen=True)

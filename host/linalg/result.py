@@ -181,8 +181,10 @@ class Result:
 
         Worked out when first asked for. Of an inverse, O(n²): sampling and ADC quantisation, not
         the rounding of the couplings. Of a solution, O(n³ + n²k), an eigendecomposition of the
-        matrix as programmed: sampling, ADC and bias quantisation, what settling left undone, and an
-        estimate of what rounded couplings did.
+        matrix as programmed: sampling, ADC and bias quantisation, what settling left undone and
+        rounded couplings did, and as much of a unit's flaws as the residual, worked out exactly,
+        shows (`thermokron.host.linalg.spread`). Errors lie within one of it for 61% to 73%, within
+        two for 96.5% or more, on ideal and on flawed arrays, refined or not.
         """
         return self._restore(self._error())
 
