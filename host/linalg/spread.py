@@ -43,7 +43,7 @@ class Parts:
     def __add__(self, other: Parts) -> Parts:
         return Parts(self.cells + other.cells, self.modes + other.modes)
 
-    def of(self, live: NDArray[np.bool_], sizes: Floats) -> Floats:
+    def of(self, live: NDArray[np.intp], sizes: Floats) -> Floats:
         """Both, of the rows that are `live`, over their sizes, one after the other."""
         return np.concatenate((self.modes[live] / sizes, self.cells[live] / sizes)).ravel()
 
@@ -109,8 +109,8 @@ def excess(seen: Parts, known: Parts, rounding: Parts, flaws: Sequence[Parts]) -
     seen of flaws and `rounding`, which is part of `known`, grows by (ν + 2)/(ν + 1) for that.
     """
     added = np.zeros_like(known.cells)
-    live = np.logical_and(np.isfinite(seen.cells), known.cells > 0.0).all(axis=1)
-    if not live.any():
+    live = np.flatnonzero((np.isfinite(seen.cells) & (known.cells > 0.0)).all(axis=1))
+    if not live.size:
         return added
     sizes = known.cells[live].mean(axis=1, keepdims=True)
     draws, base = seen.of(live, sizes), known.of(live, sizes)
