@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.lags import of_mean
 from thermokron.host.linalg.settling import Settling
 from thermokron.host.linalg.spread import Parts, Spread, excess
 from thermokron.model import UnitSpec
@@ -108,7 +109,7 @@ class Reading:
         passed = np.maximum(self.settling.filter(rates), 1e-9)
         spread = Spread(vectors, passed / rates)
         reading = self.temperature / rates * self.settling.filter(2.0 * rates)
-        drawn = reading * _correlated(np.exp(-rates * self.settling.interval), count)
+        drawn = reading * of_mean(rates * self.settling.interval, count)
         drawn += spread.response**2 / (12.0 * spec.bias_max**2)
         single = spread.weights @ reading
         lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * single / step**2)
@@ -131,13 +132,3 @@ class Reading:
             seen = Parts(error**2, (error @ vectors) ** 2)
             variance = variance + excess(seen, known, rounding, flaws)
         return variance * self.unit**2
-
-
-def _correlated(decay: Floats, count: int) -> Floats:
-    """Variance of a mean of AR(1) samples over that of one: (1 + 2 Σ_j (1 - j/N) ρ^j)/N."""
-    near = 1.0 - decay
-    # ρ → 1 cancels; all samples are then one
-    safe = np.maximum(near, 1e-9)
-    tail = decay * (1.0 - decay**count) / (count * safe)
-    factor: Floats = np.where(near < 1e-8, 1.0, (1.0 + 2.0 * (decay - tail) / safe) / count)
-    return factor
