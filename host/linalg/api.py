@@ -132,7 +132,7 @@ def program(
     account = Account()
     scaled, scale, least = equilibrated(matrix, bound, account, whole=not equilibrate)
     made: Programmed | Eliminated
-    with refusals(least):
+    with refusals(least, guard != "none"):
         if len(matrix) <= spec.cells:
             made = Programmed(
                 unit,

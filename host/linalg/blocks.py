@@ -102,7 +102,7 @@ class Eliminated:
         def once(right: Floats, account: Account) -> _Substituted:
             return self._substituted(right, account, samples, settle, interval)
 
-        with refusals(self.bound):
+        with refusals(self.bound, self.reduction.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
         solved = solved.times(self.inverse_scale)
         return solved.result(given, self.matrix, self.scale, account)
@@ -157,7 +157,7 @@ class Eliminated:
         check_estimator(estimator)
         check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.bound):
+        with refusals(self.bound, self.reduction.guard != "none"):
             found = []
             for pivot in self.pivots:
                 sampled = pivot.sampled or pivot.array.covariance(samples, interval, account)
@@ -199,7 +199,7 @@ class Eliminated:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
         rounding = np.zeros(n)
         settling: Settling | None = None
-        with refusals(self.bound):
+        with refusals(self.bound, self.reduction.guard != "none"):
             for pivot in self.pivots:
                 block, array = pivot.block, pivot.array
                 shift[pivot.rest] -= shift[block] @ pivot.reduced
@@ -280,7 +280,7 @@ class _Substituted:
         """
         variance = np.zeros(self.value.shape)
         for step in self.steps:
-            variance[:, step.block] = step.reading.variance()
+            variance[:, step.block] = step.reading.variance() * step.reading.unit**2
         self._back(variance, squared=True)
         if residual is None:
             return variance

@@ -100,7 +100,7 @@ def sample_inverse(
     Persistent
         If samples still clip at the lowest temperature or after `MAX_ATTEMPTS` runs.
     """
-    spec, n = unit.spec, len(matrix)
+    spec, n, least = unit.spec, len(matrix), plan.rate
     for attempt in range(MAX_ATTEMPTS):
         settling = covariance_settling(plan.rate, SETTLING_BIAS) * spec.tau_s * spec.clock_hz
         settle = min(max(math.ceil(settling), 1), MAX_SETTLE_CYCLES)
@@ -142,12 +142,14 @@ def sample_inverse(
         account.reruns += 1
         if look is not None:
             job, plan = look()
-            look = None
+            look, least = None, plan.rate
             if plan.shrinkage:
                 continue
         plan = replace(plan, rate=min(rate, plan.rate))
     raise Persistent(
-        f"{worst} of {samples} samples of a cell clip, down to temperature code {code}"
+        f"{worst} of {samples} samples of a cell clip, down to temperature code {code}",
+        least,
+        spec.temperature_value(1),
     )
 
 

@@ -191,10 +191,9 @@ class Programmed:
                 right, account, samples=samples, settle=settle, interval=interval, unit=unit
             )
 
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
-        if refine:
-            solved = solved.times(self.inverse_scale)
+        solved = solved.times(self.inverse_scale, done=not refine)
         return solved.result(given, self.matrix, self.scale, account)
 
     def read(
@@ -265,7 +264,7 @@ class Programmed:
         check_estimator(estimator)
         check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             sampled = self.covariance(samples, interval, account)
         outer = self.inverse_scale[:, None] * self.inverse_scale
         account.flops(2 * outer.size)
@@ -326,7 +325,7 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             drawn, root, settling = self.draw(shift, count, account, settle=settle)
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)

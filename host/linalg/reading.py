@@ -88,8 +88,10 @@ class Reading:
     settling: Settling
 
     def variance(self, residual: Floats | None = None) -> Floats:
-        """(k, n): sampling, quantisation of ADC and bias, rounded couplings, what is unsettled, and
-        what a `residual` (k, n) of the solutions shows beyond, b - A x in the array's units.
+        """That of solutions in the array's units, (k, n).
+
+        Of sampling, quantisation of ADC and bias, rounded couplings, what is unsettled, and what
+        the solutions' `residual` b - A x, (k, n), shows beyond.
 
         With modes λ_m and Q of the matrix as programmed, a reading of cell i varies by
         Σ_m Q_im² T/λ_m (1 - e^(-2λ_m t)), and the mean of N by that times
@@ -131,4 +133,4 @@ class Reading:
             )
             seen = Parts(error**2, (error @ vectors) ** 2)
             variance = variance + excess(seen, known, rounding, flaws)
-        return variance * self.unit**2
+        return variance

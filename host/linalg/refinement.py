@@ -29,7 +29,7 @@ class Answer(Protocol):
         ...
 
     def variance(self, residual: Floats | None = None) -> Floats:
-        """Of the entries of `value`, a `residual` (k, n) of which is known."""
+        """Of solutions in the array's units, (k, n), whose `residual` (k, n) is known."""
         ...
 
 
@@ -50,7 +50,7 @@ class Solved:
     residual : (k, n) float or None
         b - A x in the array's units, where refinement has worked it out.
     unit : (n,) float, or 1
-        What entries of `value` have been multiplied by since.
+        What entries of `value` are, of those in the array's units.
     """
 
     value: Floats
@@ -58,9 +58,9 @@ class Solved:
     residual: Floats | None
     unit: Floats | float = 1.0
 
-    def times(self, unit: Floats) -> Solved:
-        """The same with every entry times its `unit`, (n,)."""
-        return replace(self, value=self.value * unit, unit=unit)
+    def times(self, unit: Floats, *, done: bool = False) -> Solved:
+        """The same with every entry times its `unit`, (n,), unless that is `done`."""
+        return replace(self, value=self.value if done else self.value * unit, unit=unit)
 
     def result(
         self, given: RightHandSides, matrix: Floats, scale: Floats, account: Account
