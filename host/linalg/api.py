@@ -15,6 +15,7 @@ from thermokron.host.linalg.arrays import (
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.elimination import Complements, Reduction
+from thermokron.host.linalg.inverse import Correct, check_correct
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
@@ -131,7 +132,7 @@ def program(
     account = Account()
     scaled, scale, least = equilibrated(matrix, bound, account, whole=not equilibrate)
     made: Programmed | Eliminated
-    with refusals(least):
+    with refusals(least, guard != "none"):
         if len(matrix) <= spec.cells:
             made = Programmed(
                 unit,
@@ -177,6 +178,7 @@ def inv(
     guard: Guard = "lanczos",
     complements: Complements = "auto",
     equilibrate: bool = True,
+    correct: Correct | None = None,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -186,9 +188,13 @@ def inv(
     at most about √((n+1)/N) for N samples. Larger matrices than the array are eliminated block by
     block (`thermokron.host.linalg.blocks`).
 
-    The value is an unbiased estimate for the matrix *as rounded to coupling codes*: the rounding's
-    own error, M⁻¹ E M⁻¹ to first order, is not in the standard error. To invert one matrix several
-    times, `program` it.
+    The value is an unbiased estimate for the matrix *as rounded to coupling codes*. The rounding's
+    own error, M⁻¹ E M⁻¹ to first order, is in the standard error, and taken off by
+    `correct="rounding"`. To invert one matrix several times, `program` it.
+
+    Noise may make the value indefinite, where samples are few or the ADC coarse; with no more
+    samples than rows it is certain to be. `Result.indefinite` says so, and it counts among
+    `Result.repairs`; `Result.nearest_definite()` is the nearest inverse that is not.
 
     A coarse ADC biases cells that are much quieter than the loudest, whose σ is put near a quarter
     of full scale. A σ of half an ADC step is where that begins: variance and covariances are
@@ -206,8 +212,12 @@ def inv(
         Samples per run; from 2. Error falls as 1/√samples, hardware time grows in proportion.
     interval : float
         Sampling interval in units of τ/λ_min, if the accumulator can follow. At 2 samples are as
-        good as independent; below, they tell less each, which the standard error knows, and below
-        1 overstates: by 12% at 0.25.
+        good as independent; below, they tell less each, which the standard error knows to 8%. The
+        variance that the subtracted mean takes along is given back, to a tenth of it or so: 0.25
+        and 20 samples lose 20% of the trace, of which 2 to 4% are left, 50 less than 2%.
+    correct : "rounding", optional
+        Takes off, to first order, what rounded couplings did, by 4n³ digital operations. It is
+        worth them where bits are few and samples many.
     complements : {"auto", "covariance", "means"}
         Only for matrices larger than the array, see `program`.
 
@@ -229,6 +239,7 @@ def inv(
     """
     check_reading(samples, interval, 2)
     check_second_moments(check_unit(unit).spec, "an inverse")
+    check_correct(correct)
     programmed = program(
         unit,
         M,
@@ -240,7 +251,8 @@ def inv(
         interval=interval,
         tolerance=0.03,
     )
-    return programmed.inv(samples=samples, interval=interval).with_cost_of(programmed.cost)
+    result = programmed.inv(samples=samples, interval=interval, correct=correct)
+    return result.with_cost_of(programmed.cost).looked_at()
 
 
 def solve(
@@ -286,8 +298,9 @@ def solve(
     -------
     Result
         `value` and `standard_error` of B's shape, kind and dtype, `residual`. The standard error
-        holds sampling noise, the quantisation of ADC and bias, and an estimate of what rounded
-        couplings have left, which is of the right size while ‖M⁻¹E‖ is well below 1.
+        holds sampling noise, the quantisation of ADC and bias, what rounded couplings have left,
+        and what the residual shows of flaws that the host does not know. It is of the right size
+        while ‖M⁻¹E‖ is well below 1.
 
     Raises
     ------

@@ -222,7 +222,11 @@ class Means:
                 self._remember(gains)
                 return Reading(value, unit, scale / drive, equation, temperature, settling)
         rows *= _column(scale, rows)
-        raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
+        raise Persistent(
+            f"readings of {len(pending)} right-hand sides clip, however weak the bias",
+            rate,
+            spec.temperature_value(1),
+        )
 
     def _jobs(
         self,
@@ -330,4 +334,5 @@ class Means:
                 f"b of length {length:.3g}, scaled as M is, is too long: at the lowest temperature "
                 "M⁻¹b leaves the ADC's range; a shorter b, or a unit with more temperature_bits"
             )
-        raise Persistent(f"{int(clipped.max())} of {count} draws of a cell clip")
+        seen = f"{int(clipped.max())} of {count} draws of a cell clip"
+        raise Persistent(seen, rate, spec.temperature_value(1))

@@ -19,16 +19,17 @@ from thermokron.host.linalg.arrays import (
 from thermokron.host.linalg.covariance import (
     SETTLING_BIAS,
     Estimator,
-    Sampled,
     check_estimator,
     sample_inverse,
 )
+from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
 from thermokron.host.linalg.means import Means
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
+from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Job, Unit
 from thermokron.model.checks import check_integer
@@ -171,10 +172,8 @@ class Programmed:
         ------
         ValueError, TypeError
             If B's shape does not fit, or an option is out of range; the message says which.
-        NotPositiveDefinite
-            If readings clip however weak the bias.
-        UnitFault
-            If the unit failed.
+        NotPositiveDefinite, UnitFault
+            If readings clip however weak the bias; if the unit failed.
         """
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
@@ -192,10 +191,9 @@ class Programmed:
                 right, account, samples=samples, settle=settle, interval=interval, unit=unit
             )
 
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
-        if refine:
-            solved = solved.times(self.inverse_scale)
+        solved = solved.times(self.inverse_scale, done=not refine)
         return solved.result(given, self.matrix, self.scale, account)
 
     def read(
@@ -226,7 +224,12 @@ class Programmed:
 
     @single_threaded_blas()
     def inv(
-        self, *, samples: int = 1000, interval: float = 2.0, estimator: Estimator = "unbiased"
+        self,
+        *,
+        samples: int = 1000,
+        interval: float = 2.0,
+        estimator: Estimator = "unbiased",
+        correct: Correct | None = None,
     ) -> Result:
         """M⁻¹, from the covariance of the array: `thermokron.host.linalg.inv` says how.
 
@@ -241,6 +244,8 @@ class Programmed:
             multiples that with the least E‖XM - 1‖² (Haff, Ann. Statist. 8, 1980). The curvature
             along a step g → Xg is (1 + (n+1)/N) times what the unbiased X takes it for; this one
             is right about it.
+        correct : "rounding", optional
+            Takes off, to first order, what rounded couplings did: 4n³ operations.
 
         Returns
         -------
@@ -251,24 +256,22 @@ class Programmed:
         ------
         ValueError, TypeError
             If an option is out of range.
-        NotPositiveDefinite
-            If samples clip however low the temperature.
-        UnitFault
-            If the unit failed.
+        NotPositiveDefinite, UnitFault
+            If samples clip however low the temperature; if the unit failed.
         """
         check_reading(samples, interval, 2)
         check_second_moments(self.unit.spec, "an inverse")
         check_estimator(estimator)
+        check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             sampled = self.covariance(samples, interval, account)
         outer = self.inverse_scale[:, None] * self.inverse_scale
         account.flops(2 * outer.size)
         if estimator == "quadratic":
             outer *= sampled.shortening()
-        return Result.of(
-            sampled.value * outer, partial(_scaled, sampled, outer), self.kind.restore, account
-        )
+        found = Inverse(sampled, self.equation, correct)
+        return found.result(outer, self.kind.restore, account)
 
     def covariance(self, samples: int, interval: float, account: Account) -> Sampled:
         """A⁻¹ as sampled.
@@ -322,7 +325,7 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             drawn, root, settling = self.draw(shift, count, account, settle=settle)
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)
@@ -393,7 +396,3 @@ class Programmed:
             f"<Programmed {n}x{n} on {spec.cells} cells, {spec.coupling_bits}-bit couplings, "
             f"slowest rate {plan.rate:.3g}{shrunk}>"
         )
-
-
-def _scaled(sampled: Sampled, outer: Floats) -> Floats:
-    return sampled.standard_error() * outer
