@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from thermokron.host.calibration import Calibrated, Calibration
 from thermokron.host.linalg.arrays import (
     Kind,
     check_lambda_min,
@@ -43,6 +44,7 @@ def program(
     settle: Settle = SETTLING_BIAS,
     interval: float = 2.0,
     tolerance: float = 0.01,
+    calibration: Calibration | None = None,
 ) -> Programmed | Eliminated:
     """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
 
@@ -90,6 +92,9 @@ def program(
         inverse, or of all columns of W together, but at least 8 each; `settle` and `interval` are
         as of `Programmed.solve`; where couplings are coarse, means are refined, six times at
         most, until their residual is within `tolerance`.
+    calibration : Calibration, optional
+        What `thermokron.host.calibrate` has found of this unit: codes, biases and readings are
+        corrected by it. A `thermokron.host.calibration.Calibrated` unit brings its own.
 
     Returns
     -------
@@ -103,10 +108,14 @@ def program(
         message says which.
     NotPositiveDefinite
         If M is not positive definite as far as can be seen without O(n³). A `ValueError` too.
+    ForeignCalibration, StaleCalibration
+        If the calibration is another unit's, or not to be trusted any more. `ValueError`s too.
     UnitFault
         If the unit failed.
     """
     spec = check_unit(unit).spec
+    if calibration is not None:
+        unit = Calibrated(unit, calibration)
     for name, value, legal in (
         ("guard", guard, GUARDS),
         ("complements", complements, get_args(Complements)),
@@ -177,6 +186,7 @@ def inv(
     guard: Guard = "lanczos",
     complements: Complements = "auto",
     equilibrate: bool = True,
+    calibration: Calibration | None = None,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -200,7 +210,7 @@ def inv(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, equilibrate
+    unit, M, lambda_min, guard, equilibrate, calibration
         As for `program`.
     samples : int
         Samples per run; from 2. Error falls as 1/√samples, hardware time grows in proportion.
@@ -239,6 +249,7 @@ def inv(
         samples=samples,
         interval=interval,
         tolerance=0.03,
+        calibration=calibration,
     )
     return programmed.inv(samples=samples, interval=interval).with_cost_of(programmed.cost)
 
@@ -254,6 +265,7 @@ def solve(
     lambda_min: float | None = None,
     interval: float = 2.0,
     guard: Guard = "lanczos",
+    calibration: Calibration | None = None,
 ) -> Result:
     """Solve M X = B for a symmetric positive definite M, from the mean of the array.
 
@@ -271,7 +283,7 @@ def solve(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard
+    unit, M, lambda_min, guard, calibration
         As for `program`.
     B : (n,) or (n, k) array or tensor
         Right-hand sides, real.
@@ -297,7 +309,14 @@ def solve(
         If the unit failed.
     """
     programmed = program(
-        unit, M, lambda_min=lambda_min, guard=guard, samples=256, interval=interval, tolerance=0.003
+        unit,
+        M,
+        lambda_min=lambda_min,
+        guard=guard,
+        samples=256,
+        interval=interval,
+        tolerance=0.003,
+        calibration=calibration,
     )
     result = programmed.solve(B, samples=samples, settle=settle, refine=refine, interval=interval)
     return result.with_cost_of(programmed.cost)

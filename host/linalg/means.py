@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.covariance import HEADROOM, spacing_cycles, tolerated_part
 from thermokron.host.linalg.reading import Equation, Reading
@@ -91,6 +92,8 @@ class Means:
         The program: its couplings are used.
     size : int
         n.
+    corrections : Corrections, optional
+        What is known of the device.
 
     Attributes
     ----------
@@ -99,8 +102,11 @@ class Means:
         columns, by k.
     """
 
-    def __init__(self, unit: Unit, job: Job, size: int) -> None:
+    def __init__(
+        self, unit: Unit, job: Job, size: int, corrections: Corrections | None = None
+    ) -> None:
         self.unit, self.job, self.size = unit, job, size
+        self.corrections = corrections
         self.gains: dict[int, Floats] = {}
 
     def recall(self, other: Means) -> None:
@@ -179,6 +185,8 @@ class Means:
             account.flops(k * n)
         lengths = np.where(live, np.sqrt(np.einsum("ij,ij->i", rows, rows)), 1.0)
         most = np.divide(scale, largest, out=np.ones(k), where=live)
+        if self.corrections is not None:
+            most *= self.corrections.headroom
         account.flops(2 * k * n)
         noise = min(HEADROOM * math.sqrt(temperature / rate), MOST_NOISE)
         room = max(fill * (1.0 - noise), LEAST_ROOM)
@@ -200,6 +208,8 @@ class Means:
                 read = np.multiply(
                     readout.sums[:, :n], factor, out=levels, dtype=rows.dtype, casting="unsafe"
                 )
+                if self.corrections is not None:
+                    read = self.corrections.means(read, _column(scale[some] / drive[some], rows))
                 swings[some] = _largest(read)
                 if isinstance(some, slice):
                     np.multiply(read, unit, out=value[some])
@@ -237,6 +247,8 @@ class Means:
         for first in range(0, len(pending), spec.rhs_depth):
             some = _slice(pending[first : first + spec.rhs_depth])
             levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
+            if self.corrections is not None:
+                levels = self.corrections.bias_levels(levels).astype(rows.dtype)
             biases = np.zeros((len(levels), spec.cells), np.int16)
             np.rint(levels, out=biases[:, :n], casting="unsafe")
             biases.setflags(write=False)
@@ -300,7 +312,10 @@ class Means:
             if root * largest > 1.0:
                 break
             row = np.zeros((1, spec.cells), np.int16)
-            row[0, :n] = np.rint(shift * (root * spec.bias_max))
+            levels = shift * (root * spec.bias_max)
+            if self.corrections is not None:
+                levels = self.corrections.bias_levels(levels)
+            row[0, :n] = np.rint(np.clip(levels, -spec.bias_max, spec.bias_max))
             sums, clipped = [], np.zeros(n, np.int64)
             jobs = [
                 self.job.with_biases(
@@ -321,6 +336,8 @@ class Means:
             if clipped.max() <= tolerated:
                 account.clipped += int(clipped.sum())
                 drawn = np.concatenate(sums).astype(np.float64) * (spec.adc_step / root)
+                if self.corrections is not None:
+                    drawn = self.corrections.means(drawn, 1.0 / root)
                 return drawn, root, settling
             if code == 1:
                 break

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from thermokron.host.calibration import corrections_of
 from thermokron.host.linalg.arrays import (
     Floats,
     Kind,
@@ -75,10 +76,11 @@ class Programmed:
         self.guard, self.interval, self.doubtful = guard, interval, doubtful
         self.matrix, self.scale, self.bound = matrix, scale, bound
         self.inverse_scale, self.cost = 1.0 / scale, Account()
+        self.corrections = corrections_of(unit, len(matrix))
         if plan is None:
             plan = self._rounded(guard, self.cost, None if like is None else like.plan)
         self._load(plan)
-        self.means = Means(unit, self.job, len(matrix))
+        self.means = Means(unit, self.job, len(matrix), self.corrections)
         if like is not None:
             self.means.recall(like.means)
 
@@ -95,6 +97,7 @@ class Programmed:
             enough=enough,
             doubtful=self.doubtful,
             like=like,
+            weights=None if self.corrections is None else self.corrections.weights,
         )
 
     def _load(self, plan: Rounded) -> None:
@@ -114,7 +117,7 @@ class Programmed:
             samples=1,
             second_moments=True,
         )
-        self.equation = Equation(spec, self.matrix, plan.codes)
+        self.equation = Equation(spec, self.matrix, plan.codes, self.corrections)
 
     def _look(self, account: Account) -> tuple[Job, Rounded]:
         """Program it anew under a guard that looks at it."""
@@ -210,17 +213,14 @@ class Programmed:
     ) -> Reading:
         """One pass, as of `Means.read`, after which a guard looks if readings clip in any case."""
         asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
+        asked.update(account=account, unit=unit)
         try:
-            return self.means.read(
-                self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-            )
+            return self.means.read(self.equation, rows, self.plan.rate, **asked)
         except Persistent:
             if self._seen:
                 raise
         self._look(account)
-        return self.means.read(
-            self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-        )
+        return self.means.read(self.equation, rows, self.plan.rate, **asked)
 
     # ---- inverting and sampling -----------------------------------------------------------------
 
@@ -266,9 +266,8 @@ class Programmed:
         account.flops(2 * outer.size)
         if estimator == "quadratic":
             outer *= sampled.shortening()
-        return Result.of(
-            sampled.value * outer, partial(_scaled, sampled, outer), self.kind.restore, account
-        )
+        error = partial(_scaled, sampled, outer)
+        return Result.of(sampled.value * outer, error, self.kind.restore, account)
 
     def covariance(self, samples: int, interval: float, account: Account) -> Sampled:
         """A⁻¹ as sampled.
@@ -286,6 +285,7 @@ class Programmed:
             samples=samples,
             interval=interval,
             account=account,
+            corrections=self.corrections,
             look=None if self._seen else partial(self._look, account),
         )
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.settling import Settling
 from thermokron.model import UnitSpec
@@ -27,21 +28,30 @@ class Equation:
         A.
     codes : (n, n) int
         Coupling codes.
+    corrections : Corrections or None
+        What is known of the device that they are for.
     """
 
     spec: UnitSpec
     matrix: Floats
     codes: NDArray[np.signedinteger]
+    corrections: Corrections | None = None
+
+    @property
+    def effective(self) -> Floats:
+        """The matrix that the codes make, as far as is known."""
+        known = self.spec if self.corrections is None else self.corrections
+        return known.coupling_values(self.codes)
 
     @cached_property
     def modes(self) -> tuple[Floats, Floats]:
         """Eigenvalues and eigenvectors of the matrix as programmed; O(n³), for error bars."""
-        values, vectors = np.linalg.eigh(self.spec.coupling_values(self.codes))
+        values, vectors = np.linalg.eigh(self.effective)
         return values, vectors
 
     def rounding(self, rows: Floats) -> Floats:
         """E x of (k, n) rows x, E being what rounding and shrinking added to the matrix."""
-        return rows @ (self.spec.coupling_values(self.codes) - self.matrix)
+        return rows @ (self.effective - self.matrix)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,8 @@ class Reading:
         variance += (missed @ vectors.T) ** 2
         moved = self.equation.rounding(value) @ vectors
         variance += ((moved * (passed / rates)) @ vectors.T) ** 2
+        if (known := self.equation.corrections) is not None:
+            variance += known.mean_variance(value, self.amplitude[:, None], vectors, rates)
         return variance * self.unit**2
 
 
