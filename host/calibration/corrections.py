@@ -85,10 +85,14 @@ class Corrections:
         codes: NDArray[np.int16] = np.rint(self.bias_levels(np.zeros(len(self._root))))
         return codes.astype(np.int16)
 
-    def means(self, read: Any, amplitude: Any) -> Any:
-        """What (K, n) readings stand for of which `amplitude`, (K, 1), is the full scale."""
+    def means(self, read: Any, amplitude: Any, *, offset: bool = True) -> Any:
+        """What (K, n) readings stand for of which `amplitude`, (K, 1), is the full scale.
+
+        Without `offset` they have none any more.
+        """
         values = self.values
-        return read * (self._root / values.gains) - amplitude * (self._root * values.adc_offsets)
+        scaled = read * (self._root / values.gains)
+        return scaled - amplitude * (self._root * values.adc_offsets) if offset else scaled
 
     def mean_variance(
         self, solutions: Floats, amplitude: Floats, vectors: Floats, rates: Floats

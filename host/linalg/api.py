@@ -16,6 +16,7 @@ from thermokron.host.linalg.arrays import (
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.elimination import Complements, Reduction
+from thermokron.host.linalg.offsets import Offsets
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
@@ -265,6 +266,7 @@ def solve(
     lambda_min: float | None = None,
     interval: float = 2.0,
     guard: Guard = "lanczos",
+    offsets: Offsets = "kept",
     calibration: Calibration | None = None,
 ) -> Result:
     """Solve M X = B for a symmetric positive definite M, from the mean of the array.
@@ -291,7 +293,7 @@ def solve(
         Samples per right-hand side and pass.
     refine : int
         Passes after the first, 0 to 100.
-    settle, interval
+    settle, interval, offsets
         As for `Programmed.solve`.
 
     Returns
@@ -318,5 +320,7 @@ def solve(
         tolerance=0.003,
         calibration=calibration,
     )
-    result = programmed.solve(B, samples=samples, settle=settle, refine=refine, interval=interval)
+    result = programmed.solve(
+        B, samples=samples, settle=settle, refine=refine, interval=interval, offsets=offsets
+    )
     return result.with_cost_of(programmed.cost)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.covariance import HEADROOM, spacing_cycles, tolerated_part
+from thermokron.host.linalg.offsets import Offsets, averaging, blank
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refusals import Persistent
 from thermokron.host.linalg.result import Account
@@ -125,6 +126,7 @@ class Means:
         interval: float,
         account: Account,
         unit: Floats | float = 1.0,
+        offsets: Offsets = "kept",
     ) -> Reading:
         """Solutions for (k, n) right-hand sides, one per row; about 8kn operations.
 
@@ -145,6 +147,9 @@ class Means:
         account : Account
         unit : (n,) float, optional
             What entries are multiplied by, on their way.
+        offsets : str
+            Whether readings are kept as they are, or freed of offsets by readings without bias or
+            with the opposite one.
 
         Raises
         ------
@@ -176,6 +181,10 @@ class Means:
             "samples": samples,
             "second_moments": False,
         }
+        chopped = offsets == "chopped"
+        rest: Floats | None = None
+        if offsets == "blank":
+            rest = blank(self.unit, self.job, n, self.corrections, account, **program)
         largest = _largest(rows)
         live = (largest > 0.0) & np.isfinite(largest)
         scale = np.ones(k)
@@ -199,26 +208,31 @@ class Means:
         for attempt in range(MAX_HALVINGS + 1):
             clipping, tried = np.zeros(k, bool), np.zeros(k, bool)
             begun: Begun = deque()
-            jobs = self._jobs(rows, drive, pending, program, begun)
+            jobs = self._jobs(rows, drive, pending, program, begun, chopped)
             for readout in self.unit.run_many(jobs):
                 some, levels, job = begun.popleft()
                 account.enter(spec, job, readout)
                 account.reruns += attempt > 0
                 factor = _column(spec.adc_step / samples * scale[some] / drive[some], rows)
-                read = np.multiply(
-                    readout.sums[:, :n], factor, out=levels, dtype=rows.dtype, casting="unsafe"
-                )
+                sums, clips = readout.sums[:, :n], readout.clipped[:, :n]
+                if chopped:
+                    factor *= rows.dtype.type(0.5)
+                    sums, clips = sums[0::2] - sums[1::2], clips[0::2] + clips[1::2]
+                read = np.multiply(sums, factor, out=levels, dtype=rows.dtype, casting="unsafe")
+                amplitude = _column(scale[some] / drive[some], rows)
                 if self.corrections is not None:
-                    read = self.corrections.means(read, _column(scale[some] / drive[some], rows))
+                    read = self.corrections.means(read, amplitude, offset=not chopped)
+                if rest is not None:
+                    read = read - rest * amplitude
                 swings[some] = _largest(read)
                 if isinstance(some, slice):
                     np.multiply(read, unit, out=value[some])
                 else:
                     value[some] = np.multiply(read, unit, out=read)
-                worst = readout.clipped[:, :n].max(axis=1)
+                worst = clips.max(axis=1)
                 clipping[some], tried[some] = worst > tolerated, True
                 if worst.any():
-                    account.clipped += int(readout.clipped[worst <= tolerated, :n].sum())
+                    account.clipped += int(clips[worst <= tolerated].sum())
                 account.flops(3 * n * len(levels))
             filled = swings * drive / scale
             weak = (filled < least) & (drive < most) & (raises < MAX_RAISES) & tried & ~clipping
@@ -230,7 +244,15 @@ class Means:
             pending = np.flatnonzero(clipping | weak)
             if not len(pending):
                 self._remember(gains)
-                return Reading(value, unit, scale / drive, equation, temperature, settling)
+                return Reading(
+                    value,
+                    unit,
+                    scale / drive,
+                    equation,
+                    temperature,
+                    settling,
+                    averaging(offsets, spec),
+                )
         rows *= _column(scale, rows)
         raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
 
@@ -241,19 +263,24 @@ class Means:
         pending: NDArray[np.intp],
         program: dict[str, Any],
         begun: Begun,
+        chopped: bool,
     ) -> Iterator[Job]:
         """Jobs of as many rows each as fit, noted in `begun`; none waits for another's result."""
         spec, n = self.unit.spec, rows.shape[1]
-        for first in range(0, len(pending), spec.rhs_depth):
-            some = _slice(pending[first : first + spec.rhs_depth])
+        depth = spec.rhs_depth // 2 if chopped else spec.rhs_depth
+        for first in range(0, len(pending), depth):
+            some = _slice(pending[first : first + depth])
             levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
-            if self.corrections is not None:
-                levels = self.corrections.bias_levels(levels).astype(rows.dtype)
+            room, known = levels, self.corrections
+            if chopped:  # every vector, and its opposite after it
+                levels = (levels[:, None] * np.array([[1.0], [-1.0]], rows.dtype)).reshape(-1, n)
+            if known is not None:
+                levels = known.bias_levels(levels)
             biases = np.zeros((len(levels), spec.cells), np.int16)
             np.rint(levels, out=biases[:, :n], casting="unsafe")
             biases.setflags(write=False)
             job = self.job.with_biases(biases, **program)
-            begun.append((some, levels, job))
+            begun.append((some, room, job))
             yield job
 
     def _expected(self, k: int, rate: float) -> Floats:

@@ -25,6 +25,7 @@ from thermokron.host.linalg.covariance import (
     sample_inverse,
 )
 from thermokron.host.linalg.means import Means
+from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
@@ -141,6 +142,7 @@ class Programmed:
         settle: Settle = 0.1,
         refine: int = 0,
         interval: float = 2.0,
+        offsets: Offsets = "kept",
     ) -> Result:
         """Solve M X = B, from the mean of the array: every column is a bias vector.
 
@@ -165,6 +167,10 @@ class Programmed:
         interval : float
             Between samples, in units of τ/λ_min, if the unit can follow.
 
+        offsets : {"kept", "blank", "chopped"}
+            What no calibration knows. "blank": 16 readings without bias are taken off, a 16th more
+            variance. "chopped": columns are read with b and -b, twice the time, half the variance.
+
         Returns
         -------
         Result
@@ -182,6 +188,7 @@ class Programmed:
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
+        check_offsets(offsets, self.unit.spec)
         account = Account(samples=samples)
         given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
         rows = given.rows(self.inverse_scale)
@@ -190,10 +197,10 @@ class Programmed:
         # a residual is worked out in the array's units; without, what is read is the user's at once
         unit = 1.0 if refine else self.inverse_scale
 
+        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
+
         def once(right: Floats, account: Account) -> Reading:
-            return self.read(
-                right, account, samples=samples, settle=settle, interval=interval, unit=unit
-            )
+            return self.read(right, account, unit=unit, **asked)
 
         with refusals(self.plan.bound):
             solved = refined(once, self.matrix, rows, refine, account)
@@ -205,15 +212,10 @@ class Programmed:
         self,
         rows: Floats,
         account: Account,
-        *,
-        samples: int,
-        settle: Settle,
-        interval: float,
-        unit: Floats | float = 1.0,
+        **asked: Any,
     ) -> Reading:
         """One pass, as of `Means.read`, after which a guard looks if readings clip in any case."""
-        asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
-        asked.update(account=account, unit=unit)
+        asked["account"] = account
         try:
             return self.means.read(self.equation, rows, self.plan.rate, **asked)
         except Persistent:
@@ -327,13 +329,8 @@ class Programmed:
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)
         rounding = spec.adc_step / math.sqrt(12.0) / root * self.inverse_scale
-        return Result.of(
-            value,
-            partial(np.tile, rounding, (count, 1)),
-            self.kind.restore,
-            account,
-            settling=settling,
-        )
+        error = partial(np.tile, rounding, (count, 1))
+        return Result.of(value, error, self.kind.restore, account, settling=settling)
 
     def draw(
         self, shift: Floats, count: int, account: Account, *, settle: Settle

@@ -71,6 +71,8 @@ class Reading:
         T, in full scales squared.
     settling : Settling
         Before the first, and between them.
+    averaging : float
+        Variance of what was read over that of a mean of so many readings: there may have been more.
     """
 
     value: Floats
@@ -79,6 +81,7 @@ class Reading:
     equation: Equation
     temperature: float
     settling: Settling
+    averaging: float = 1.0
 
     def variance(self) -> Floats:
         """(k, n): sampling, quantisation of ADC and bias, what is unsettled, what rounding did.
@@ -99,6 +102,7 @@ class Reading:
         single = weights @ reading
         lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * single / step**2)
         noise = weights @ together + (step**2 / 12.0 - lasting) / count + lasting
+        noise *= self.averaging
         bias_step = 1.0 / spec.bias_max
         noise += bias_step**2 / 12.0 * (weights @ (self.settling.filter(rates) / rates) ** 2)
         variance = noise * self.amplitude[:, None] ** 2
