@@ -135,7 +135,9 @@ def _deviations(bench: Bench, values: Values, samples: int) -> dict[str, tuple[F
         bench.means(programs, samples, temperature=temperature),
         strict=True,
     ):
-        inverse, variance = pair_response(bench, pairs, means, ratio, level, temperature, samples)
+        inverse, variance, _ = pair_response(
+            bench, pairs, means, ratio, level, temperature, samples
+        )
         places = pairs[:, :, None], pairs[:, None, :]
         expected = wanted[places] * np.array([[1.0, ratio], [ratio, 1.0]])
         known = np.hypot(relative[places], (values.gains_error / values.gains)[places[1]])

@@ -76,21 +76,17 @@ def measure(bench: Bench, samples: int) -> Values:
     ratios = np.log(response.inverse / response.inverse.T)
     # (1/n) Σ_j ln(g_i/g_j) is ln g_i less the mean of all
     gains = np.exp(ratios.mean(axis=1))
-    relative = response.error / response.inverse
-    pairs = relative**2 + relative.T**2
-    np.fill_diagonal(pairs, 0.0)
-    of_mean = pairs.sum() / 2 / n**2  # that of a mean's mean is in every difference
-    gains_error = gains * np.sqrt((pairs.sum(axis=1) * (n - 2) / n + of_mean) / n / n)
+    relative = (response.error / response.inverse) ** 2
+    common = response.common / (response.inverse * response.inverse.T)
+    apart, together = (relative + relative.T + sign * 2.0 * common for sign in (-1.0, 1.0))
+    np.fill_diagonal(apart, 0.0)
+    gains_error = gains * np.sqrt(apart.sum(axis=1)) / n
     there = response.inverse * gains  # c F_ij, as row i has it
     couplings = 0.5 * (there + there.T)
-    error = response.error * gains
     of_gains = (gains_error / gains) ** 2
-    couplings_error = np.sqrt(
-        0.25 * (error**2 + error.T**2 + couplings**2 * np.add.outer(of_gains, of_gains))
-    )
-    couplings_error.flat[:: n + 1] = np.sqrt(
-        error.diagonal() ** 2 + couplings.diagonal() ** 2 * of_gains
-    )
+    variance = 0.25 * (together + np.add.outer(of_gains, of_gains))
+    variance.flat[:: n + 1] = relative.diagonal() + of_gains
+    couplings_error = couplings * np.sqrt(variance)
     pairs_apart = (there - there.T)[np.triu_indices(n, 1)]
     diagonal = couplings.diagonal()
 
@@ -101,10 +97,19 @@ def measure(bench: Bench, samples: int) -> Values:
     quant = spec.adc_step**2 / 12.0
     bench.begin("noise")
     noise = _noise(bench, samples, temperature, diagonal, gains, cell)
-    # how far a mean of readings scatters: samples are as good as independent, but for coth 1
-    count = samples * OFFSET_SHARE
+    count, cycle = samples * OFFSET_SHARE, spec.clock_s / spec.tau_s
     at_low, at_top = (
-        np.sqrt((noisy * noise.power / (diagonal * c) / math.tanh(1.0) + noise.adc + quant) / count)
+        np.sqrt(
+            (
+                noisy
+                * noise.power
+                / (diagonal * c)
+                / math.tanh(0.5 * c * bench.interval(c) * cycle)
+                + noise.adc
+                + quant
+            )
+            / count
+        )
         for c in (low, top)
     )
     bench.begin("time constants")
@@ -124,7 +129,7 @@ def measure(bench: Bench, samples: int) -> Values:
         taus=diagonal / rates,
         taus_error=diagonal / rates * rates_error / rates,
         asymmetry=float(np.sqrt(np.mean(pairs_apart**2))),
-        asymmetry_error=float(np.sqrt(np.mean((error**2 + error.T**2)[np.triu_indices(n, 1)]))),
+        asymmetry_error=float(np.sqrt(np.mean((apart * couplings**2)[np.triu_indices(n, 1)]))),
     )
 
 
@@ -154,10 +159,11 @@ def _offsets(bench: Bench, samples: int, temperature: int) -> _Offsets:
 
 @dataclass(frozen=True)
 class _Response:
-    """H_ij = F_ij/g_j (n, n), and one standard error."""
+    """H_ij = F_ij/g_j (n, n), one standard error, and the covariance of H_ij and H_ji."""
 
     inverse: Floats
     error: Floats
+    common: Floats
 
 
 def level_of(spec: UnitSpec, temperature: int, gain: float) -> int:
@@ -185,14 +191,17 @@ def _tournament(bench: Bench, samples: int, temperature: int, code: int, level: 
     ratio = code / spec.coupling_max
     rounds = list(tournament(n))
     programs = (couple(spec, pairs, code, level) for pairs in rounds)
-    found, error = np.zeros((n, n)), np.zeros((n, n))
+    found, error, common = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
     times = np.zeros(n)
     read = bench.means(programs, samples, temperature=temperature)
     for pairs, means in zip(rounds, read, strict=True):
-        inverse, variance = pair_response(bench, pairs, means, ratio, level, temperature, samples)
+        inverse, variance, across = pair_response(
+            bench, pairs, means, ratio, level, temperature, samples
+        )
         first, second = pairs.T
         found[first, second], found[second, first] = inverse[:, 0, 1], inverse[:, 1, 0]
         error[first, second], error[second, first] = variance[:, 0, 1], variance[:, 1, 0]
+        common[first, second] = common[second, first] = across / ratio**2
         for place, cell in enumerate((first, second)):
             found[cell, cell] += inverse[:, place, place]
             error[cell, cell] += variance[:, place, place]
@@ -205,7 +214,7 @@ def _tournament(bench: Bench, samples: int, temperature: int, code: int, level: 
     if not (found > 0.0).all():
         i, j = np.argwhere(found <= 0.0)[0]
         raise ValueError(f"cells {i} and {j} do not answer to their coupling; nothing to calibrate")
-    return _Response(found, np.sqrt(error))
+    return _Response(found, np.sqrt(error), common)
 
 
 def pair_response(
@@ -216,8 +225,8 @@ def pair_response(
     level: int,
     temperature: int,
     samples: int,
-) -> tuple[Floats, Floats]:
-    """Y⁻¹ = A G⁻¹ of each pair, (m, 2, 2), and the variance of its entries.
+) -> tuple[Floats, Floats, Floats]:
+    """Y⁻¹ = A G⁻¹ of each pair, (m, 2, 2), its entries' variance, and covariance of the two mixed.
 
     `means` (4, n) are the readings of `couple` with a coupling of `ratio` and biases of ± `level`.
 
@@ -234,9 +243,10 @@ def pair_response(
         raise ValueError("readings of pairs of cells do not follow their biases: this is no array")
     inverse: Floats = np.linalg.inv(ones).astype(np.float64, copy=False)
     # δ(Y⁻¹) = -Y⁻¹ δY Y⁻¹, and the two biases are read independently
-    along = np.einsum("mak,kl,mal->ma", inverse, covariance, inverse)
-    variance: Floats = along[:, :, None] * (inverse**2).sum(axis=1)[:, None, :]
-    return inverse, variance
+    along = inverse @ covariance @ inverse.transpose(0, 2, 1)
+    biases = inverse.transpose(0, 2, 1) @ inverse
+    variance: Floats = np.einsum("maa,mbb->mab", along, biases)
+    return inverse, variance, along[:, 0, 1] * biases[:, 0, 1]
 
 
 def _of_means(bench: Bench, ratio: float, temperature: int, samples: int) -> Floats:
