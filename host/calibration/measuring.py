@@ -39,8 +39,8 @@ OFFSET_SHARE, NOISE_SHARE, LOW_SHARE, TAU_SHARE = 4, 64, 16, 1 / 16
 #: The lower of two diagonal couplings that tell an offset of a cell from one of its channel, and
 #: what couples a pair: parts of the full scale.
 LOW_DIAGONAL, PAIR_COUPLING = 0.25, 0.5
-#: Times that what clips is driven half as strongly before it is given up.
-MOST_HALVINGS = 3
+#: Times that pairs which clip are driven by a quarter less before they are given up.
+MOST_RETRIES = 6
 #: The part of a step response that has to be left, in standard errors, to tell a time constant.
 VISIBLE = 5.0
 
@@ -178,11 +178,11 @@ def _response(bench: Bench, samples: int, temperature: int) -> _Response:
     code = max(round(PAIR_COUPLING * spec.coupling_max), 1)
     ratio = code / spec.coupling_max
     level = level_of(spec, temperature, 1.0 / (1.0 - ratio**2))
-    for _ in range(MOST_HALVINGS):
+    for _ in range(MOST_RETRIES):
         try:
             return _tournament(bench, samples, temperature, code, level)
         except Clipping:
-            level = max(level // 2, 1)
+            level = max(level * 3 // 4, 1)
     return _tournament(bench, samples, temperature, code, level)
 
 

@@ -29,7 +29,7 @@ APART = 2.0
 DITHER = 0.5
 #: What a reading of known size may fill of the ADC's range, and standard deviations of noise that
 #: have to fit beside it.
-FILL, HEADROOM = 0.7, 4.5
+FILL, HEADROOM = 0.6, 4.5
 #: Part of the readings of a cell that may clip.
 CLIPPED = 1e-3
 

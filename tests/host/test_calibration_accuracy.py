@@ -204,7 +204,7 @@ def test_each_correction_of_noise_brings_what_it_says():
 @pytest.mark.parametrize("offsets", ["blank", "chopped"])
 @pytest.mark.parametrize("n", [16, 12])
 def test_offsets_are_taken_off(offsets, n):
-    """And the error bar says what it costs: within 8%, more than three times what seeds differ by."""
+    """And the error bar says what it costs: within 8%, three times what seeds differ by."""
     physics = ArrayPhysics(cell_offset=0.01, adc_offset=0.01, device_seed=3)
     M, B = spd(n, 10), np.random.default_rng(0).standard_normal((n, 200))
     unit = NumericUnit(UnitSpec(cells=16, coupling_bits=16), physics, seed=3)
