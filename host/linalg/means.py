@@ -219,11 +219,12 @@ class Means:
                     factor *= rows.dtype.type(0.5)
                     sums, clips = sums[0::2] - sums[1::2], clips[0::2] + clips[1::2]
                 read = np.multiply(sums, factor, out=levels, dtype=rows.dtype, casting="unsafe")
-                amplitude = _column(scale[some] / drive[some], rows)
-                if self.corrections is not None:
-                    read = self.corrections.means(read, amplitude, offset=not chopped)
-                if rest is not None:
-                    read = read - rest * amplitude
+                if self.corrections is not None or rest is not None:
+                    amplitude = _column(scale[some] / drive[some], rows)
+                    if self.corrections is not None:
+                        read = self.corrections.means(read, amplitude, offset=not chopped)
+                    if rest is not None:
+                        read = read - rest * amplitude
                 swings[some] = _largest(read)
                 if isinstance(some, slice):
                     np.multiply(read, unit, out=value[some])
