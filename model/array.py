@@ -18,10 +18,22 @@ from thermokron.model.physics import ArrayPhysics, Device
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
 
-__all__ = ["NoiseArray"]
+__all__ = ["NoiseArray", "modes_of"]
 
 #: Noise factors of unequal temperatures that are kept: for the settling, and for an interval.
 FACTORS_KEPT = 2
+
+
+def modes_of(
+    matrix: NDArray[np.float64], device: Device
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """λ (n,) and V (n, n) of a symmetric A on a device; see `NoiseArray`."""
+    if device.time_factors is None:
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
+    root = 1.0 / np.sqrt(device.time_factors)
+    values, vectors = np.linalg.eigh(matrix * root * root[:, None])
+    return values, root[:, None] * vectors
 
 
 class NoiseArray:
@@ -38,6 +50,10 @@ class NoiseArray:
     (Van Loan's integral, in closed form because A is symmetric; `van_loan` gives the same). Equal
     temperatures make it diagonal, T (1 - ρ_k²)/λ_k: independent AR(1) processes. Settling from
     discharge, x = 0, is one such step of the settling time.
+
+    Unequal time constants, τ_i dx_i = -(A x - b)_i dt + √(2 T_i τ) dW_i, are the same in other
+    coordinates: with D = diag(τ/τ_i) and D^½ A D^½ = Q Λ Qᵀ, V = D^½ Q has the eigenvectors of the
+    drift D A in its columns, x = V z, and V takes the place of Q in all of the above.
 
     An indefinite A is no error: its modes grow, and the ADC clips.
 
@@ -65,7 +81,7 @@ class NoiseArray:
     eigenvalues : (n,) float64
         λ, ascending.
     eigenvectors : (n, n) float64
-        Q, one mode per column.
+        V, one mode per column; Q, where time constants are equal.
     """
 
     def __init__(
@@ -82,7 +98,7 @@ class NoiseArray:
         #: What was worked out for the last times at which it was sampled, and these.
         self.last_law: tuple[tuple[int, int], Any] | None = None
         with single_threaded_blas():
-            self.eigenvalues, self.eigenvectors = np.linalg.eigh(self.matrix)
+            self.eigenvalues, self.eigenvectors = modes_of(self.matrix, self.device)
 
     def at(self, temperature: int) -> Self:
         """The same array, programmed with the same couplings, at this temperature code."""
@@ -111,7 +127,7 @@ class NoiseArray:
     def noise_factor(self, duration: float) -> NDArray[np.float64]:
         """F with F Fᵀ = `mode_covariance`: a diagonal (n,) for equal temperatures, else (n, n)."""
         factor: NDArray[np.float64]
-        if self.device.noise_factors is None:
+        if self.device.noise_factors is self.device.time_factors is None:
             factor = np.sqrt(2.0 * self.temperatures * relaxation(2.0 * self.eigenvalues, duration))
             return factor
         if (kept := self._factors.get(duration)) is not None:

@@ -46,6 +46,16 @@ class ArrayPhysics:
     noise_mismatch : float or None, relative
         Standard deviation of each cell's noise power: T → T f_i, with f_i log-normal of mean 1,
         which keeps a power positive.
+    tau_mismatch : float or None, relative
+        Standard deviation of each cell's time constant: τ → τ_i = τ f_i, with f_i log-normal of
+        mean 1, as capacitors of unequal size make it (Pelgrom et al., IEEE J. Solid-State Circuits
+        24, 1433, 1989, for their spread). A noise source drives a cell with the current that it
+        drives any other with:
+
+            τ_i dx_i = -(A x - b)_i dt + √(2 T τ) dW_i,
+
+        so that means stay where they were, and a cell alone has the variance T τ/(τ_i A_ii), less
+        the larger its capacitor, as kT/C has.
     adc_gain_error : float or None, relative
         Standard deviation of the gain of each ADC channel about 1.
     adc_offset : float or None, in ADC full scales
@@ -69,6 +79,7 @@ class ArrayPhysics:
     coupling_mismatch: float | None = _effect(0.0, 1.0, "relative std of each coupling")
     cell_offset: float | None = _effect(0.0, 1.0, "std of each cell's input offset, full scales")
     noise_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's noise power")
+    tau_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's time constant")
     adc_gain_error: float | None = _effect(0.0, 1.0, "relative std of each channel's gain")
     adc_offset: float | None = _effect(0.0, 1.0, "std of each channel's offset, full scales")
     adc_noise: float | None = _effect(0.0, 1.0, "rms noise of a conversion, full scales")
@@ -131,6 +142,8 @@ class Device:
         Added to the bias.
     noise_factors : (n,) float64, or None
         Noise power of each cell over its programmed value.
+    time_factors : (n,) float64, or None
+        Time constant of each cell over its nominal value.
     adc_gains : (n,) float64, or None
         Gain of each ADC channel.
     adc_offsets : (n,) float64 in ADC full scales, or None
@@ -140,6 +153,7 @@ class Device:
     coupling_factors: NDArray[np.float64] | None
     cell_offsets: NDArray[np.float64] | None
     noise_factors: NDArray[np.float64] | None
+    time_factors: NDArray[np.float64] | None
     adc_gains: NDArray[np.float64] | None
     adc_offsets: NDArray[np.float64] | None
 
@@ -157,7 +171,12 @@ class Device:
             array.setflags(write=False)
             return array
 
-        couplings = offsets = noise = gains = adc_offsets = None
+        def spread(effect: int, deviation: float) -> NDArray[np.float64]:
+            # log-normal of mean 1
+            variance = math.log1p(deviation**2)
+            return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
+
+        couplings = offsets = noise = times = gains = adc_offsets = None
         if physics.coupling_mismatch is not None:
             factors = np.empty((cells, cells))
             upper = np.triu_indices(cells)
@@ -167,11 +186,11 @@ class Device:
         if physics.cell_offset is not None:
             offsets = frozen(physics.cell_offset * normal(1, cells))
         if physics.noise_mismatch is not None:
-            log_variance = math.log1p(physics.noise_mismatch**2)
-            log_factors = math.sqrt(log_variance) * normal(2, cells) - log_variance / 2
-            noise = frozen(np.exp(log_factors))
+            noise = frozen(spread(2, physics.noise_mismatch))
+        if physics.tau_mismatch is not None:
+            times = frozen(spread(5, physics.tau_mismatch))
         if physics.adc_gain_error is not None:
             gains = frozen(1.0 + physics.adc_gain_error * normal(3, cells))
         if physics.adc_offset is not None:
             adc_offsets = frozen(physics.adc_offset * normal(4, cells))
-        return Device(couplings, offsets, noise, gains, adc_offsets)
+        return Device(couplings, offsets, noise, times, gains, adc_offsets)

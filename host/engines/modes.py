@@ -28,6 +28,8 @@ FACTORS_KEPT = 2
 class Modes:
     """A = Q Λ Qᵀ, and what its modes z = Qᵀx do: `NoiseArray` has the equations.
 
+    Where time constants are unequal V takes the place of Q, and no cell is a mode as it is.
+
     Cells that are coupled to none, as at the end of an array that is larger than the problem, are
     modes as they are, and cost nothing.
 
@@ -46,7 +48,8 @@ class Modes:
     rates : (n,) float64
         λ, away from zero; a negative one is a mode that grows.
     diffusion : (n, n) float64 or None
-        Qᵀ diag(f) Q for temperatures T f of the cells; None where they are equal.
+        Qᵀ diag(f) Q for temperatures T f of the cells; None where they, and time constants, are
+        equal.
     """
 
     def __init__(
@@ -61,18 +64,25 @@ class Modes:
         rates = matrix.diagonal().copy()
         coupled = np.flatnonzero(np.count_nonzero(matrix, axis=1) > (rates != 0.0))
         few = self._coupled = int(coupled[-1]) + 1 if len(coupled) else 0
+        root = None
+        if static.time_factors is not None:
+            root, few = 1.0 / np.sqrt(static.time_factors), len(matrix)
+            self._coupled, matrix = few, matrix * root * root[:, None]
         block = torch.as_tensor(matrix[:few, :few], dtype=dtype, device=device)
         values, vectors = torch.linalg.eigh(block)
+        if root is not None:
+            vectors = torch.as_tensor(root, dtype=dtype, device=device)[:, None] * vectors
         # rows times either of these read it in order
         self._vectors, self._turning_back = vectors.mT.contiguous().mT, vectors.contiguous().mT
         rates[:few] = values.cpu().numpy()
         least = LEAST_RATE * max(float(np.abs(rates).max()), LEAST_RATE)
         self.rates: Floats = np.where(np.abs(rates) < least, least, rates)
         self.diffusion: Floats | None = None
-        if static.noise_factors is not None:
-            self.diffusion = np.diag(static.noise_factors)
+        if static.noise_factors is not None or root is not None:
+            powers = np.ones(len(matrix)) if static.noise_factors is None else static.noise_factors
+            self.diffusion = np.diag(powers)
             q = vectors.double().cpu().numpy()
-            self.diffusion[:few, :few] = (q.T * static.noise_factors[:few]) @ q
+            self.diffusion[:few, :few] = (q.T * powers[:few]) @ q
         self._factors: dict[float, torch.Tensor] = {}
 
     def tensor(self, values: Any) -> torch.Tensor:

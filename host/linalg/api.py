@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from thermokron.host.calibration import Calibrated, Calibration
 from thermokron.host.linalg.arrays import (
     Kind,
     check_lambda_min,
@@ -16,6 +17,7 @@ from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.elimination import Complements, Reduction
 from thermokron.host.linalg.inverse import Correct, check_correct
+from thermokron.host.linalg.offsets import Offsets
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
@@ -44,6 +46,7 @@ def program(
     settle: Settle = SETTLING_BIAS,
     interval: float = 2.0,
     tolerance: float = 0.01,
+    calibration: Calibration | None = None,
 ) -> Programmed | Eliminated:
     """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
 
@@ -91,6 +94,9 @@ def program(
         inverse, or of all columns of W together, but at least 8 each; `settle` and `interval` are
         as of `Programmed.solve`; where couplings are coarse, means are refined, six times at
         most, until their residual is within `tolerance`.
+    calibration : Calibration, optional
+        What `thermokron.host.calibrate` has found of this unit: codes, biases and readings are
+        corrected by it. A `thermokron.host.calibration.Calibrated` unit brings its own.
 
     Returns
     -------
@@ -104,10 +110,14 @@ def program(
         message says which.
     NotPositiveDefinite
         If M is not positive definite as far as can be seen without O(n³). A `ValueError` too.
+    ForeignCalibration, StaleCalibration
+        If the calibration is another unit's, or not to be trusted any more. `ValueError`s too.
     UnitFault
         If the unit failed.
     """
     spec = check_unit(unit).spec
+    if calibration is not None:
+        unit = Calibrated(unit, calibration)
     for name, value, legal in (
         ("guard", guard, GUARDS),
         ("complements", complements, get_args(Complements)),
@@ -179,6 +189,7 @@ def inv(
     complements: Complements = "auto",
     equilibrate: bool = True,
     correct: Correct | None = None,
+    calibration: Calibration | None = None,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -206,7 +217,7 @@ def inv(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, equilibrate
+    unit, M, lambda_min, guard, equilibrate, calibration
         As for `program`.
     samples : int
         Samples per run; from 2. Error falls as 1/√samples, hardware time grows in proportion.
@@ -250,6 +261,7 @@ def inv(
         samples=samples,
         interval=interval,
         tolerance=0.03,
+        calibration=calibration,
     )
     result = programmed.inv(samples=samples, interval=interval, correct=correct)
     return result.with_cost_of(programmed.cost).looked_at()
@@ -266,6 +278,8 @@ def solve(
     lambda_min: float | None = None,
     interval: float = 2.0,
     guard: Guard = "lanczos",
+    offsets: Offsets = "kept",
+    calibration: Calibration | None = None,
 ) -> Result:
     """Solve M X = B for a symmetric positive definite M, from the mean of the array.
 
@@ -283,7 +297,7 @@ def solve(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard
+    unit, M, lambda_min, guard, calibration
         As for `program`.
     B : (n,) or (n, k) array or tensor
         Right-hand sides, real.
@@ -291,7 +305,7 @@ def solve(
         Samples per right-hand side and pass.
     refine : int
         Passes after the first, 0 to 100.
-    settle, interval
+    settle, interval, offsets
         As for `Programmed.solve`.
 
     Returns
@@ -310,7 +324,16 @@ def solve(
         If the unit failed.
     """
     programmed = program(
-        unit, M, lambda_min=lambda_min, guard=guard, samples=256, interval=interval, tolerance=0.003
+        unit,
+        M,
+        lambda_min=lambda_min,
+        guard=guard,
+        samples=256,
+        interval=interval,
+        tolerance=0.003,
+        calibration=calibration,
     )
-    result = programmed.solve(B, samples=samples, settle=settle, refine=refine, interval=interval)
+    result = programmed.solve(
+        B, samples=samples, settle=settle, refine=refine, interval=interval, offsets=offsets
+    )
     return result.with_cost_of(programmed.cost)

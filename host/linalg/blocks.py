@@ -21,6 +21,7 @@ from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, check_es
 from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
 from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
+from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals
@@ -86,6 +87,7 @@ class Eliminated:
         settle: Settle = 0.1,
         refine: int = 0,
         interval: float = 2.0,
+        offsets: Offsets = "kept",
     ) -> Result:
         """Solve M X = B as `Programmed.solve` does, block by block.
 
@@ -94,36 +96,30 @@ class Eliminated:
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
+        check_offsets(offsets, self.unit.spec)
         account = Account(samples=samples)
         given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
         rows = given.rows(self.inverse_scale)
         account.flops(2 * rows.size)
 
+        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
+
         def once(right: Floats, account: Account) -> _Substituted:
-            return self._substituted(right, account, samples, settle, interval)
+            return self._substituted(right, account, asked)
 
         with refusals(self.bound, self.reduction.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
         solved = solved.times(self.inverse_scale)
         return solved.result(given, self.matrix, self.scale, account)
 
-    def _substituted(
-        self, state: Floats, account: Account, samples: int, settle: Settle, interval: float
-    ) -> _Substituted:
+    def _substituted(self, state: Floats, account: Account, asked: dict[str, Any]) -> _Substituted:
         """A⁻¹ of (k, n) rows, which are overwritten: about 2n²k operations."""
         steps = []
         for pivot in self.pivots:
             block, rest, array = pivot.block, pivot.rest, pivot.array
             state[:, rest] -= state[:, block] @ pivot.reduced
             own = state[:, block] * array.inverse_scale
-            reading = array.read(
-                own,
-                account,
-                samples=samples,
-                settle=settle,
-                interval=interval,
-                unit=array.inverse_scale,
-            )
+            reading = array.read(own, account, unit=array.inverse_scale, **asked)
             state[:, block] = reading.value
             steps.append(_Step(block, pivot.reduced, reading))
         self._back(state)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.lags import of_mean, scatter
 from thermokron.host.linalg.refusals import Persistent
@@ -72,6 +73,7 @@ def sample_inverse(
     samples: int,
     interval: float,
     account: Account,
+    corrections: Corrections | None = None,
     look: Callable[[], tuple[Job, Rounded]] | None,
 ) -> Sampled:
     """Sample the inverse of an SPD matrix with unit diagonal and at most `cells` rows.
@@ -91,6 +93,8 @@ def sample_inverse(
     interval : float
         Between samples, in τ/λ_min, if the accumulator can follow.
     account : Account
+    corrections : Corrections, optional
+        What is known of the device.
     look : callable or None
         Programs the matrix anew under a guard, if none has looked at it; called once, if samples
         clip.
@@ -105,8 +109,11 @@ def sample_inverse(
         settling = covariance_settling(plan.rate, SETTLING_BIAS) * spec.tau_s * spec.clock_hz
         settle = min(max(math.ceil(settling), 1), MAX_SETTLE_CYCLES)
         spacing = spacing_cycles(spec, plan.rate, interval, second_moments=True)
+        biases = np.zeros((1, spec.cells), dtype=np.int16)
+        if corrections is not None:
+            biases[0, :n] = corrections.no_bias
         job = job.with_biases(
-            np.zeros((1, spec.cells), dtype=np.int16),
+            biases,
             settle_cycles=settle,
             interval_cycles=spacing,
             samples=samples,
@@ -118,22 +125,32 @@ def sample_inverse(
         step = spec.adc_step**2 / spec.temperature_value(code)
         centred = products[:n, :n] - np.outer(sums[:n], sums[:n]) / samples
         raw = centred * (step / (samples - 1))
+        conversion: Floats | float = step / 12.0
+        if corrections is not None:
+            raw = corrections.covariance(raw)
+            heat = spec.temperature_value(code)
+            conversion = corrections.conversion(spec.adc_step**2 / 12.0) / heat
         account.flops(4 * n * n)
         worst = int(clipped[:n].max())
         tolerated = 1.0 + tolerated_part(spec) * samples
         if worst <= tolerated:
             value = raw.copy()
-            value.flat[:: n + 1] -= step / 12.0
+            value.flat[:: n + 1] -= conversion
             spaced = spacing * spec.clock_s / spec.tau_s
             _restore_mean(value, raw, plan.rate, samples, spaced, account)
             _lift_quiet(value, matrix, step)
+            uncertain = None
+            if corrections is not None:
+                value, spent = corrections.equalised(value, plan.codes)
+                account.flops(spent + 2 * n * n)
+                uncertain = corrections.covariance_variance(value)
             # ‖Σ/T‖ is 1/λ_min as the array has it, widened by the noise of few samples
             slowest = largest_eigenvalue(value)
             account.flops(8 * n * n)
             seen = (1.0 + math.sqrt(n / samples)) ** 2 / slowest if slowest > 0.0 else 1.0
             if seen >= 0.5 * plan.rate or attempt == MAX_ATTEMPTS - 1:
                 account.clipped += int(clipped[:n].sum())
-                return Sampled(value, raw, plan.rate, samples, spaced, step)
+                return Sampled(value, raw, plan.rate, samples, spaced, step, uncertain)
             rate = seen
         else:
             rate = plan.rate / 4.0

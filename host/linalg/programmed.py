@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from thermokron.host.calibration import corrections_of
 from thermokron.host.linalg.arrays import (
     Floats,
     Kind,
@@ -24,6 +25,7 @@ from thermokron.host.linalg.covariance import (
 )
 from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
 from thermokron.host.linalg.means import Means
+from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
@@ -76,10 +78,11 @@ class Programmed:
         self.guard, self.interval, self.doubtful = guard, interval, doubtful
         self.matrix, self.scale, self.bound = matrix, scale, bound
         self.inverse_scale, self.cost = 1.0 / scale, Account()
+        self.corrections = corrections_of(unit, len(matrix))
         if plan is None:
             plan = self._rounded(guard, self.cost, None if like is None else like.plan)
         self._load(plan)
-        self.means = Means(unit, self.job, len(matrix))
+        self.means = Means(unit, self.job, len(matrix), self.corrections)
         if like is not None:
             self.means.recall(like.means)
 
@@ -96,6 +99,7 @@ class Programmed:
             enough=enough,
             doubtful=self.doubtful,
             like=like,
+            weights=None if self.corrections is None else self.corrections.weights,
         )
 
     def _load(self, plan: Rounded) -> None:
@@ -115,7 +119,7 @@ class Programmed:
             samples=1,
             second_moments=True,
         )
-        self.equation = Equation(spec, self.matrix, plan.codes)
+        self.equation = Equation(spec, self.matrix, plan.codes, self.corrections)
 
     def _look(self, account: Account) -> tuple[Job, Rounded]:
         """Program it anew under a guard that looks at it."""
@@ -139,6 +143,7 @@ class Programmed:
         settle: Settle = 0.1,
         refine: int = 0,
         interval: float = 2.0,
+        offsets: Offsets = "kept",
     ) -> Result:
         """Solve M X = B, from the mean of the array: every column is a bias vector.
 
@@ -163,6 +168,10 @@ class Programmed:
         interval : float
             Between samples, in units of τ/λ_min, if the unit can follow.
 
+        offsets : {"kept", "blank", "chopped"}
+            What no calibration knows. "blank": 16 readings without bias are taken off, a 16th more
+            variance. "chopped": columns are read with b and -b, twice the time, half the variance.
+
         Returns
         -------
         Result
@@ -178,6 +187,7 @@ class Programmed:
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
+        check_offsets(offsets, self.unit.spec)
         account = Account(samples=samples)
         given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
         rows = given.rows(self.inverse_scale)
@@ -186,10 +196,10 @@ class Programmed:
         # a residual is worked out in the array's units; without, what is read is the user's at once
         unit = 1.0 if refine else self.inverse_scale
 
+        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
+
         def once(right: Floats, account: Account) -> Reading:
-            return self.read(
-                right, account, samples=samples, settle=settle, interval=interval, unit=unit
-            )
+            return self.read(right, account, unit=unit, **asked)
 
         with refusals(self.plan.bound, self.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
@@ -200,25 +210,17 @@ class Programmed:
         self,
         rows: Floats,
         account: Account,
-        *,
-        samples: int,
-        settle: Settle,
-        interval: float,
-        unit: Floats | float = 1.0,
+        **asked: Any,
     ) -> Reading:
         """One pass, as of `Means.read`, after which a guard looks if readings clip in any case."""
-        asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
+        asked["account"] = account
         try:
-            return self.means.read(
-                self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-            )
+            return self.means.read(self.equation, rows, self.plan.rate, **asked)
         except Persistent:
             if self._seen:
                 raise
         self._look(account)
-        return self.means.read(
-            self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-        )
+        return self.means.read(self.equation, rows, self.plan.rate, **asked)
 
     # ---- inverting and sampling -----------------------------------------------------------------
 
@@ -289,6 +291,7 @@ class Programmed:
             samples=samples,
             interval=interval,
             account=account,
+            corrections=self.corrections,
             look=None if self._seen else partial(self._look, account),
         )
 
@@ -330,13 +333,8 @@ class Programmed:
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)
         rounding = spec.adc_step / math.sqrt(12.0) / root * self.inverse_scale
-        return Result.of(
-            value,
-            partial(np.tile, rounding, (count, 1)),
-            self.kind.restore,
-            account,
-            settling=settling,
-        )
+        error = partial(np.tile, rounding, (count, 1))
+        return Result.of(value, error, self.kind.restore, account, settling=settling)
 
     def draw(
         self, shift: Floats, count: int, account: Account, *, settle: Settle

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.lags import of_mean
 from thermokron.host.linalg.settling import Settling
@@ -32,16 +33,25 @@ class Equation:
         A.
     codes : (n, n) int
         Coupling codes.
+    corrections : Corrections or None
+        What is known of the device that they are for.
     """
 
     spec: UnitSpec
     matrix: Floats
     codes: NDArray[np.signedinteger]
+    corrections: Corrections | None = None
+
+    @property
+    def effective(self) -> Floats:
+        """The matrix that the codes make, as far as is known."""
+        known = self.spec if self.corrections is None else self.corrections
+        return known.coupling_values(self.codes)
 
     @cached_property
     def modes(self) -> tuple[Floats, Floats]:
         """Eigenvalues and eigenvectors of the matrix as programmed; O(n³), for error bars."""
-        values, vectors = np.linalg.eigh(self.spec.coupling_values(self.codes))
+        values, vectors = np.linalg.eigh(self.effective)
         return np.maximum(values, LEAST_RATE), vectors
 
     def rough(self, rows: Floats) -> Floats:
@@ -58,7 +68,7 @@ class Equation:
     @property
     def rounding(self) -> Floats:
         """E, (n, n): what rounding and shrinking added to the matrix."""
-        return self.spec.coupling_values(self.codes) - self.matrix
+        return self.effective - self.matrix
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Reading:
         T, in full scales squared.
     settling : Settling
         Before the first, and between them.
+    averaging : float
+        Variance of what was read over that of a mean of so many readings: there may have been more.
     """
 
     value: Floats
@@ -86,6 +98,7 @@ class Reading:
     equation: Equation
     temperature: float
     settling: Settling
+    averaging: float = 1.0
 
     def variance(self, residual: Floats | None = None) -> Floats:
         """That of solutions in the array's units, (k, n).
@@ -111,17 +124,20 @@ class Reading:
         passed = np.maximum(self.settling.filter(rates), 1e-9)
         spread = Spread(vectors, passed / rates)
         reading = self.temperature / rates * self.settling.filter(2.0 * rates)
-        drawn = reading * of_mean(rates * self.settling.interval, count)
+        drawn = reading * of_mean(rates * self.settling.interval, count) * self.averaging
         drawn += spread.response**2 / (12.0 * spec.bias_max**2)
         single = spread.weights @ reading
         lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * single / step**2)
-        converted = (step**2 / 12.0 - lasting) / count + lasting
+        converted = ((step**2 / 12.0 - lasting) / count + lasting) * self.averaging
         full = self.amplitude[:, None] ** 2
         value = np.asarray(self.value / self.unit, np.float64)
         missed = (value @ vectors) * (1.0 / passed - 1.0)
         rounding = spread.of_couplings(equation.rounding**2, value)
         known = spread.of_modes(full * drawn + missed**2) + spread.of_cells(full * converted)
         known += rounding
+        if (corrections := equation.corrections) is not None:
+            uncertain = corrections.mean_variance(value, self.amplitude[:, None], vectors, rates)
+            known += spread.of_cells(uncertain)
         variance = known.cells
         if residual is not None:
             error = equation.corrected(residual)

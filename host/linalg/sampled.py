@@ -49,6 +49,8 @@ class Sampled:
         Sampling interval in units of τ.
     adc_variance : float
         The square of one ADC step, in the units of `value`.
+    uncertain : (n, n) float64 or None
+        The variance that errors of the unit's calibration add.
     """
 
     value: Floats
@@ -57,6 +59,7 @@ class Sampled:
     samples: int
     spacing: float
     adc_variance: float
+    uncertain: Floats | None = None
 
     def scatter(self) -> Floats:
         """Relative variance of entries, (n, n): what 1/(N - 1) is of independent samples."""
@@ -107,6 +110,8 @@ class Sampled:
         missed = self.raw * (1.0 / (slope[:, None] * slope) - 1.0)
         missed.flat[:: len(missed) + 1] = (self.adc_variance / math.pi**2 + 4.0 * spread) * faded
         variance += missed**2
+        if self.uncertain is not None:
+            variance += self.uncertain
         return variance
 
 

@@ -40,7 +40,7 @@ FLAWED = ArrayPhysics(
     adc_inl_lsb=0.7,
     device_seed=5,
 )
-UNEQUAL = ArrayPhysics(noise_mismatch=0.6, device_seed=2)
+UNEQUAL = ArrayPhysics(noise_mismatch=0.6, tau_mismatch=0.2, device_seed=2)
 
 
 def couplings(spec: UnitSpec = SPEC, seed: int = 0) -> np.ndarray:

@@ -39,7 +39,7 @@ SPEC = UnitSpec(
     tau_s=1e-6,
     temperature_full_scale=1e-3,
 )
-UNEQUAL = ArrayPhysics(noise_mismatch=0.7, cell_offset=0.01)
+UNEQUAL = ArrayPhysics(noise_mismatch=0.7, tau_mismatch=0.3, cell_offset=0.01)
 EVERYTHING = ArrayPhysics(
     coupling_mismatch=0.01,
     cell_offset=0.01,
@@ -50,6 +50,13 @@ EVERYTHING = ArrayPhysics(
     adc_inl_lsb=0.5,
     device_seed=3,
 )
+
+
+def drift_and_diffusion(array):
+    """τ_i dx_i = -(A x - b)_i dt + √(2 T_i τ) dW_i, in units of τ."""
+    times = array.device.time_factors
+    speeds = np.ones(len(array.matrix)) if times is None else 1.0 / times
+    return -speeds[:, None] * array.matrix, 2 * np.diag(array.temperatures * speeds**2)
 
 
 def drawn(array, biases, count, *, settle_cycles, interval_cycles, seed=0, stream=0):
@@ -102,7 +109,7 @@ def test_the_first_sample_obeys_the_settle_law(spd_codes, chance, physics, taus)
         )
     )
     first = voltages[:, 0]
-    transition, covariance = van_loan(-array.matrix, 2 * np.diag(array.temperatures), taus)
+    transition, covariance = van_loan(*drift_and_diffusion(array), taus)
     target = np.linalg.solve(array.matrix, array.bias(biases))
     mean = (np.eye(5) - transition) @ target
     white = scipy.linalg.solve_triangular(
@@ -123,9 +130,7 @@ def test_every_step_obeys_the_transition_law(spd_codes, chance, physics, interva
     x, _ = drawn(
         array, biases, 30_000, settle_cycles=10, interval_cycles=interval, seed=5, stream=6
     )
-    transition, covariance = van_loan(
-        -array.matrix, 2 * np.diag(array.temperatures), interval / 1000
-    )
+    transition, covariance = van_loan(*drift_and_diffusion(array), interval / 1000)
     target = np.linalg.solve(array.matrix, array.bias(biases))
     residual = (x[1:] - target) - (x[:-1] - target) @ transition.T
     white = scipy.linalg.solve_triangular(np.linalg.cholesky(covariance), residual.T, lower=True)
@@ -310,7 +315,7 @@ def test_without_temperature_there_is_no_noise(spd_codes, physics):
     voltages, _ = drawn(array, biases, 100, settle_cycles=300, interval_cycles=200, stream=4)
     target = np.linalg.solve(array.matrix, array.bias(biases))
     for j in (0, 1, 3, 4, 99):
-        transition = scipy.linalg.expm(-array.matrix * (0.3 + 0.2 * j))
+        transition = scipy.linalg.expm(drift_and_diffusion(array)[0] * (0.3 + 0.2 * j))
         np.testing.assert_allclose(voltages[j], target - transition @ target, rtol=1e-9)
 
 

@@ -14,6 +14,8 @@ from thermokron.model.physics import Device
 
 RANGES = {f.name: f.metadata["range"] for f in fields(ArrayPhysics)}
 EFFECTS = [name for name in RANGES if name != "device_seed"]
+# of size zero they are the ideal but for rounding: what makes modes depend on each other is there
+UNEQUAL = ("noise_mismatch", "tau_mismatch")
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -75,6 +77,7 @@ ALL = ArrayPhysics(
     coupling_mismatch=0.1,
     cell_offset=0.02,
     noise_mismatch=0.5,
+    tau_mismatch=0.3,
     adc_gain_error=0.03,
     adc_offset=0.04,
     device_seed=7,
@@ -83,6 +86,7 @@ STATIC = {
     "coupling_factors": "coupling_mismatch",
     "cell_offsets": "cell_offset",
     "noise_factors": "noise_mismatch",
+    "time_factors": "tau_mismatch",
     "adc_gains": "adc_gain_error",
     "adc_offsets": "adc_offset",
 }
@@ -100,18 +104,22 @@ def test_an_effect_does_not_change_the_draws_of_the_others(drawn, effect):
 
 
 def test_devices_spread_as_stated(chance):
-    """Mean and variance of each deviation over 300 devices of 6 cells; 10 scores."""
+    """Mean and variance of each deviation over 300 devices of 6 cells; 12 scores."""
     devices = [
         Device.draw(ArrayPhysics.from_json(ALL.to_json().replace(": 7}", f": {seed}}}")), 6)
         for seed in range(300)
     ]
     upper = np.triu_indices(6)
-    log_variance = np.log1p(0.5**2)
+
+    def logarithms(factors, deviation):
+        variance = np.log1p(deviation**2)
+        return (np.log(factors) + variance / 2) / np.sqrt(variance)
+
     normal = {
         "couplings": (np.array([d.coupling_factors[upper] for d in devices]) - 1) / 0.1,
         "cells": np.array([d.cell_offsets for d in devices]) / 0.02,
-        "noise": (np.log([d.noise_factors for d in devices]) + log_variance / 2)
-        / np.sqrt(log_variance),
+        "noise": logarithms([d.noise_factors for d in devices], 0.5),
+        "times": logarithms([d.time_factors for d in devices], 0.3),
         "gains": (np.array([d.adc_gains for d in devices]) - 1) / 0.03,
         "offsets": np.array([d.adc_offsets for d in devices]) / 0.04,
     }
@@ -211,6 +219,42 @@ def test_noise_mismatch_solves_another_lyapunov_equation(spd_codes, chance):
     assert misfit(covariance, temperature * np.linalg.inv(matrix)) > 2 * chance.sigmas
 
 
+def test_time_constants_that_differ_keep_means_and_move_covariances(spd_codes, chance):
+    """F Σ + Σ Fᵀ = -2 T D², F = -D A, D = diag(τ/τ_i): one source's current into unequal cells."""
+    codes, physics = spd_codes(SPEC, 5), ArrayPhysics(tau_mismatch=0.2)
+    biases = np.array([[80, -40, 0, 20, 10, 0]])
+    mean, covariance, _ = run(physics, codes, biases=biases, temperature=900)
+    matrix, temperature = SPEC.coupling_values(codes), SPEC.temperature_value(900)
+    speeds = np.diag(1.0 / Device.draw(physics, 6).time_factors)
+    expected = scipy.linalg.solve_continuous_lyapunov(
+        -speeds @ matrix, -2 * temperature * speeds**2
+    )
+    assert misfit(covariance, expected) < 1.02 * chance.sigmas
+    assert misfit(covariance, temperature * np.linalg.inv(matrix)) > 2 * chance.sigmas
+    off = np.linalg.solve(np.linalg.cholesky(expected), mean - np.linalg.solve(
+        matrix, SPEC.bias_values(biases[0])
+    ))  # fmt: skip
+    # the variance of a mean of samples 2τ/λ apart is at most coth(1) that of independent ones
+    assert np.abs(off).max() * np.sqrt(4000 / 1.35) < chance.sigmas
+
+
+def test_time_constants_that_differ_by_a_fifth_move_a_covariance_by_a_fifth():
+    """Of the order of the spread itself, whatever the matrix: here over 40 devices of 32 cells."""
+    spec = UnitSpec(cells=32, coupling_bits=14)
+    factors = np.random.default_rng(0).standard_normal((32, 64))
+    matrix = factors @ factors.T / 64
+    codes = spec.coupling_codes(matrix / np.abs(matrix).max())
+    exact = np.linalg.inv(spec.coupling_values(codes))
+    errors = []
+    for seed in range(40):
+        physics = ArrayPhysics(tau_mismatch=0.2, device_seed=seed)
+        array = NoiseArray(spec, physics, codes, 900)
+        settled = array.mode_covariance(1e4) / spec.temperature_value(900)
+        settled = array.eigenvectors @ settled @ array.eigenvectors.T
+        errors.append(np.linalg.norm(settled - exact) / np.linalg.norm(exact))
+    assert 0.1 < np.mean(errors) < 0.3
+
+
 def test_no_temperature_means_no_noise_even_where_it_is_mismatched(spd_codes):
     _, covariance, _ = run(ArrayPhysics(noise_mismatch=0.5), spd_codes(SPEC, 5))
     np.testing.assert_array_equal(covariance, 0.0)
@@ -279,7 +323,7 @@ def test_inl_bows_between_the_rails(bow):
     assert (mean - ideal)[[0, 5]] == pytest.approx([0.0, 0.0])
 
 
-@pytest.mark.parametrize("name", [name for name in EFFECTS if name != "noise_mismatch"])
+@pytest.mark.parametrize("name", [name for name in EFFECTS if name not in UNEQUAL])
 def test_an_effect_of_size_zero_is_the_ideal(spd_codes, name):
     codes = spd_codes(SPEC, 5)
     none = run(None, codes, temperature=900, samples=300)
