@@ -135,7 +135,7 @@ class ReadState(IntEnum):
 
 
 class AxiLiteReader(wiring.Component):
-    """The read half of a subordinate: one read at a time, answered at once or after three cycles.
+    """The read half of a subordinate: one read at a time, answered three cycles after its start.
 
     Members
     -------
@@ -146,13 +146,10 @@ class AxiLiteReader(wiring.Component):
         Do not start a read in this cycle.
     start : Out(1)
         High for the one cycle in which the read is started.
-    error : In(1), late : In(1)
-        Combinational answers while `start` is high: respond with SLVERR; the data comes from
-        a memory, three cycles later.
+    error : In(1)
+        Combinational answer while `start` is high: respond with SLVERR.
     data : In(32)
-        Data of a read that is not late, while `start` is high.
-    late_data : In(32)
-        Data of a late read, three cycles after `start`.
+        The data, three cycles after `start`.
     """
 
     def __init__(self, addr_width: int) -> None:
@@ -169,9 +166,7 @@ class AxiLiteReader(wiring.Component):
                 "stall": In(1),
                 "start": Out(1),
                 "error": In(1),
-                "late": In(1),
                 "data": In(32),
-                "late_data": In(32),
             }
         )
 
@@ -190,15 +185,17 @@ class AxiLiteReader(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += [
                         self.rresp.eq(Mux(self.error, SLVERR, OKAY)),
-                        self.rdata.eq(self.data),
-                        state.eq(Mux(self.late & ~self.error, ReadState.FETCH, ReadState.RESPOND)),
+                        state.eq(ReadState.FETCH),
                     ]
             with m.Case(ReadState.FETCH):
                 m.d.sync += state.eq(ReadState.WAIT)
             with m.Case(ReadState.WAIT):
                 m.d.sync += state.eq(ReadState.CAPTURE)
             with m.Case(ReadState.CAPTURE):
-                m.d.sync += [self.rdata.eq(self.late_data), state.eq(ReadState.RESPOND)]
+                m.d.sync += [
+                    self.rdata.eq(Mux(self.rresp == OKAY, self.data, 0)),
+                    state.eq(ReadState.RESPOND),
+                ]
             with m.Case(ReadState.RESPOND):
                 m.d.comb += self.rvalid.eq(1)
                 with m.If(self.rready):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -59,7 +62,7 @@ class RegisterFile(wiring.Component):
     Members
     -------
     axi : In(AxiLiteSignature(map.address_bits))
-        The bus. One write per two cycles and one read per three (six from a window) at best;
+        The bus. One write per two cycles and one read per six at best;
         reads and writes go on side by side, except that a read waits for one cycle when a
         write takes place in it.
     start_refused : In(1)
@@ -114,20 +117,26 @@ class RegisterFile(wiring.Component):
                     with m.Case(register.address >> 2):
                         self._write_register(m, register, writer, write_error)
 
+        # Which register is asked for, what it holds, and the answer, a cycle each: there are many
+        # registers, and all of them are far from the bus.
         read_error = Signal(init=1)
+        register_data = Signal(32)
         m.d.comb += [reader.stall.eq(writer.execute), reader.error.eq(read_error)]
-        with m.Switch(reader.address):
-            for register in self._map.registers.values():
-                content = self._content(register)
-                for word in range(register.words):
-                    with m.Case((register.address >> 2) + word):
-                        m.d.comb += [
-                            read_error.eq(0),
-                            reader.data.eq(content[32 * word : 32 * (word + 1)]),
-                        ]
-
+        asked: list[Value] = []
+        for register in self._map.registers.values():
+            content = self._content(register)
+            for word in range(register.words):
+                hit = Signal(name=f"asks_{register.name}{word or ''}")
+                here = reader.address == (register.address >> 2) + word
+                m.d.sync += hit.eq(here)
+                with m.If(here):
+                    m.d.comb += read_error.eq(0)
+                asked.append(Mux(hit, content[32 * word : 32 * (word + 1)], 0))
+        m.d.sync += register_data.eq(reduce(or_, asked))
+        answers: list[Value] = [register_data]
         for window in self._map.windows.values():
-            self._connect_window(m, window, writer, write_error, reader, read_error)
+            answers.append(self._connect_window(m, window, writer, write_error, reader, read_error))
+        m.d.comb += reader.data.eq(reduce(or_, answers))
         return m
 
     def _write_register(
@@ -178,7 +187,8 @@ class RegisterFile(wiring.Component):
         write_error: Signal,
         reader: AxiLiteReader,
         read_error: Signal,
-    ) -> None:
+    ) -> Value:
+        """Returns what is read there, three cycles after the reader's start; else 0."""
         port = getattr(self, window.name)
         width, base = window.address_width, window.address >> 2
         assert base % (1 << width) == 0, "a window stands at a multiple of its size"
@@ -200,12 +210,11 @@ class RegisterFile(wiring.Component):
                 with m.If(writer.execute & writer.strobe.all() & ~port.locked):
                     m.d.sync += port.write.eq(1)
 
+        asked = Signal(name=f"asks_{window.name}")
+        m.d.sync += asked.eq(within(reader.address))
         with m.If(within(reader.address)):
             # during a run the blocks behind the windows need their memories' read ports
-            m.d.comb += [
-                read_error.eq(self.status_busy),
-                reader.late.eq(1),
-                reader.late_data.eq(port.read_data),
-            ]
+            m.d.comb += read_error.eq(self.status_busy)
             with m.If(reader.start & ~self.status_busy):
                 m.d.sync += port.read.eq(1)
+        return Mux(asked, port.read_data, 0)

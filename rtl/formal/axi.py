@@ -224,7 +224,7 @@ _AXI = (
         "axi",
         "m.d.comb += self.rvalid.eq(1)",
         "m.d.comb += self.rvalid.eq(1)\n"
-        "                m.d.sync += [self.rdata.eq(self.late_data), self.rresp.eq(OKAY)]",
+        "                m.d.sync += [self.rdata.eq(self.data), self.rresp.eq(OKAY)]",
         ("rdata_stays_until_taken", "rresp_stays_until_taken"),
     ),
     Broken(
@@ -237,8 +237,8 @@ _AXI = (
     Broken(
         "a refused read gets EXOKAY",
         "axi",
-        "Mux(self.error, SLVERR, OKAY)),\n                        self",
-        "Mux(self.error, 1, OKAY)),\n                        self",
+        "Mux(self.error, SLVERR, OKAY)),\n                        state",
+        "Mux(self.error, 1, OKAY)),\n                        state",
         ("rresp_is_okay_or_slverr",),
     ),
     Broken(

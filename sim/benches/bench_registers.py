@@ -250,7 +250,7 @@ async def handshakes(dut: Any) -> None:
         dut.axi_araddr.value, dut.axi_arvalid.value, dut.axi_rready.value = address + low, 1, 0
         await cycles(1)
         dut.axi_arvalid.value = 0
-        await cycles(1)
+        await cycles(4)
         assert dut.axi_rvalid.value
         assert int(dut.axi_rdata.value) == samples
         dut.axi_rready.value = 1
