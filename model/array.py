@@ -13,7 +13,7 @@ from thermokron.model.converters import (
     applied_couplings,
     applied_temperatures,
 )
-from thermokron.model.discretisation import relaxation
+from thermokron.model.discretisation import covariance_factor, relaxation
 from thermokron.model.physics import ArrayPhysics, Device
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
@@ -132,12 +132,7 @@ class NoiseArray:
             return factor
         if (kept := self._factors.get(duration)) is not None:
             return kept
-        covariance = self.mode_covariance(duration)
-        scale = np.sqrt(np.diag(covariance))
-        # to unit diagonal first: modes may differ by many orders of magnitude
-        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0.0)
-        values, vectors = np.linalg.eigh(covariance * inverse * inverse[:, None])
-        factor = scale[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
+        factor = covariance_factor(self.mode_covariance(duration))
         if len(self._factors) == FACTORS_KEPT:
             self._factors.clear()
         self._factors[duration] = factor
