@@ -1,5 +1,6 @@
 """The host: engines, thermodynamic linear algebra, K-FAC, training, and the command line."""
 
+from thermokron.host.calibration import Calibrated, Calibration, calibrate
 from thermokron.host.driver import Link, RegisterUnit, StreamLink
 from thermokron.host.engines import (
     ENGINES,
@@ -13,6 +14,8 @@ from thermokron.host.engines import (
 
 __all__ = [
     "ENGINES",
+    "Calibrated",
+    "Calibration",
     "CompiledUnit",
     "CosimUnit",
     "Link",
@@ -20,6 +23,7 @@ __all__ = [
     "RegisterUnit",
     "StatisticalUnit",
     "StreamLink",
+    "calibrate",
     "open_pool",
     "open_unit",
 ]

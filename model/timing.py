@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 #: From the read of an accumulator word until its update can be read again.
-ACCUMULATOR_LATENCY = 3
+ACCUMULATOR_LATENCY = 4
 #: A conversion's handshake: CONVST must fall, and DRDY must be seen low before the next one. One
 #: cycle for a converter that sees CONVST with a flip-flop on the unit's clock, two for the unit's
 #: synchroniser, and the one at whose end CONVST rises.
@@ -41,9 +41,9 @@ PREFETCH_OVERHEAD = 1
 #: From the last word of a streamed vector's write to its first read.
 ARRIVAL_OVERHEAD = 1
 #: After the last conversion: capture, hand-over and the accumulator's pipeline.
-SAMPLE_OVERHEAD = 4
+SAMPLE_OVERHEAD = 5
 #: From the end of accumulation to the first word of wide results, and to the end after the last.
-RESULT_OVERHEAD = 5
+RESULT_OVERHEAD = 6
 #: Cycles of AXI4-Lite for a write and for a read of a window, of managers that do not wait.
 WRITE_CYCLES, READ_CYCLES = 2, 6
 
@@ -171,7 +171,7 @@ def cycles_of(
     if stream_results:
         beats = port_beats(spec, vectors=each, samples=samples, second_moments=second_moments)[2]
         words = each * n + (n * (n // 2 + 1) if second_moments else 0)
-        rest = np.maximum(0, vector_beats(spec, spec.adc_bits) - occupied - 1)
+        rest = np.maximum(0, vector_beats(spec, spec.adc_bits) - occupied - 2)
         # a word is read in every cycle, however many a beat has
         results = np.where(single, rest, np.maximum(beats, words) + RESULT_OVERHEAD)
     cycles = {

@@ -264,12 +264,12 @@ class CodeLoader(wiring.Component):
                 m.d.sync += [row.eq(following), block.eq(following[lane_bits:])]
                 with m.If((row == last_row) if self._triangle else True):
                     m.d.sync += reading.eq(0)
-        with m.If(self.start & ~self.busy):
+        with m.If(~self.busy):  # where it would begin: `start` comes late in its cycle
             m.d.sync += [
                 self.read.address.eq(self.base),
                 row.eq(0),
                 block.eq(0),
-                reading.eq(1),
+                reading.eq(self.start),
             ]
 
         # ---- what goes out, and what must not ------------------------------------------------

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.hdl import ValueLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -24,31 +24,31 @@ from thermokron.rtl.results import ResultReader
 
 __all__ = ["MomentAccumulator"]
 
-Spread = Callable[[Value], Value]
+Term = Callable[[Value], Value]
 
 
 class Accumulator(wiring.Component):
     """Memory whose words are added to: word[address] = (first ? 0 : word[address]) + term.
 
-    `spread` says where in a word the bits of a term belong.
+    `term` makes what is added of what is given.
 
-    A read-modify-write takes three cycles: read; add; write. So the same address may come again
-    after three cycles (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses
-    every cycle. While nothing is added, `read` fetches a word for the host, which is at `word` in
-    the next cycle.
+    A read-modify-write takes four cycles: read; hold what was read, for memories are slow, and make
+    the term, for products are; add; write. So the same address may come again after four cycles
+    (`thermokron.model.timing.ACCUMULATOR_LATENCY`), and different addresses every cycle. While
+    nothing is added, `read` fetches a word for the host, which is at `word` two cycles later.
 
     Data registers have no reset, and an enable each, so that they rest where there is nothing to
     do: that saves power, and a simulator need not evaluate what a register does not take.
     """
 
-    def __init__(self, depth: int, word: Shape, term: Shape, spread: Spread) -> None:
-        self._depth, self._spread = depth, spread
+    def __init__(self, depth: int, word: Shape, given: Shape, term: Term) -> None:
+        self._depth, self._term = depth, term
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
-                "term": In(term),
+                "given": In(given),
                 "read": In(1),
                 "read_address": In(span(depth)),
                 "word": Out(word),
@@ -61,28 +61,39 @@ class Accumulator(wiring.Component):
             shape=self.word.shape(), depth=len(span(self._depth)), init=[]
         )
         read, write = memory.read_port(), memory.write_port()
-        adding = Signal()
+        # what is under way: a word that was read, and a word that is held
+        fetching = Signal()
+        adding = Signal(2)
         fresh = Signal()
-        address = Signal.like(self.address)
-        term = Signal.like(self.term, reset_less=True)
+        addresses = [Signal.like(self.address, name=f"address{i}") for i in range(2)]
+        given = Signal.like(self.given, reset_less=True)
+        made = self._term(given)
+        term = Signal(made.shape(), reset_less=True)
+        held = Signal.like(self.word, reset_less=True)
         total = Signal.like(self.word, reset_less=True)
         m.d.comb += [
             read.en.eq(self.add | self.read),
             read.addr.eq(Mux(self.add, self.address, self.read_address)),
-            self.word.eq(read.data),
+            self.word.eq(held),
             write.data.eq(total),
         ]
         m.d.sync += [
-            adding.eq(self.add),
-            fresh.eq(self.first),
-            address.eq(self.address),
-            write.en.eq(adding),
-            write.addr.eq(address),
+            fetching.eq(read.en),
+            adding.eq(Cat(self.add, adding[0])),
+            fresh.eq(self.add & self.first),
+            addresses[0].eq(self.address),
+            addresses[1].eq(addresses[0]),
+            write.en.eq(adding[1]),
+            write.addr.eq(addresses[1]),
         ]
+        with m.If(fetching):
+            m.d.sync += held.eq(Mux(fresh, 0, read.data))
         with m.If(self.add):
-            m.d.sync += term.eq(self.term)
-        with m.If(adding):
-            m.d.sync += total.eq(Mux(fresh, 0, read.data) + self._spread(term))
+            m.d.sync += given.eq(self.given)
+        with m.If(adding[0]):
+            m.d.sync += term.eq(made)
+        with m.If(adding[1]):
+            m.d.sync += total.eq(held + term)
         return m
 
 
@@ -93,8 +104,8 @@ class Bank(wiring.Component):
     -------
     add, first, address : In
         As an `Accumulator`'s.
-    terms : In
-        What each lane adds.
+    given : In
+        What each lane makes its term of.
     read : In(1), read_address : In
         Read a word: the lane in the upper bits, the lane's word in the lower ones.
     word : Out
@@ -106,16 +117,16 @@ class Bank(wiring.Component):
         lanes: int,
         depth: int,
         word: Shape,
-        term: Shape,
-        spread: Spread = lambda term: term,
+        given: Shape,
+        term: Term,
     ) -> None:
-        self._lanes, self._depth, self._spread = lanes, depth, spread
+        self._lanes, self._depth, self._term = lanes, depth, term
         super().__init__(
             {
                 "add": In(1),
                 "first": In(1),
                 "address": In(span(depth)),
-                "terms": In(data.ArrayLayout(term, lanes)),
+                "given": In(data.ArrayLayout(given, lanes)),
                 "read": In(1),
                 "read_address": In(ceil_log2(lanes) + ceil_log2(depth)),
                 "word": Out(word),
@@ -126,33 +137,34 @@ class Bank(wiring.Component):
         m = Module()
         word_bits = ceil_log2(self._depth)
         lane = self.read_address[word_bits:]
-        selected = Signal(self._lanes)
+        selected = [Signal(self._lanes, name=f"selected{i}") for i in range(2)]
         reading = Signal()
         m.d.sync += reading.eq(self.read)
         chosen: ValueLike = 1 << lane if len(lane) else 1
         if self._depth < 1 << word_bits:  # a lane's words are padded in the window
             chosen = Mux(self.read_address[:word_bits] < self._depth, chosen, 0)
         with m.If(self.read):
-            m.d.sync += selected.eq(chosen)
+            m.d.sync += selected[0].eq(chosen)
+        with m.If(reading):
+            m.d.sync += selected[1].eq(selected[0])
         words = []
         for index in range(self._lanes):
             accumulator = Accumulator(
-                self._depth, self.word.shape(), self.terms[index].shape(), self._spread
+                self._depth, self.word.shape(), self.given[index].shape(), self._term
             )
             m.submodules[f"lane{index}"] = accumulator
             m.d.comb += [
                 accumulator.add.eq(self.add),
                 accumulator.first.eq(self.first),
                 accumulator.address.eq(self.address),
-                accumulator.term.eq(self.terms[index]),
+                accumulator.given.eq(self.given[index]),
                 accumulator.read.eq(self.read),
                 accumulator.read_address.eq(self.read_address[:word_bits]),
             ]
-            words.append(Mux(selected[index], accumulator.word, 0))
+            words.append(Mux(selected[1][index], accumulator.word, 0))
         while len(words) > 1:  # a tree, as deep as the logarithm of their number
             words = [reduce(or_, words[i : i + 2]) for i in range(0, len(words), 2)]
-        with m.If(reading):
-            m.d.sync += self.word.eq(words[0])
+        m.d.comb += self.word.eq(words[0])
         return m
 
 
@@ -165,7 +177,7 @@ class MomentAccumulator(wiring.Component):
     lane l meets cell i = lF + f beside cell (i + d) mod n, and every pair of cells meets at the
     shorter of its two cyclic distances; for even n the pairs at distance n/2 meet twice, and
     either result may be read. One sample takes F·D cycles (F without second moments), and at
-    least the three that a word needs before it can be added to again.
+    least the four that a word needs before it can be added to again.
 
     No sum overflows: a code has magnitude at most 2^(B-1), there are at most 2^20 samples, so
     |Σx| ≤ 2^(B+19), attained only at the negative end, which a signed word of B+20 bits holds;
@@ -235,14 +247,14 @@ class MomentAccumulator(wiring.Component):
         sum_address = Signal(span(sum_depth))
         diagonal_start = Signal()
         diagonal_end = Signal()
-        sample_end = Signal()
+        sample_end = Signal()  # a register, for whoever has a sample to give waits for it
+        diagonals_follow = self.second_moments if spec.second_moments else Const(0)
         recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
             diagonal_end.eq(
-                (~self.second_moments | (diagonal == diagonals - 1)) if spec.second_moments else 1
+                ~diagonals_follow | (diagonal == diagonals - 1) if spec.second_moments else 1
             ),
-            sample_end.eq(diagonal_end & (fold == folds - 1)),
             # a sample may be shorter than a read-modify-write; the same word must not come again
             self.samples.ready.eq((~active | sample_end) & ~recent.any()),
         ]
@@ -252,6 +264,13 @@ class MomentAccumulator(wiring.Component):
             m.d.sync += [
                 product_address.eq(product_address + 1),
                 diagonal.eq(diagonal + 1),
+                sample_end.eq(
+                    Mux(
+                        diagonals_follow,
+                        (fold == folds - 1) & (diagonal == diagonals - 2),
+                        fold == folds - 2 if folds > 1 else 0,
+                    )
+                ),
                 y.eq(Cat(*(y[(i + 1) % n] for i in range(n)))),
             ]
             with m.If(diagonal_end):
@@ -274,28 +293,30 @@ class MomentAccumulator(wiring.Component):
                 diagonal.eq(0),
                 product_address.eq(0),
                 sum_address.eq(self.vector * folds),
+                sample_end.eq(~diagonals_follow if folds == 1 else 0),
             ]
         with m.If(self.cancel):
             m.d.sync += active.eq(0)
-        # a write follows its addition by two cycles
-        pipeline = Signal(2)
-        m.d.sync += pipeline.eq(Cat(active, pipeline[0]))
+        # a write is done three cycles after its read
+        pipeline = Signal(ACCUMULATOR_LATENCY - 1)
+        m.d.sync += pipeline.eq(Cat(active, pipeline))
         m.d.comb += self.idle.eq(~active & ~pipeline.any())
 
         # ---- lanes ----------------------------------------------------------------------
         # One addition for a sum and its clip count, which is below and never carries: with up to
         # 2^20 samples it stays within its bits.
         count_bits = MAX_SAMPLES.bit_length()
+
+        def code_and_clip(code: Value) -> Value:
+            clip = (code == low) | (code == high)
+            return Cat(clip, Const(0, count_bits - 1), code).as_signed()
+
+        code = signed(spec.adc_bits)
         m.submodules.sums = sums = Bank(
-            spec.lanes,
-            sum_depth,
-            signed(spec.sum_bits + count_bits),
-            signed(spec.adc_bits + 1),
-            lambda term: Cat(term[0], Const(0, count_bits - 1), term[1:]).as_signed(),
+            spec.lanes, sum_depth, signed(spec.sum_bits + count_bits), code, code_and_clip
         )
         for lane in range(spec.lanes):
-            code = x[lane * folds]
-            m.d.comb += sums.terms[lane].eq(Cat((code == low) | (code == high), code))
+            m.d.comb += sums.given[lane].eq(x[lane * folds])
         reading = self.reader.sums
         m.d.comb += [
             sums.add.eq(active & diagonal_start),
@@ -317,13 +338,21 @@ class MomentAccumulator(wiring.Component):
         if not spec.second_moments:
             return m
 
+        def product(pair: Value) -> Value:
+            one, other = pair[: spec.adc_bits], pair[spec.adc_bits :]
+            return one.as_signed() * other.as_signed()
+
         m.submodules.products = products = Bank(
-            spec.lanes, product_depth, signed(spec.product_bits), signed(2 * spec.adc_bits)
+            spec.lanes,
+            product_depth,
+            signed(spec.product_bits),
+            unsigned(2 * spec.adc_bits),
+            product,
         )
         was_product = Signal(2)  # of the reads under way for the stream
         m.d.sync += was_product.eq(Cat(self.reader.products, was_product[0]))
         for lane in range(spec.lanes):
-            m.d.comb += products.terms[lane].eq(x[lane * folds] * y[lane * folds])
+            m.d.comb += products.given[lane].eq(Cat(x[lane * folds], y[lane * folds]))
         m.d.comb += [
             products.add.eq(active & self.second_moments),
             products.address.eq(product_address),

@@ -17,7 +17,7 @@ from thermokron.rtl.streams import AxiStreamSignature
 __all__ = ["ResultReader", "ResultStream"]
 
 #: Reads under way and words that wait for the stream: what it takes for a word in every cycle.
-WORDS_WAITING = 4
+WORDS_WAITING = 5
 
 
 class ResultReader(wiring.Signature):
@@ -148,8 +148,9 @@ class ResultStream(wiring.Component):
         valid = left.any()
         m.d.comb += self.samples.ready.eq(~valid | (push & (left == 1)))
         with m.If(push):
-            moved = Value.cast(held)[per_beat * spec.adc_bits :]
-            m.d.sync += [held.eq(moved), left.eq(left - 1)]
+            # the last beat's place keeps what it holds: nobody sends it again
+            whole, beat_bits = Value.cast(held), per_beat * spec.adc_bits
+            m.d.sync += [whole[:-beat_bits].eq(whole[beat_bits:]), left.eq(left - 1)]
         with m.If(self.samples.valid & self.samples.ready & self.narrow):
             m.d.sync += [held.eq(self.samples.payload), left.eq(beats), ends.eq(self.last)]
         with m.If(self.cancel):
@@ -181,17 +182,20 @@ class ResultStream(wiring.Component):
             lane_end.eq(lane_ends & (lane == spec.lanes - 1)),
             sums_end.eq(sums & lane_end & (vector == self.vectors)),
             end.eq(Mux(self.second_moments, products & lane_end, sums_end)),
+        ]
+        # what decides on a read is far from the memories
+        m.d.sync += [
             reader.sums.eq(issue & sums),
             reader.products.eq(issue & products),
-            reader.address.eq(
+        ]
+        with m.If(issue):
+            m.d.sync += reader.address.eq(
                 Mux(
                     sums,
                     (base + fold)[:sum_bits] | (lane << sum_bits),
                     word[:product_bits] | (lane << product_bits),
                 )
-            ),
-        ]
-        with m.If(issue):
+            )
             m.d.sync += [fold.eq(fold + 1), word.eq(word + 1)]
             with m.If(lane_ends):
                 m.d.sync += [fold.eq(0), word.eq(0), lane.eq(Mux(lane_end, 0, lane + 1))]
@@ -205,22 +209,22 @@ class ResultStream(wiring.Component):
             m.d.sync += [x.eq(0) for x in (vector, lane, fold, base, word)]
             m.d.sync += sums.eq(1)
 
-        # ---- two cycles later: they wait for the stream ----------------------------------------
+        # ---- three cycles later: they wait for the stream --------------------------------------
         waiting = SyncFIFO(width=65, depth=WORDS_WAITING)
         m.submodules.waiting = ResetInserter(self.cancel)(waiting)
-        coming = Signal(2)
-        ends = Signal(2)
+        coming = Signal(3)
+        ends = Signal(3)
         owed = Signal(range(WORDS_WAITING + 1))  # words under way, and those that wait
         pop = Signal()
         m.d.comb += [
-            issue.eq((sums | products) & ((owed != WORDS_WAITING) | pop)),
-            waiting.w_en.eq(coming[1]),
-            waiting.w_data.eq(Cat(reader.word, ends[1])),
+            issue.eq((sums | products) & (owed != WORDS_WAITING)),
+            waiting.w_en.eq(coming[-1]),
+            waiting.w_data.eq(Cat(reader.word, ends[-1])),
             waiting.r_en.eq(pop),
         ]
         m.d.sync += [
-            coming.eq(Cat(issue, coming[0])),
-            ends.eq(Cat(end, ends[0])),
+            coming.eq(Cat(issue, coming)),
+            ends.eq(Cat(end, ends)),
             owed.eq(owed + issue - pop),
         ]
         value, last = waiting.r_data[:64], waiting.r_data[64]

@@ -61,7 +61,7 @@ class Sequencer(wiring.Component):
     stream_biases, stream_results, spoiled : In(1)
         The rest of it: the bits of MODE; the bank that MODE names is of no use.
     refused : Out(1)
-        A START now would be refused, for the program is illegal.
+        A START now would be refused, for the program is illegal; a cycle after the program.
     busy, done, fault, reason, phase, vector : Out
         Status. `done` and `fault` hold until an accepted START, or CLEAR.
     cycles_load, …, cycles_results : Out(64)
@@ -128,11 +128,17 @@ class Sequencer(wiring.Component):
         wait = Signal(range(self._longest_discharge()))
         failed = Signal()
         bias_ready = Signal()
+        # a cycle ahead, for what follows from it reaches far
+        only_one = Signal()
+        next_is_last = Signal()
         last_loaded = Signal()
+        m.d.sync += [
+            only_one.eq(self.biases == 1),
+            next_is_last.eq(self.next_vector == self.biases - 1),
+        ]
         m.d.comb += [
             self.busy.eq(~here[State.IDLE]),
             bias_ready.eq(~self.biases_busy),
-            last_loaded.eq(self.vector == self.biases - 1),
             self.next_vector.eq(Mux(here[State.IDLE], 0, self.vector + 1)),
             # what is next goes to the input registers as soon as these are free
             self.biases_start.eq(self.bias_load & ~last_loaded | self.couplings_start),
@@ -150,6 +156,10 @@ class Sequencer(wiring.Component):
                 self.bias_load.eq(1),
                 wait.eq(cycles - 1),
             ]
+
+        def next_vector() -> None:
+            discharge()
+            m.d.sync += [self.vector.eq(self.next_vector), last_loaded.eq(next_is_last)]
 
         def end() -> None:
             m.d.sync += [state.eq(State.IDLE), self.done.eq(1)]
@@ -170,6 +180,7 @@ class Sequencer(wiring.Component):
                         state.eq(State.LOAD),
                         self.temperature_code.eq(self.temperature),
                         self.vector.eq(0),
+                        last_loaded.eq(only_one),
                         *(getattr(self, f"cycles_{phase}").eq(0) for phase in PHASES),
                     ]
             with m.Case(State.LOAD):
@@ -179,8 +190,7 @@ class Sequencer(wiring.Component):
             with m.Case(State.WAIT):
                 m.d.comb += self.phase.eq(Phase.load)
                 with m.If(bias_ready):
-                    discharge()
-                    m.d.sync += self.vector.eq(self.next_vector)
+                    next_vector()
             with m.Case(State.DISCHARGE):
                 m.d.comb += self.phase.eq(Phase.discharge)
                 with m.If(wait.any()):
@@ -205,8 +215,7 @@ class Sequencer(wiring.Component):
                     with m.If(self.last):
                         m.d.sync += state.eq(State.DRAIN)
                     with m.Elif(bias_ready):
-                        discharge()
-                        m.d.sync += self.vector.eq(self.next_vector)
+                        next_vector()
                     with m.Else():
                         m.d.sync += state.eq(State.WAIT)
             with m.Case(State.DRAIN):
@@ -270,13 +279,26 @@ class Sequencer(wiring.Component):
             (FaultReason.illegal_interval, outside(self.interval, shortest, MAX_INTERVAL_CYCLES)),
             (FaultReason.illegal_samples, outside(self.samples, 1, MAX_SAMPLES)),
             (FaultReason.illegal_mode, mode),
-            (FaultReason.illegal_bank, self.spoiled),
         ]
+        illegal = Signal()
+        broken_rule = Signal(4)
+        # registers, for a START reaches far; the program rests for a cycle at least before it
+        m.d.sync += illegal.eq(0)
         for reason, broken in reversed(rules):
             with m.If(broken):
-                m.d.comb += refusal.eq(reason)
-        m.d.comb += self.refused.eq(refusal != FaultReason.none)
-        m.d.comb += self.narrow.eq(self.stream_results & ~self.second_moments & (self.samples == 1))
+                m.d.sync += [illegal.eq(1), broken_rule.eq(reason)]
+        m.d.comb += [
+            self.refused.eq(illegal | self.spoiled),
+            refusal.eq(
+                Mux(
+                    illegal,
+                    broken_rule,
+                    Mux(self.spoiled, FaultReason.illegal_bank, FaultReason.none),
+                )
+            ),
+        ]
+        # a register, for many wait for it; it follows the program before anything of a run needs it
+        m.d.sync += self.narrow.eq(self.stream_results & ~self.second_moments & (self.samples == 1))
 
     def _longest_discharge(self) -> int:
         spec = self._spec

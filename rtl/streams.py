@@ -171,9 +171,9 @@ class PacketWriter(wiring.Component):
         part = Signal(span(parts))
         word = Signal(span(self._row_words + 1))
         row_base = Signal.like(self.base)
-        within = Signal()
+        beyond = Signal()  # word = row_words: the rest of a beat is padding
+        within = ~beyond
         m.d.comb += [
-            within.eq(word < self._row_words),
             self.write.enable.eq(full & within),
             self.write.address.eq(row_base + word),
             word_done.eq(full & (chunk == words - 1) & (self.write.ready | ~within)),
@@ -192,18 +192,25 @@ class PacketWriter(wiring.Component):
         with m.If(full & (self.write.ready | ~within)):
             m.d.sync += chunk.eq(Mux(chunk == words - 1, 0, chunk + 1))
             with m.If((part == parts - 1) & within):
-                m.d.sync += word.eq(word + 1)
+                m.d.sync += [word.eq(word + 1), beyond.eq(word == self._row_words - 1)]
             m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
         with m.If(word_done & row_ends):
             m.d.sync += [
                 word.eq(0),
+                beyond.eq(0),
                 part.eq(0),
                 row_base.eq(row_base + self._stride),
                 self.arrived.eq(self.arrived + 1),
                 self.complete.eq(ends),
             ]
         with m.If(self.begun):
-            m.d.sync += [row_base.eq(self.base), word.eq(0), part.eq(0), self.arrived.eq(0)]
+            m.d.sync += [
+                row_base.eq(self.base),
+                word.eq(0),
+                beyond.eq(0),
+                part.eq(0),
+                self.arrived.eq(0),
+            ]
         with m.If(dropping & self.axis.tvalid):
             m.d.sync += owed.eq(0)
         with m.If(self.forget):

@@ -20,6 +20,7 @@ ROOMS = (
     ("products", "tables", "windows"),
     ("driver",),
     ("engines",),
+    ("calibration",),
     ("linalg",),
     ("kfac",),
     ("integrations", "train"),

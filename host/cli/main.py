@@ -38,6 +38,7 @@ examples:
   thermokron verilog --cells 64 --lanes 8     write the control plane and its register map
   thermokron synth --target ecp5 --cells 8    area, memory and clock on an FPGA
   thermokron cosim --bench array --waves      run the Verilog with the array at its pins
+  thermokron calibrate --cells 8              measure what a unit really is, for what corrects by it
 
 Every command explains itself: thermokron COMMAND --help
 """

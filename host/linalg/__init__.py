@@ -14,7 +14,7 @@ from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.api import inv, load, program, solve
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.programmed import Programmed
-from thermokron.host.linalg.refusals import NotPositiveDefinite
+from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
@@ -23,6 +23,7 @@ __all__ = [
     "GUARDS",
     "Account",
     "Activity",
+    "Clipping",
     "Eliminated",
     "Guard",
     "NotPositiveDefinite",

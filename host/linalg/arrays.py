@@ -33,6 +33,9 @@ __all__ = [
 #: Asymmetry that is forgiven in any dtype: a double may have been computed in single precision.
 ROUNDING = 1e-5
 
+#: Of powers of two that neither overflow nor are denormal.
+MOST_POWER = 1000
+
 Floats = NDArray[np.float64]
 Restore = Callable[[Floats], Any]
 
@@ -199,14 +202,14 @@ class RightHandSides:
         else:  # torch's copy goes by blocks, which takes two thirds of the time
             turned = torch.from_numpy(self.columns).t()
             rows = turned.clone(memory_format=torch.contiguous_format).numpy()
-        rows *= scale
         if self.sizes.size > 1 or self.sizes[0] != 1.0:
             rows /= self.sizes
+        rows *= scale
         return rows
 
 
 def right_hand_sides(value: Any, n: int, check: bool, like: Floats) -> RightHandSides:
-    """B, (n,) or (n, k), in the dtype of `like`.
+    """B, (n,) or (n, k), in the dtype of `like`, the scale (n,) that it is divided by.
 
     Without `check` entries are not looked at, sizes are 1, and columns may be the caller's own
     memory.
@@ -222,8 +225,11 @@ def right_hand_sides(value: Any, n: int, check: bool, like: Floats) -> RightHand
     columns = array.reshape(n, -1)
     sizes = np.ones((1, 1), like.dtype)
     if check:
+        # what is worked with is B over the scale, of which either may be near the end of numbers
+        whole = np.frexp(like.max())[1]
         largest = np.abs(columns).max(axis=0)[:, None]
-        sizes = np.exp2(np.frexp(np.where(largest > 0.0, largest, 1.0))[1] - 1.0)
+        power = np.frexp(np.where(largest > 0.0, largest, 1.0))[1] - 1.0
+        sizes = np.exp2(np.clip(power - whole, -MOST_POWER, MOST_POWER))
     return RightHandSides(columns, sizes, array.shape, restore)
 
 

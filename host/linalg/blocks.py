@@ -17,13 +17,17 @@ from thermokron.host.linalg.arrays import (
     right_hand_sides,
     vector,
 )
-from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, Sampled, check_estimator
+from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, check_estimator
+from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
+from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
+from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
+from thermokron.host.linalg.spread import Parts, excess
 from thermokron.model import Unit
 from thermokron.model.checks import check_integer
 from thermokron.model.spec import MAX_SAMPLES
@@ -83,6 +87,7 @@ class Eliminated:
         settle: Settle = 0.1,
         refine: int = 0,
         interval: float = 2.0,
+        offsets: Offsets = "kept",
     ) -> Result:
         """Solve M X = B as `Programmed.solve` does, block by block.
 
@@ -91,36 +96,30 @@ class Eliminated:
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
+        check_offsets(offsets, self.unit.spec)
         account = Account(samples=samples)
         given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
         rows = given.rows(self.inverse_scale)
         account.flops(2 * rows.size)
 
-        def once(right: Floats, account: Account) -> _Substituted:
-            return self._substituted(right, account, samples, settle, interval)
+        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
 
-        with refusals(self.bound):
-            solved = refined(once, self.matrix, rows, refine, account, observe=True)
+        def once(right: Floats, account: Account) -> _Substituted:
+            return self._substituted(right, account, asked)
+
+        with refusals(self.bound, self.reduction.guard != "none"):
+            solved = refined(once, self.matrix, rows, refine, account)
         solved = solved.times(self.inverse_scale)
         return solved.result(given, self.matrix, self.scale, account)
 
-    def _substituted(
-        self, state: Floats, account: Account, samples: int, settle: Settle, interval: float
-    ) -> _Substituted:
+    def _substituted(self, state: Floats, account: Account, asked: dict[str, Any]) -> _Substituted:
         """A⁻¹ of (k, n) rows, which are overwritten: about 2n²k operations."""
         steps = []
         for pivot in self.pivots:
             block, rest, array = pivot.block, pivot.rest, pivot.array
             state[:, rest] -= state[:, block] @ pivot.reduced
             own = state[:, block] * array.inverse_scale
-            reading = array.read(
-                own,
-                account,
-                samples=samples,
-                settle=settle,
-                interval=interval,
-                unit=array.inverse_scale,
-            )
+            reading = array.read(own, account, unit=array.inverse_scale, **asked)
             state[:, block] = reading.value
             steps.append(_Step(block, pivot.reduced, reading))
         self._back(state)
@@ -136,39 +135,50 @@ class Eliminated:
 
     @single_threaded_blas()
     def inv(
-        self, *, samples: int = 1000, interval: float = 2.0, estimator: Estimator = "unbiased"
+        self,
+        *,
+        samples: int = 1000,
+        interval: float = 2.0,
+        estimator: Estimator = "unbiased",
+        correct: Correct | None = None,
     ) -> Result:
         """M⁻¹ as `Programmed.inv` makes it, put together from the pivots': n³ on the host.
 
-        The estimator is that of each pivot. With complements by covariance the pivots' inverses
-        are those that W was made with, and `samples` is what `program` was given.
+        Estimator and correction are those of each pivot. With complements by covariance the pivots'
+        inverses are those that W was made with, uncorrected, and `samples` is what `program` was
+        given. W is not corrected, so that error bars are those of an inverse without correction.
         """
         check_reading(samples, interval, 2)
         check_second_moments(self.pivots[0].array.unit.spec, "an inverse")
         check_estimator(estimator)
+        check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.bound):
-            found = [
-                pivot.sampled or pivot.array.covariance(samples, interval, account)
-                for pivot in self.pivots
-            ]
+        with refusals(self.bound, self.reduction.guard != "none"):
+            found = []
+            for pivot in self.pivots:
+                sampled = pivot.sampled or pivot.array.covariance(samples, interval, account)
+                found.append(Inverse(sampled, pivot.array.equation, correct))
         n = len(self.matrix)
         whole = np.empty((n, n), self.matrix.dtype)
-        for pivot, sampled in zip(reversed(self.pivots), reversed(found), strict=True):
+        for pivot, inverse in zip(reversed(self.pivots), reversed(found), strict=True):
             block, rest = pivot.block, pivot.rest
             c, r = pivot.row.shape
-            factor = sampled.shortening() if estimator == "quadratic" else 1.0
+            factor = inverse.sampled.shortening() if estimator == "quadratic" else 1.0
             across = -pivot.reduced @ whole[rest, rest]
             whole[block, rest] = across
             whole[rest, block] = across.T
             outer = pivot.array.inverse_scale[:, None] * pivot.array.inverse_scale
-            corner = sampled.value * (outer * factor) - across @ pivot.reduced.T
+            corner = inverse.value(account) * (outer * factor) - across @ pivot.reduced.T
             whole[block, block] = 0.5 * (corner + corner.T)
             account.flops(2 * c * r * r + 2 * c * c * r + 6 * c * c)
         outer = self.inverse_scale[:, None] * self.inverse_scale
         account.flops(2 * n * n)
         spread = _Spread(whole, tuple(map(_Part.of, self.pivots, found)), outer)
-        return Result.of(whole * outer, spread, self.kind.restore, account)
+        few = any(each.sampled.samples <= len(each.sampled.value) for each in found)
+        definiteness = Definiteness(whole, self.matrix, outer, few)
+        return Result.of(
+            whole * outer, spread, self.kind.restore, account, definiteness=definiteness
+        )
 
     @single_threaded_blas()
     def sample(self, count: int, b: Any = None, *, settle: Settle = SETTLING_BIAS) -> Result:
@@ -185,7 +195,7 @@ class Eliminated:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
         rounding = np.zeros(n)
         settling: Settling | None = None
-        with refusals(self.bound):
+        with refusals(self.bound, self.reduction.guard != "none"):
             for pivot in self.pivots:
                 block, array = pivot.block, pivot.array
                 shift[pivot.rest] -= shift[block] @ pivot.reduced
@@ -259,15 +269,36 @@ class _Substituted:
     def settling(self) -> Settling:
         return min((step.reading.settling for step in self.steps), key=lambda s: s.rate)
 
-    def variance(self) -> Floats:
-        """That of every pivot's readings, carried back by substitution."""
+    def variance(self, residual: Floats | None = None) -> Floats:
+        """That of every pivot's readings, carried back by substitution, and what a residual shows.
+
+        Errors are found from a residual by substitution too, with the pivots as programmed.
+        """
         variance = np.zeros(self.value.shape)
         for step in self.steps:
-            variance[:, step.block] = step.reading.variance()
+            variance[:, step.block] = step.reading.variance() * step.reading.unit**2
+        self._back(variance, squared=True)
+        if residual is None:
+            return variance
+        error = residual.astype(np.float64)
+        for step in self.steps:
+            rest, scale = slice(step.block.stop, None), step.reading.unit
+            error[:, rest] -= error[:, step.block] @ step.reduced
+            error[:, step.block] = step.reading.equation.rough(error[:, step.block] * scale) * scale
+        self._back(error)
+        square = self.value.astype(np.float64) ** 2
+        seen, known, gains = (Parts(each, each) for each in (error**2, variance, square))
+        nothing = Parts(*[np.zeros_like(variance)] * 2)
+        return variance + excess(seen, known, nothing, (known, gains))
+
+    def _back(self, rows: Floats, *, squared: bool = False) -> None:
+        """Back substitution of solutions, or of their variances, in place."""
         for step in reversed(self.steps):
             rest = slice(step.block.stop, None)
-            variance[:, step.block] += variance[:, rest] @ (step.reduced**2).T
-        return variance
+            if squared:
+                rows[:, step.block] += rows[:, rest] @ (step.reduced**2).T
+            else:
+                rows[:, step.block] -= rows[:, rest] @ step.reduced.T
 
 
 @dataclass(frozen=True)
@@ -279,14 +310,26 @@ class _Part:
     reduced: Floats
     raw: Floats
     factor: float
+    inverse: Inverse
     solved: bool
 
     @classmethod
-    def of(cls, pivot: Pivot, sampled: Sampled) -> _Part:
+    def of(cls, pivot: Pivot, inverse: Inverse) -> _Part:
         """From a pivot and its inverse."""
-        raw = sampled.raw * (pivot.array.inverse_scale[:, None] * pivot.array.inverse_scale)
-        factor = float(sampled.correlation().max()) / (sampled.samples - 1)
-        return cls(pivot.block, pivot.row, pivot.reduced, raw, factor, pivot.sampled is None)
+        outer = pivot.array.inverse_scale[:, None] * pivot.array.inverse_scale
+        raw, factor = inverse.sampled.raw * outer, float(inverse.sampled.scatter().max())
+        return cls(
+            pivot.block, pivot.row, pivot.reduced, raw, factor, inverse, pivot.sampled is None
+        )
+
+    def rounding(self) -> float:
+        """Mean square of what rounding added to an entry of the pivot, in the user's units.
+
+        Where its effect is taken off the pivot's inverse too: it is not taken off W.
+        """
+        added, c = self.inverse.rounding, len(self.raw)
+        scale = float(self.inverse.sampled.raw.trace() / self.raw.trace())
+        return float((added**2).sum()) / max(c * (c - 1), 1) * scale**2
 
 
 @dataclass(frozen=True)
@@ -305,6 +348,10 @@ class _Spread:
             spread = influence.T @ part.raw @ influence
             diagonal = spread.diagonal()
             variance += part.factor * (diagonal[:, None] * diagonal + spread**2)
+            rounded = part.raw @ influence
+            moved = rounded.T @ rounded
+            diagonal = moved.diagonal()
+            variance += part.rounding() * (diagonal[:, None] * diagonal + moved**2)
         return np.sqrt(variance) * self.outer
 
     def _influence(self, i: int) -> Floats:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.lags import of_mean, scatter
 from thermokron.host.linalg.refusals import Persistent
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.rounding import Rounded
+from thermokron.host.linalg.sampled import OF_SLOWEST, Sampled
 from thermokron.host.linalg.spectrum import largest_eigenvalue
 from thermokron.model import Job, Readout, Unit, UnitSpec, covariance_settling
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES, MAX_SETTLE_CYCLES
@@ -22,7 +25,6 @@ __all__ = [
     "HEADROOM",
     "SETTLING_BIAS",
     "Estimator",
-    "Sampled",
     "check_estimator",
     "sample_inverse",
     "spacing_cycles",
@@ -40,10 +42,11 @@ COARSE_HEADROOM = 3.5
 SETTLING_BIAS = 1e-4
 #: Part of the samples of a cell that may clip: costs about 0.2% of its variance.
 CLIPPED_PART = 1e-3
-#: Slope of the converter below which it is not known: cells quieter than 0.22 of its step.
-LEAST_SLOPE = 0.2
 #: Runs of one matrix before it is given up.
 MAX_ATTEMPTS = 6
+#: Part of a standard error that is not worth correcting for; steps of the correction, which depends
+#: on what it corrects.
+NEGLIGIBLE, RESTORING = 0.02, 4
 #: Samples of the run that finds the temperature for a coarse ADC.
 PILOT_SAMPLES = 128
 
@@ -61,84 +64,6 @@ def spacing_cycles(spec: UnitSpec, rate: float, interval: float, *, second_momen
     return min(max(wanted, spec.shortest_interval(second_moments)), MAX_INTERVAL_CYCLES)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """A sampled inverse of a matrix with unit diagonal.
-
-    Attributes
-    ----------
-    value : (n, n) float64
-        The inverse, symmetric.
-    raw : (n, n) float64
-        The same with ADC noise on the diagonal: what the sampling error scales with.
-    rate : float
-        Lower bound or estimate of the λ_min of the matrix that was sampled.
-    samples : int
-        Samples taken.
-    spacing : float
-        Sampling interval in units of τ.
-    adc_variance : float
-        The square of one ADC step, in the units of `value`.
-    """
-
-    value: Floats
-    raw: Floats
-    rate: float
-    samples: int
-    spacing: float
-    adc_variance: float
-
-    def correlation(self) -> Floats:
-        """Factor, (n, n), on the variance of independent samples' covariance.
-
-        The exact factor is a mean of coth((λ_k+λ_l)Δ/2τ) over modes, weighted by their part in
-        the entry. coth is convex, so it is at least the coth of the mean rate, which is
-        (1/X_ii + 1/X_jj)/2, and at most that of the slowest mode; this is the mean of the two.
-        """
-        rate = 1.0 / np.maximum(self.value.diagonal(), 1.0)
-        slowest = min(self.rate, float(rate.min()))
-        factor: Floats = 0.5 * (
-            1.0 / np.tanh(0.5 * self.spacing * (rate[:, None] + rate))
-            + 1.0 / math.tanh(self.spacing * slowest)
-        )
-        return factor
-
-    def effective_samples(self) -> float:
-        """How many independent samples would tell as much about the inverse as a whole."""
-        # a mode meets all the others: coth((λ_k+λ_l)Δ/2), with the mean rate for λ_l. Rates 1/X_ii
-        # are means of modes already; of these and the slowest the mean
-        rates = 1.0 / np.maximum(self.value.diagonal(), 1.0)
-        pairs = 0.5 * (rates + rates.mean())
-        slowest = 0.5 * (min(self.rate, float(rates.min())) + float(rates.mean()))
-        common = float((1.0 / np.tanh(self.spacing * pairs)).mean())
-        factor = 0.5 * (common + 1.0 / math.tanh(self.spacing * slowest))
-        return (self.samples - 1) / factor
-
-    def shortening(self) -> float:
-        """N/(N+n+1), see `Programmed.inv`."""
-        count = self.effective_samples()
-        return count / (count + len(self.value) + 1)
-
-    def standard_error(self) -> Floats:
-        """(n, n): √((X_ii X_jj + X_ij²)/N), corrected for correlated samples.
-
-        (Isserlis' theorem for Gaussian x.) Where the ADC step exceeds 1.5 σ, Sheppard's correction
-        fails by (q²/π² + 4σ²) exp(-2π²σ²/q²), and the converter's mean slope is no longer 1 but
-        g = 1 - 2 exp(-2π²σ²/q²), so that covariances shrink by g_i g_j; both are the first terms
-        of Fourier series in 1/q, and are added as far as they can be told from the result.
-        """
-        diagonal = self.raw.diagonal()
-        variance = (diagonal[:, None] * diagonal + self.raw**2) / (self.samples - 1)
-        variance = variance * self.correlation()
-        spread = np.maximum(self.value.diagonal(), 0.0)
-        faded = np.exp(-2.0 * math.pi**2 * spread / self.adc_variance)
-        slope = np.maximum(1.0 - 2.0 * faded, LEAST_SLOPE)
-        missed = self.raw * (1.0 / (slope[:, None] * slope) - 1.0)
-        missed.flat[:: len(missed) + 1] = (self.adc_variance / math.pi**2 + 4.0 * spread) * faded
-        variance += missed**2
-        return np.sqrt(variance)
-
-
 def sample_inverse(
     unit: Unit,
     job: Job,
@@ -148,6 +73,7 @@ def sample_inverse(
     samples: int,
     interval: float,
     account: Account,
+    corrections: Corrections | None = None,
     look: Callable[[], tuple[Job, Rounded]] | None,
 ) -> Sampled:
     """Sample the inverse of an SPD matrix with unit diagonal and at most `cells` rows.
@@ -167,6 +93,8 @@ def sample_inverse(
     interval : float
         Between samples, in τ/λ_min, if the accumulator can follow.
     account : Account
+    corrections : Corrections, optional
+        What is known of the device.
     look : callable or None
         Programs the matrix anew under a guard, if none has looked at it; called once, if samples
         clip.
@@ -176,13 +104,16 @@ def sample_inverse(
     Persistent
         If samples still clip at the lowest temperature or after `MAX_ATTEMPTS` runs.
     """
-    spec, n = unit.spec, len(matrix)
+    spec, n, least = unit.spec, len(matrix), plan.rate
     for attempt in range(MAX_ATTEMPTS):
         settling = covariance_settling(plan.rate, SETTLING_BIAS) * spec.tau_s * spec.clock_hz
         settle = min(max(math.ceil(settling), 1), MAX_SETTLE_CYCLES)
         spacing = spacing_cycles(spec, plan.rate, interval, second_moments=True)
+        biases = np.zeros((1, spec.cells), dtype=np.int16)
+        if corrections is not None:
+            biases[0, :n] = corrections.no_bias
         job = job.with_biases(
-            np.zeros((1, spec.cells), dtype=np.int16),
+            biases,
             settle_cycles=settle,
             interval_cycles=spacing,
             samples=samples,
@@ -194,21 +125,32 @@ def sample_inverse(
         step = spec.adc_step**2 / spec.temperature_value(code)
         centred = products[:n, :n] - np.outer(sums[:n], sums[:n]) / samples
         raw = centred * (step / (samples - 1))
+        conversion: Floats | float = step / 12.0
+        if corrections is not None:
+            raw = corrections.covariance(raw)
+            heat = spec.temperature_value(code)
+            conversion = corrections.conversion(spec.adc_step**2 / 12.0) / heat
         account.flops(4 * n * n)
         worst = int(clipped[:n].max())
         tolerated = 1.0 + tolerated_part(spec) * samples
         if worst <= tolerated:
             value = raw.copy()
-            value.flat[:: n + 1] -= step / 12.0
+            value.flat[:: n + 1] -= conversion
+            spaced = spacing * spec.clock_s / spec.tau_s
+            _restore_mean(value, raw, plan.rate, samples, spaced, account)
             _lift_quiet(value, matrix, step)
+            uncertain = None
+            if corrections is not None:
+                value, spent = corrections.equalised(value, plan.codes)
+                account.flops(spent + 2 * n * n)
+                uncertain = corrections.covariance_variance(value)
             # ‖Σ/T‖ is 1/λ_min as the array has it, widened by the noise of few samples
             slowest = largest_eigenvalue(value)
             account.flops(8 * n * n)
             seen = (1.0 + math.sqrt(n / samples)) ** 2 / slowest if slowest > 0.0 else 1.0
             if seen >= 0.5 * plan.rate or attempt == MAX_ATTEMPTS - 1:
                 account.clipped += int(clipped[:n].sum())
-                spaced = spacing * spec.clock_s / spec.tau_s
-                return Sampled(value, raw, plan.rate, samples, spaced, step)
+                return Sampled(value, raw, plan.rate, samples, spaced, step, uncertain)
             rate = seen
         else:
             rate = plan.rate / 4.0
@@ -217,13 +159,44 @@ def sample_inverse(
         account.reruns += 1
         if look is not None:
             job, plan = look()
-            look = None
+            look, least = None, plan.rate
             if plan.shrinkage:
                 continue
         plan = replace(plan, rate=min(rate, plan.rate))
     raise Persistent(
-        f"{worst} of {samples} samples of a cell clip, down to temperature code {code}"
+        f"{worst} of {samples} samples of a cell clip, down to temperature code {code}",
+        least,
+        spec.temperature_value(1),
     )
+
+
+def _restore_mean(
+    value: Floats, raw: Floats, rate: float, samples: int, spacing: float, account: Account
+) -> None:
+    """Give back, in place, the variance that the subtracted mean has taken along.
+
+    Of mode k the mean of N samples has the part c_k of its variance (`lags.of_mean`), so that
+    Σ (x - x̄)²/(N - 1) expects N (1 - c_k)/(N - 1) of it: 1 for independent samples, less for
+    correlated ones. An entry is a mixture of modes; its part is taken from the mean of its cells'
+    rates and from the slowest mode, as its error is. Left alone where it would move the
+    slowest mode by less than `NEGLIGIBLE` of its own standard error.
+    """
+
+    def kept(rates: Floats) -> Floats:
+        part: Floats = (1.0 - of_mean(rates * spacing, samples)) * samples / (samples - 1)
+        return part
+
+    lost = 1.0 - float(kept(np.array(rate)))
+    if lost < NEGLIGIBLE * math.sqrt(2.0 * float(scatter(np.array(rate * spacing), samples))):
+        return
+    plain = value.copy()
+    for _ in range(RESTORING):
+        rates = np.clip(1.0 / np.maximum(value.diagonal(), 1.0), min(rate, 1.0), 1.0)
+        part = kept(0.5 * (rates[:, None] + rates))
+        part -= OF_SLOWEST * (part - (1.0 - lost))
+        np.divide(plain, part, out=value)
+        account.flops(20 * value.size)
+    raw += value - plain
 
 
 def _lift_quiet(value: Floats, matrix: Floats, step: float) -> None:

@@ -25,13 +25,14 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from thermokron.host.linalg.arrays import Floats, Kind
-from thermokron.host.linalg.covariance import SETTLING_BIAS, Sampled
+from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.reading import Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Indefinite
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.rounding import Guard, equilibrated
+from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.settling import Settle
 from thermokron.host.linalg.spectrum import smallest_eigenvalue
 from thermokron.model import Unit

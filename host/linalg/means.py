@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.covariance import HEADROOM, spacing_cycles, tolerated_part
+from thermokron.host.linalg.offsets import Offsets, averaging, blank
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refusals import Persistent
 from thermokron.host.linalg.result import Account
@@ -91,6 +93,8 @@ class Means:
         The program: its couplings are used.
     size : int
         n.
+    corrections : Corrections, optional
+        What is known of the device.
 
     Attributes
     ----------
@@ -99,8 +103,11 @@ class Means:
         columns, by k.
     """
 
-    def __init__(self, unit: Unit, job: Job, size: int) -> None:
+    def __init__(
+        self, unit: Unit, job: Job, size: int, corrections: Corrections | None = None
+    ) -> None:
         self.unit, self.job, self.size = unit, job, size
+        self.corrections = corrections
         self.gains: dict[int, Floats] = {}
 
     def recall(self, other: Means) -> None:
@@ -119,6 +126,7 @@ class Means:
         interval: float,
         account: Account,
         unit: Floats | float = 1.0,
+        offsets: Offsets = "kept",
     ) -> Reading:
         """Solutions for (k, n) right-hand sides, one per row; about 8kn operations.
 
@@ -139,6 +147,9 @@ class Means:
         account : Account
         unit : (n,) float, optional
             What entries are multiplied by, on their way.
+        offsets : str
+            Whether readings are kept as they are, or freed of offsets by readings without bias or
+            with the opposite one.
 
         Raises
         ------
@@ -170,6 +181,10 @@ class Means:
             "samples": samples,
             "second_moments": False,
         }
+        chopped = offsets == "chopped"
+        rest: Floats | None = None
+        if offsets == "blank":
+            rest = blank(self.unit, self.job, n, self.corrections, account, **program)
         largest = _largest(rows)
         live = (largest > 0.0) & np.isfinite(largest)
         scale = np.ones(k)
@@ -179,6 +194,8 @@ class Means:
             account.flops(k * n)
         lengths = np.where(live, np.sqrt(np.einsum("ij,ij->i", rows, rows)), 1.0)
         most = np.divide(scale, largest, out=np.ones(k), where=live)
+        if self.corrections is not None:
+            most *= self.corrections.headroom
         account.flops(2 * k * n)
         noise = min(HEADROOM * math.sqrt(temperature / rate), MOST_NOISE)
         room = max(fill * (1.0 - noise), LEAST_ROOM)
@@ -191,24 +208,32 @@ class Means:
         for attempt in range(MAX_HALVINGS + 1):
             clipping, tried = np.zeros(k, bool), np.zeros(k, bool)
             begun: Begun = deque()
-            jobs = self._jobs(rows, drive, pending, program, begun)
+            jobs = self._jobs(rows, drive, pending, program, begun, chopped)
             for readout in self.unit.run_many(jobs):
                 some, levels, job = begun.popleft()
                 account.enter(spec, job, readout)
                 account.reruns += attempt > 0
                 factor = _column(spec.adc_step / samples * scale[some] / drive[some], rows)
-                read = np.multiply(
-                    readout.sums[:, :n], factor, out=levels, dtype=rows.dtype, casting="unsafe"
-                )
+                sums, clips = readout.sums[:, :n], readout.clipped[:, :n]
+                if chopped:
+                    factor *= rows.dtype.type(0.5)
+                    sums, clips = sums[0::2] - sums[1::2], clips[0::2] + clips[1::2]
+                read = np.multiply(sums, factor, out=levels, dtype=rows.dtype, casting="unsafe")
+                if self.corrections is not None or rest is not None:
+                    amplitude = _column(scale[some] / drive[some], rows)
+                    if self.corrections is not None:
+                        read = self.corrections.means(read, amplitude, offset=not chopped)
+                    if rest is not None:
+                        read = read - rest * amplitude
                 swings[some] = _largest(read)
                 if isinstance(some, slice):
                     np.multiply(read, unit, out=value[some])
                 else:
                     value[some] = np.multiply(read, unit, out=read)
-                worst = readout.clipped[:, :n].max(axis=1)
+                worst = clips.max(axis=1)
                 clipping[some], tried[some] = worst > tolerated, True
                 if worst.any():
-                    account.clipped += int(readout.clipped[worst <= tolerated, :n].sum())
+                    account.clipped += int(clips[worst <= tolerated].sum())
                 account.flops(3 * n * len(levels))
             filled = swings * drive / scale
             weak = (filled < least) & (drive < most) & (raises < MAX_RAISES) & tried & ~clipping
@@ -220,9 +245,21 @@ class Means:
             pending = np.flatnonzero(clipping | weak)
             if not len(pending):
                 self._remember(gains)
-                return Reading(value, unit, scale / drive, equation, temperature, settling)
+                return Reading(
+                    value,
+                    unit,
+                    scale / drive,
+                    equation,
+                    temperature,
+                    settling,
+                    averaging(offsets, spec),
+                )
         rows *= _column(scale, rows)
-        raise Persistent(f"readings of {len(pending)} right-hand sides clip, however weak the bias")
+        raise Persistent(
+            f"readings of {len(pending)} right-hand sides clip, however weak the bias",
+            rate,
+            spec.temperature_value(1),
+        )
 
     def _jobs(
         self,
@@ -231,17 +268,24 @@ class Means:
         pending: NDArray[np.intp],
         program: dict[str, Any],
         begun: Begun,
+        chopped: bool,
     ) -> Iterator[Job]:
         """Jobs of as many rows each as fit, noted in `begun`; none waits for another's result."""
         spec, n = self.unit.spec, rows.shape[1]
-        for first in range(0, len(pending), spec.rhs_depth):
-            some = _slice(pending[first : first + spec.rhs_depth])
+        depth = spec.rhs_depth // 2 if chopped else spec.rhs_depth
+        for first in range(0, len(pending), depth):
+            some = _slice(pending[first : first + depth])
             levels = rows[some] * _column(drive[some] * spec.bias_max, rows)
+            room, known = levels, self.corrections
+            if chopped:  # every vector, and its opposite after it
+                levels = (levels[:, None] * np.array([[1.0], [-1.0]], rows.dtype)).reshape(-1, n)
+            if known is not None:
+                levels = known.bias_levels(levels)
             biases = np.zeros((len(levels), spec.cells), np.int16)
             np.rint(levels, out=biases[:, :n], casting="unsafe")
             biases.setflags(write=False)
             job = self.job.with_biases(biases, **program)
-            begun.append((some, levels, job))
+            begun.append((some, room, job))
             yield job
 
     def _expected(self, k: int, rate: float) -> Floats:
@@ -300,7 +344,10 @@ class Means:
             if root * largest > 1.0:
                 break
             row = np.zeros((1, spec.cells), np.int16)
-            row[0, :n] = np.rint(shift * (root * spec.bias_max))
+            levels = shift * (root * spec.bias_max)
+            if self.corrections is not None:
+                levels = self.corrections.bias_levels(levels)
+            row[0, :n] = np.rint(np.clip(levels, -spec.bias_max, spec.bias_max))
             sums, clipped = [], np.zeros(n, np.int64)
             jobs = [
                 self.job.with_biases(
@@ -321,6 +368,8 @@ class Means:
             if clipped.max() <= tolerated:
                 account.clipped += int(clipped.sum())
                 drawn = np.concatenate(sums).astype(np.float64) * (spec.adc_step / root)
+                if self.corrections is not None:
+                    drawn = self.corrections.means(drawn, 1.0 / root)
                 return drawn, root, settling
             if code == 1:
                 break
@@ -330,4 +379,5 @@ class Means:
                 f"b of length {length:.3g}, scaled as M is, is too long: at the lowest temperature "
                 "M⁻¹b leaves the ADC's range; a shorter b, or a unit with more temperature_bits"
             )
-        raise Persistent(f"{int(clipped.max())} of {count} draws of a cell clip")
+        seen = f"{int(clipped.max())} of {count} draws of a cell clip"
+        raise Persistent(seen, rate, spec.temperature_value(1))

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from thermokron.host.calibration import corrections_of
 from thermokron.host.linalg.arrays import (
     Floats,
     Kind,
@@ -19,16 +20,18 @@ from thermokron.host.linalg.arrays import (
 from thermokron.host.linalg.covariance import (
     SETTLING_BIAS,
     Estimator,
-    Sampled,
     check_estimator,
     sample_inverse,
 )
+from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
 from thermokron.host.linalg.means import Means
+from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Equation, Reading
 from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
+from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
 from thermokron.model import Job, Unit
 from thermokron.model.checks import check_integer
@@ -75,10 +78,11 @@ class Programmed:
         self.guard, self.interval, self.doubtful = guard, interval, doubtful
         self.matrix, self.scale, self.bound = matrix, scale, bound
         self.inverse_scale, self.cost = 1.0 / scale, Account()
+        self.corrections = corrections_of(unit, len(matrix))
         if plan is None:
             plan = self._rounded(guard, self.cost, None if like is None else like.plan)
         self._load(plan)
-        self.means = Means(unit, self.job, len(matrix))
+        self.means = Means(unit, self.job, len(matrix), self.corrections)
         if like is not None:
             self.means.recall(like.means)
 
@@ -95,6 +99,7 @@ class Programmed:
             enough=enough,
             doubtful=self.doubtful,
             like=like,
+            weights=None if self.corrections is None else self.corrections.weights,
         )
 
     def _load(self, plan: Rounded) -> None:
@@ -114,7 +119,7 @@ class Programmed:
             samples=1,
             second_moments=True,
         )
-        self.equation = Equation(spec, self.matrix, plan.codes)
+        self.equation = Equation(spec, self.matrix, plan.codes, self.corrections)
 
     def _look(self, account: Account) -> tuple[Job, Rounded]:
         """Program it anew under a guard that looks at it."""
@@ -138,6 +143,7 @@ class Programmed:
         settle: Settle = 0.1,
         refine: int = 0,
         interval: float = 2.0,
+        offsets: Offsets = "kept",
     ) -> Result:
         """Solve M X = B, from the mean of the array: every column is a bias vector.
 
@@ -162,6 +168,10 @@ class Programmed:
         interval : float
             Between samples, in units of τ/λ_min, if the unit can follow.
 
+        offsets : {"kept", "blank", "chopped"}
+            What no calibration knows. "blank": 16 readings without bias are taken off, a 16th more
+            variance. "chopped": columns are read with b and -b, twice the time, half the variance.
+
         Returns
         -------
         Result
@@ -171,14 +181,13 @@ class Programmed:
         ------
         ValueError, TypeError
             If B's shape does not fit, or an option is out of range; the message says which.
-        NotPositiveDefinite
-            If readings clip however weak the bias.
-        UnitFault
-            If the unit failed.
+        NotPositiveDefinite, UnitFault
+            If readings clip however weak the bias; if the unit failed.
         """
         check_reading(samples, interval, 1, MAX_SAMPLES)
         check_settle(settle)
         check_integer("refine", refine, 0, 100)
+        check_offsets(offsets, self.unit.spec)
         account = Account(samples=samples)
         given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
         rows = given.rows(self.inverse_scale)
@@ -187,46 +196,42 @@ class Programmed:
         # a residual is worked out in the array's units; without, what is read is the user's at once
         unit = 1.0 if refine else self.inverse_scale
 
-        def once(right: Floats, account: Account) -> Reading:
-            return self.read(
-                right, account, samples=samples, settle=settle, interval=interval, unit=unit
-            )
+        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
 
-        with refusals(self.plan.bound):
+        def once(right: Floats, account: Account) -> Reading:
+            return self.read(right, account, unit=unit, **asked)
+
+        with refusals(self.plan.bound, self.guard != "none"):
             solved = refined(once, self.matrix, rows, refine, account)
-        if refine:
-            solved = solved.times(self.inverse_scale)
+        solved = solved.times(self.inverse_scale, done=not refine)
         return solved.result(given, self.matrix, self.scale, account)
 
     def read(
         self,
         rows: Floats,
         account: Account,
-        *,
-        samples: int,
-        settle: Settle,
-        interval: float,
-        unit: Floats | float = 1.0,
+        **asked: Any,
     ) -> Reading:
         """One pass, as of `Means.read`, after which a guard looks if readings clip in any case."""
-        asked: dict[str, Any] = {"samples": samples, "settle": settle, "interval": interval}
+        asked["account"] = account
         try:
-            return self.means.read(
-                self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-            )
+            return self.means.read(self.equation, rows, self.plan.rate, **asked)
         except Persistent:
             if self._seen:
                 raise
         self._look(account)
-        return self.means.read(
-            self.equation, rows, self.plan.rate, account=account, unit=unit, **asked
-        )
+        return self.means.read(self.equation, rows, self.plan.rate, **asked)
 
     # ---- inverting and sampling -----------------------------------------------------------------
 
     @single_threaded_blas()
     def inv(
-        self, *, samples: int = 1000, interval: float = 2.0, estimator: Estimator = "unbiased"
+        self,
+        *,
+        samples: int = 1000,
+        interval: float = 2.0,
+        estimator: Estimator = "unbiased",
+        correct: Correct | None = None,
     ) -> Result:
         """M⁻¹, from the covariance of the array: `thermokron.host.linalg.inv` says how.
 
@@ -241,6 +246,8 @@ class Programmed:
             multiples that with the least E‖XM - 1‖² (Haff, Ann. Statist. 8, 1980). The curvature
             along a step g → Xg is (1 + (n+1)/N) times what the unbiased X takes it for; this one
             is right about it.
+        correct : "rounding", optional
+            Takes off, to first order, what rounded couplings did: 4n³ operations.
 
         Returns
         -------
@@ -251,24 +258,22 @@ class Programmed:
         ------
         ValueError, TypeError
             If an option is out of range.
-        NotPositiveDefinite
-            If samples clip however low the temperature.
-        UnitFault
-            If the unit failed.
+        NotPositiveDefinite, UnitFault
+            If samples clip however low the temperature; if the unit failed.
         """
         check_reading(samples, interval, 2)
         check_second_moments(self.unit.spec, "an inverse")
         check_estimator(estimator)
+        check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             sampled = self.covariance(samples, interval, account)
         outer = self.inverse_scale[:, None] * self.inverse_scale
         account.flops(2 * outer.size)
         if estimator == "quadratic":
             outer *= sampled.shortening()
-        return Result.of(
-            sampled.value * outer, partial(_scaled, sampled, outer), self.kind.restore, account
-        )
+        found = Inverse(sampled, self.equation, correct)
+        return found.result(outer, self.kind.restore, account)
 
     def covariance(self, samples: int, interval: float, account: Account) -> Sampled:
         """A⁻¹ as sampled.
@@ -286,6 +291,7 @@ class Programmed:
             samples=samples,
             interval=interval,
             account=account,
+            corrections=self.corrections,
             look=None if self._seen else partial(self._look, account),
         )
 
@@ -322,18 +328,13 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
-        with refusals(self.plan.bound):
+        with refusals(self.plan.bound, self.guard != "none"):
             drawn, root, settling = self.draw(shift, count, account, settle=settle)
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)
         rounding = spec.adc_step / math.sqrt(12.0) / root * self.inverse_scale
-        return Result.of(
-            value,
-            partial(np.tile, rounding, (count, 1)),
-            self.kind.restore,
-            account,
-            settling=settling,
-        )
+        error = partial(np.tile, rounding, (count, 1))
+        return Result.of(value, error, self.kind.restore, account, settling=settling)
 
     def draw(
         self, shift: Floats, count: int, account: Account, *, settle: Settle
@@ -393,7 +394,3 @@ class Programmed:
             f"<Programmed {n}x{n} on {spec.cells} cells, {spec.coupling_bits}-bit couplings, "
             f"slowest rate {plan.rate:.3g}{shrunk}>"
         )
-
-
-def _scaled(sampled: Sampled, outer: Floats) -> Floats:
-    return sampled.standard_error() * outer

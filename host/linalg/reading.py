@@ -9,11 +9,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from thermokron.host.calibration import Corrections
 from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.lags import of_mean
 from thermokron.host.linalg.settling import Settling
+from thermokron.host.linalg.spread import Parts, Spread, excess
 from thermokron.model import UnitSpec
 
 __all__ = ["Equation", "Reading"]
+
+#: What has grown, for lack of a guard, has no error bar; this keeps it finite.
+LEAST_RATE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,42 @@ class Equation:
         A.
     codes : (n, n) int
         Coupling codes.
+    corrections : Corrections or None
+        What is known of the device that they are for.
     """
 
     spec: UnitSpec
     matrix: Floats
     codes: NDArray[np.signedinteger]
+    corrections: Corrections | None = None
+
+    @property
+    def effective(self) -> Floats:
+        """The matrix that the codes make, as far as is known."""
+        known = self.spec if self.corrections is None else self.corrections
+        return known.coupling_values(self.codes)
 
     @cached_property
     def modes(self) -> tuple[Floats, Floats]:
         """Eigenvalues and eigenvectors of the matrix as programmed; O(n³), for error bars."""
-        values, vectors = np.linalg.eigh(self.spec.coupling_values(self.codes))
-        return values, vectors
+        values, vectors = np.linalg.eigh(self.effective)
+        return np.maximum(values, LEAST_RATE), vectors
 
-    def rounding(self, rows: Floats) -> Floats:
-        """E x of (k, n) rows x, E being what rounding and shrinking added to the matrix."""
-        return rows @ (self.spec.coupling_values(self.codes) - self.matrix)
+    def rough(self, rows: Floats) -> Floats:
+        """Solutions of the equation as programmed for (k, n) right-hand sides, digitally."""
+        rates, vectors = self.modes
+        solutions: Floats = ((rows @ vectors) / rates) @ vectors.T
+        return solutions
+
+    def corrected(self, rows: Floats) -> Floats:
+        """The same, less most of what rounding does to them."""
+        rough = self.rough(rows)
+        return rough + self.rough(rows - rough @ self.matrix)
+
+    @property
+    def rounding(self) -> Floats:
+        """E, (n, n): what rounding and shrinking added to the matrix."""
+        return self.effective - self.matrix
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,8 @@ class Reading:
         T, in full scales squared.
     settling : Settling
         Before the first, and between them.
+    averaging : float
+        Variance of what was read over that of a mean of so many readings: there may have been more.
     """
 
     value: Floats
@@ -69,44 +98,55 @@ class Reading:
     equation: Equation
     temperature: float
     settling: Settling
+    averaging: float = 1.0
 
-    def variance(self) -> Floats:
-        """(k, n): sampling, quantisation of ADC and bias, what is unsettled, what rounding did.
+    def variance(self, residual: Floats | None = None) -> Floats:
+        """That of solutions in the array's units, (k, n).
+
+        Of sampling, quantisation of ADC and bias, rounded couplings, what is unsettled, and what
+        the solutions' `residual` b - A x, (k, n), shows beyond.
 
         With modes λ_m and Q of the matrix as programmed, a reading of cell i varies by
         Σ_m Q_im² T/λ_m (1 - e^(-2λ_m t)), and the mean of N by that times
         (1 + 2 Σ_j (1 - j/N) ρ_m^j)/N. An ADC step q adds q²/12 to every reading, of which dithering
-        by σ leaves (q²/12) e^(-4π²σ²/q²) in any mean.
+        by σ leaves (q²/12) e^(-4π²σ²/q²) in any mean. What rounding and settling do is known, sign
+        and all; but an error bar is that of many like problems, so the signs of E_ij, and those of
+        the modes' unsettled parts, are taken for random: Σ_jl (A⁻¹)_ij² E_jl² x_l² of the former.
+
+        The host does not know a unit's flaws, but errors are A⁻¹ times the residual, and so in mode
+        m its part over λ_m. `excess` finds of which kinds of flaw, and how large, they could be
+        draws; their variance is added. The errors themselves are not: that would be another
+        refinement, a digital one.
         """
-        spec, count = self.equation.spec, self.settling.readings
-        rates, vectors = self.equation.modes
-        rates = np.maximum(rates, 1e-9)  # what has grown, for lack of a guard, has no error bar
-        passed = self.settling.filter(2.0 * rates)
-        reading = self.temperature / rates * passed
-        together = reading * _correlated(np.exp(-rates * self.settling.interval), count)
-        weights = vectors**2
-        step = spec.adc_step
-        single = weights @ reading
-        lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * single / step**2)
-        noise = weights @ together + (step**2 / 12.0 - lasting) / count + lasting
-        bias_step = 1.0 / spec.bias_max
-        noise += bias_step**2 / 12.0 * (weights @ (self.settling.filter(rates) / rates) ** 2)
-        variance = noise * self.amplitude[:, None] ** 2
-        value = self.value / self.unit
-        in_modes = value @ vectors
+        equation, count = self.equation, self.settling.readings
+        spec, step = equation.spec, equation.spec.adc_step
+        rates, vectors = equation.modes
         passed = np.maximum(self.settling.filter(rates), 1e-9)
-        missed = in_modes * (1.0 - passed) / passed
-        variance += (missed @ vectors.T) ** 2
-        moved = self.equation.rounding(value) @ vectors
-        variance += ((moved * (passed / rates)) @ vectors.T) ** 2
-        return variance * self.unit**2
-
-
-def _correlated(decay: Floats, count: int) -> Floats:
-    """Variance of a mean of AR(1) samples over that of one: (1 + 2 Σ_j (1 - j/N) ρ^j)/N."""
-    near = 1.0 - decay
-    # ρ → 1 cancels; all samples are then one
-    safe = np.maximum(near, 1e-9)
-    tail = decay * (1.0 - decay**count) / (count * safe)
-    factor: Floats = np.where(near < 1e-8, 1.0, (1.0 + 2.0 * (decay - tail) / safe) / count)
-    return factor
+        spread = Spread(vectors, passed / rates)
+        reading = self.temperature / rates * self.settling.filter(2.0 * rates)
+        drawn = reading * of_mean(rates * self.settling.interval, count) * self.averaging
+        drawn += spread.response**2 / (12.0 * spec.bias_max**2)
+        single = spread.weights @ reading
+        lasting = step**2 / 12.0 * np.exp(-4.0 * math.pi**2 * single / step**2)
+        converted = ((step**2 / 12.0 - lasting) / count + lasting) * self.averaging
+        full = self.amplitude[:, None] ** 2
+        value = np.asarray(self.value / self.unit, np.float64)
+        missed = (value @ vectors) * (1.0 / passed - 1.0)
+        rounding = spread.of_couplings(equation.rounding**2, value)
+        known = spread.of_modes(full * drawn + missed**2) + spread.of_cells(full * converted)
+        known += rounding
+        if (corrections := equation.corrections) is not None:
+            uncertain = corrections.mean_variance(value, self.amplitude[:, None], vectors, rates)
+            known += spread.of_cells(uncertain)
+        variance = known.cells
+        if residual is not None:
+            error = equation.corrected(residual)
+            flaws = (
+                known,  # noise stronger than it should be
+                spread.of_cells(value**2),  # gains
+                spread.of_cells(np.broadcast_to(full, value.shape)),  # offsets
+                spread.of_couplings(equation.matrix.astype(np.float64) ** 2, value),
+            )
+            seen = Parts(error**2, (error @ vectors) ** 2)
+            variance = variance + excess(seen, known, rounding, flaws)
+        return variance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +28,8 @@ class Answer(Protocol):
         """Of the array before it was read."""
         ...
 
-    def variance(self) -> Floats:
-        """Of the entries of `value`."""
+    def variance(self, residual: Floats | None = None) -> Floats:
+        """Of solutions in the array's units, (k, n), whose `residual` (k, n) is known."""
         ...
 
 
@@ -40,28 +39,28 @@ Once = Callable[[Floats, Account], Answer]
 
 @dataclass(frozen=True)
 class Solved:
-    """Solutions.
+    """Solutions of A x = b.
 
     Attributes
     ----------
     value : (k, n) float
         x, one per row.
-    variance : callable
-        That of its entries, (k, n), worked out when it is called.
+    answer : Answer
+        Of the last pass, in the array's units.
     residual : (k, n) float or None
-        b - A x, where refinement has worked it out.
-    settling : Settling
-        Of the last pass.
+        b - A x in the array's units, where refinement has worked it out.
+    unit : (n,) float, or 1
+        What entries of `value` are, of those in the array's units.
     """
 
     value: Floats
-    variance: Callable[[], Floats]
+    answer: Answer
     residual: Floats | None
-    settling: Settling
+    unit: Floats | float = 1.0
 
-    def times(self, unit: Floats) -> Solved:
-        """The same with every entry times its `unit`, (n,); the residual is left."""
-        return replace(self, value=self.value * unit, variance=partial(_times, self.variance, unit))
+    def times(self, unit: Floats, *, done: bool = False) -> Solved:
+        """The same with every entry times its `unit`, (n,), unless that is `done`."""
+        return replace(self, value=self.value if done else self.value * unit, unit=unit)
 
     def result(
         self, given: RightHandSides, matrix: Floats, scale: Floats, account: Account
@@ -71,13 +70,14 @@ class Solved:
         value = self.value
         if given.sizes.size > 1 or given.sizes[0] != 1.0:
             value = value * given.sizes
+        left = _Left(self, given, matrix, scale)
         return Result.of(
             value.T.reshape(given.shape),
-            partial(_deviation, self, given),
+            left.deviation,
             given.restore,
             account,
-            residual=partial(_worst_residual, self, given, matrix, scale),
-            settling=self.settling,
+            residual=left.worst,
+            settling=self.answer.settling,
         )
 
 
@@ -88,7 +88,6 @@ def refined(
     refine: int,
     account: Account,
     *,
-    observe: bool = False,
     enough: float = 0.0,
 ) -> Solved:
     """Solve A x = b for (k, n) rows b with `refine` refinements; without any, no product is made.
@@ -96,16 +95,13 @@ def refined(
     It ends before where ‖b - A x‖/‖b‖ is at most `enough` in every row.
 
     Where a pass would make a column's residual larger, for coarse couplings and large condition
-    numbers, it is shortened to what makes it smallest. With `observe`, the solver's variance knows
-    nothing of its lasting errors: what they leave of the last step is then judged by how much
-    smaller it was than the one before.
+    numbers, it is shortened to what makes it smallest.
     """
     if refine == 0:
         answer = once(right, account)
-        return Solved(answer.value, answer.variance, None, answer.settling)
+        return Solved(answer.value, answer, None)
     k, n = right.shape
     value, residual = np.zeros_like(right), right
-    before: Floats | None = None
     for _ in range(refine + 1):
         answer = once(residual.copy(), account)
         step = answer.value
@@ -116,56 +112,49 @@ def refined(
         part = np.where(2.0 * along > length, 1.0, best)[:, None]
         value = value + part * step
         residual = right - value @ matrix
-        reach = (step * step).sum(axis=1)
-        lasting = np.zeros_like(reach)
-        if observe and before is not None:
-            lasting = np.divide(reach, before, out=np.ones_like(reach), where=before > reach)
-        before = reach
-        account.flops(4 * n * n * k + 9 * n * k)
+        account.flops(4 * n * n * k + 8 * n * k)
         if enough:
             left, whole = (np.sqrt((each * each).sum(axis=1)) for each in (residual, right))
             account.flops(4 * n * k)
             if (left <= enough * whole).all():
                 break
-    variance = _OfLast(answer, part, lasting)
-    return Solved(value, variance, residual, answer.settling)
+    return Solved(value, answer, residual)
 
 
 @dataclass(frozen=True)
-class _OfLast:
-    """The variance after a last step, of which a `part` was taken and a `lasting` part is wrong."""
+class _Left:
+    """What solutions leave of their right-hand sides, and what that says about them.
 
-    answer: Answer
-    part: Floats
-    lasting: Floats
-
-    def __call__(self) -> Floats:
-        step = self.answer.value
-        variance = self.answer.variance() * self.part**2 + ((1.0 - self.part) * step) ** 2
-        variance += self.lasting[:, None] * step**2
-        return variance
-
-
-def _times(variance: Callable[[], Floats], unit: Floats) -> Floats:
-    return variance() * unit**2
-
-
-def _worst_residual(solved: Solved, given: RightHandSides, matrix: Floats, scale: Floats) -> float:
-    """The largest ‖b - M x‖/‖b‖ of all columns b, in the user's units; 2n²k operations.
-
-    `matrix` and the residual of `solved` are in the array's units, M = D^½ A D^½; `scale` is D^½'s
-    diagonal.
+    `matrix` is A of M = D^½ A D^½, `scale` D^½'s diagonal.
     """
-    right = given.columns.T / given.sizes
-    if solved.residual is None:
-        residual = right - ((solved.value * scale) @ matrix) * scale
-    else:
-        residual = solved.residual * scale
-    left, whole = (np.linalg.norm(each, axis=1) for each in (residual, right))
-    return float(np.divide(left, whole, out=np.zeros_like(left), where=whole > 0.0).max())
 
+    solved: Solved
+    given: RightHandSides
+    matrix: Floats
+    scale: Floats
 
-def _deviation(solved: Solved, given: RightHandSides) -> Floats:
-    """√variance, in the shape of right-hand sides."""
-    found: Floats = (np.sqrt(solved.variance()) * given.sizes).T.reshape(given.shape)
-    return found
+    def residual(self) -> Floats:
+        """b - A x in the array's units, (k, n); 2n²k operations, unless refinement has done so."""
+        if self.solved.residual is not None:
+            return self.solved.residual
+        # in double precision, so that what is left is no rounding error
+        right = (self.given.columns.T / self.given.sizes).astype(np.float64)
+        image = (self.solved.value * self.scale) @ self.matrix.astype(np.float64)
+        left: Floats = right / self.scale - image
+        return left
+
+    def worst(self) -> float:
+        """The largest ‖b - M x‖/‖b‖ of all columns b, in the user's units."""
+        right = self.given.columns.T / self.given.sizes
+        left, whole = (
+            np.linalg.norm(each, axis=1) for each in (self.residual() * self.scale, right)
+        )
+        return float(np.divide(left, whole, out=np.zeros_like(left), where=whole > 0.0).max())
+
+    def deviation(self) -> Floats:
+        """√variance of the user's values, in the shape of right-hand sides."""
+        variance = self.solved.answer.variance(self.residual())
+        found: Floats = np.sqrt(variance) * self.given.sizes * self.solved.unit
+        found[~self.given.columns.any(axis=0)] = 0.0  # nothing was asked, and nothing is exact
+        whole: Floats = found.T.reshape(self.given.shape)
+        return whole

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Indefinite", "NotPositiveDefinite", "Persistent", "refusals"]
+__all__ = ["Clipping", "Indefinite", "NotPositiveDefinite", "Persistent", "refusals"]
 
 
 class NotPositiveDefinite(ValueError):
     """A matrix is not positive definite, as given or as the unit has it."""
 
 
+class Clipping(NotPositiveDefinite):
+    """Readings clip in any case, of a matrix that a guard has found positive definite.
+
+    Either the guard was wrong, or the matrix is not what the unit has, or the unit is not what its
+    spec says; the message names what was seen and all that it may mean.
+    """
+
+
 class Persistent(ValueError):
-    """Samples clip however low the temperature is, or however weak the bias."""
+    """Samples clip however low the temperature is, or however weak the bias.
+
+    `rate` is the λ_min that was reckoned with, `spread` the standard deviation that the loudest
+    cell then has at the lowest temperature, in full scales.
+    """
+
+    def __init__(self, seen: str, rate: float, coldest: float) -> None:
+        super().__init__(seen)
+        self.rate, self.spread = rate, math.sqrt(coldest / rate)
 
 
 class Indefinite(ValueError):
@@ -28,13 +45,29 @@ class Indefinite(ValueError):
 
 
 @contextmanager
-def refusals(bound: float | None) -> Iterator[None]:
-    """What goes wrong with a matrix, in terms of M."""
+def refusals(bound: float | None, guarded: bool = True) -> Iterator[None]:
+    """What goes wrong with a matrix, in terms of M.
+
+    A `guarded` one has been looked at when readings clip in any case.
+    """
     try:
         yield
     except Persistent as error:
-        raise NotPositiveDefinite(
-            f"M is not positive definite as far as the unit can tell: {error}"
+        unit = (
+            f"the unit's couplings are off by {error.rate:.2g} or more (spectral norm, of 1 on the "
+            f"diagonal); its lowest temperature is too hot (at code 1 the loudest cell should have "
+            f"a standard deviation of {error.spread:.2g} full scales; 0.2 fit the ADC); or offsets "
+            f"and noise of its own fill the ADC's range"
+        )
+        if not guarded:
+            raise NotPositiveDefinite(
+                f"M is not positive definite as far as the unit can tell: {error}, and guard = "
+                f"'none' has not looked at its rounding. Or {unit}"
+            ) from None
+        raise Clipping(
+            f"{error}, though M, scaled to unit diagonal and rounded to couplings, has a smallest "
+            f"eigenvalue of about {error.rate:.2g}. It may be that {unit}; or M is not positive "
+            f"definite, and the estimate of its smallest eigenvalue, or lambda_min, too high"
         ) from None
     except Indefinite as error:
         curvature = f"{error.curvature:.3g}"

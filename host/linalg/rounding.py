@@ -109,6 +109,7 @@ def rounded(
     enough: float = 0.0,
     doubtful: bool = False,
     like: Rounded | None = None,
+    weights: Floats | None = None,
 ) -> Rounded:
     """Choose the codes for one array-sized matrix.
 
@@ -134,6 +135,9 @@ def rounded(
         case, and it is shrunk where needed rather than refused.
     like : Rounded, optional
         The matrix before, in a sequence: what was found of it is taken over, if it still holds.
+    weights : (n, n) float, optional
+        What a calibrated device wants for a coupling of 1, in full scales of code; 1 on the
+        diagonal. Codes are then those whose effect is nearest to the matrix.
 
     Raises
     ------
@@ -142,10 +146,10 @@ def rounded(
     """
     n = len(matrix)
     if like is not None and bound is not None and not doubtful:
-        known = _as_before(spec, matrix, bound, like, account)
+        known = _as_before(spec, matrix, bound, like, account, weights)
         if known is not None:
             return known
-    codes, nearest, rounding = _nearest(spec, matrix, doubtful)
+    codes, nearest, rounding = _nearest(spec, matrix, doubtful, weights)
     error = norm_bound(rounding)
     size = math.sqrt(float(np.vdot(rounding, rounding)))
     account.flops(5 * n * n)
@@ -186,14 +190,19 @@ def rounded(
         rate = ritz.lower
     shrinkage = 0.0
     if rate is None:
-        codes, rate, shrinkage = _shrunk(spec, matrix, bound, least, guard, account)
+        codes, rate, shrinkage = _shrunk(spec, matrix, bound, least, guard, account, weights)
         account.shrinkage = max(account.shrinkage, shrinkage)
     checked = certain or guard not in TRUSTING
     return Rounded(codes, min(rate, 1.0), checked, shrinkage, bound, bound, size)
 
 
 def _as_before(
-    spec: UnitSpec, matrix: Floats, bound: float, like: Rounded, account: Account
+    spec: UnitSpec,
+    matrix: Floats,
+    bound: float,
+    like: Rounded,
+    account: Account,
+    weights: Floats | None,
 ) -> Rounded | None:
     """Codes by what was found of the matrix before; None if that may not hold any more.
 
@@ -206,7 +215,7 @@ def _as_before(
     spectral = 2.0 * like.size / math.sqrt(n)
     if spectral > SMALL * like.rate or not 1.0 / ALIKE < bound / like.looked < ALIKE:
         return None
-    codes, added = _codes(spec, matrix, doubtful=False)
+    codes, added = _codes(spec, matrix, False, weights)
     size = math.sqrt(float(np.vdot(added, added))) / spec.coupling_max
     account.flops(4 * matrix.size)
     if size > ALIKE * like.size:
@@ -215,13 +224,20 @@ def _as_before(
     return Rounded(codes, rate, True, 0.0, bound, like.looked, like.size, like.age + 1)
 
 
-def _codes(spec: UnitSpec, matrix: Floats, doubtful: bool) -> tuple[NDArray[np.int16], Floats]:
+def _codes(
+    spec: UnitSpec, matrix: Floats, doubtful: bool, weights: Floats | None
+) -> tuple[NDArray[np.int16], Floats]:
     """The nearest codes, symmetric, and what they add to the matrix, in steps of a code.
 
-    A `doubtful` matrix, such as a complement that has become indefinite, may have entries beyond 1.
+    A `doubtful` matrix, such as a complement that has become indefinite, may have entries beyond 1,
+    as one may that a calibrated device has to be asked for.
     """
     top = spec.coupling_max
     scaled = matrix * matrix.dtype.type(top)
+    if weights is not None:
+        weights = weights.astype(matrix.dtype, copy=False)
+        scaled *= weights
+        doubtful = True
     wanted = np.clip(scaled, -top, top) if doubtful else scaled
     codes = np.empty(matrix.shape, np.int16)
     np.rint(wanted, out=codes, casting="unsafe")
@@ -229,17 +245,18 @@ def _codes(spec: UnitSpec, matrix: Floats, doubtful: bool) -> tuple[NDArray[np.i
         # halves of a matrix that differ by rounding errors may round to different codes
         lower = np.tril_indices(len(codes), -1)
         codes[lower] = codes.T[lower]
-    return codes, np.subtract(codes, scaled, out=scaled)
+    added = np.subtract(codes, scaled, out=scaled)
+    return codes, added if weights is None else added / weights
 
 
 def _nearest(
-    spec: UnitSpec, matrix: Floats, doubtful: bool
+    spec: UnitSpec, matrix: Floats, doubtful: bool, weights: Floats | None
 ) -> tuple[NDArray[np.int16], Floats, Floats]:
     """The nearest codes, what they stand for, and what they add to the matrix."""
-    codes, rounding = _codes(spec, matrix, doubtful)
+    codes, rounding = _codes(spec, matrix, doubtful, weights)
     step = matrix.dtype.type(1.0 / spec.coupling_max)
     rounding *= step
-    return codes, codes * step, rounding
+    return codes, codes * step if weights is None else matrix + rounding, rounding
 
 
 def _lanczos(matrix: Floats, account: Account) -> Ritz:
@@ -260,7 +277,13 @@ def _factorisable(matrix: Floats, rate: float, account: Account) -> float | None
 
 
 def _shrunk(
-    spec: UnitSpec, matrix: Floats, bound: float, least: float, guard: Guard, account: Account
+    spec: UnitSpec,
+    matrix: Floats,
+    bound: float,
+    least: float,
+    guard: Guard,
+    account: Account,
+    weights: Floats | None,
 ) -> tuple[NDArray[np.int16], float, float]:
     """Codes, rate and s of the least shrinking that the guard accepts.
 
@@ -277,7 +300,7 @@ def _shrunk(
         shrinkage = min(1.0 - (1.0 - shrinkage) * (1.0 - min(step, 0.9)), certain)
         shrunk = matrix * (1.0 - shrinkage)
         shrunk.flat[:: n + 1] = 1.0
-        codes, whole, rounding = _nearest(spec, shrunk, doubtful=True)
+        codes, whole, rounding = _nearest(spec, shrunk, True, weights)
         account.flops(7 * n * n)
         rate: float | None
         if shrinkage >= certain:

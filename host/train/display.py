@@ -47,12 +47,14 @@ def results_table(kinds: Sequence[Sequence[RunResult]]) -> Table:
         "test\nacc." if accurate else "test\nloss",
         "inver-\nsions",
         "hard-\nware",
+        "\nports",
         "\nwall",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for runs in kinds:
         first = runs[0]
         hardware = statistics.median(r.hardware_seconds for r in runs)
+        ports = statistics.median(r.port_seconds for r in runs)
         wall = statistics.median(r.wall_seconds for r in runs)
         table.add_row(
             first.label,
@@ -63,7 +65,7 @@ def results_table(kinds: Sequence[Sequence[RunResult]]) -> Table:
             ),
             _median([r.test_accuracy if accurate else r.test_loss for r in runs]),
             str(first.inversions or "-"),
-            f"{hardware * 1e3:.0f} ms" if hardware else "-",
+            *(f"{s * 1e3:.0f} ms" if s else "-" for s in (hardware, ports)),
             f"{wall:.1f} s",
         )
     return table

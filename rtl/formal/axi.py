@@ -123,16 +123,20 @@ def frozen_program() -> Harness:
     h = Harness(RegisterFile(SMALL))
     dut = h.dut
     held = h.calm & h.past(dut.status_busy | dut.control_start)
+    unsettled: list[Any] = []
     for name, field in register_map(SMALL).fields.items():
         if field.access == "config":
             value = getattr(dut, name)
             h.holds(f"{name}_is_frozen", ~held | (value == h.past(value)))
+            unsettled.append(value != h.past(value))
     for name in ("couplings0", "couplings1", "biases_mem"):
         port = getattr(dut, name)
         # a request comes a cycle after it was decided on
         locked = h.calm & h.past(port.locked)
         h.holds(f"{name}_is_not_written_while_locked", ~(locked & port.write))
     # the rest of what is assumed of a register file where a unit is proved without it
+    settled = h.calm & ~Cat(*unsettled).any()
+    h.holds("a_start_finds_the_program_settled", ~dut.control_start | settled)
     pulses = Cat(dut.control_start, dut.control_abort, dut.control_clear)
     h.holds("pulses_come_alone", ~(pulses & (pulses - 1)).any())
     idle = ~dut.status_busy
@@ -265,6 +269,13 @@ _FROZEN = (
             "mode_stream_biases_is_frozen",
             "mode_stream_results_is_frozen",
         ),
+    ),
+    Broken(
+        "writes follow each other in every cycle",
+        "axi",
+        "self.execute.eq(have_address & have_data & ~self.bvalid)",
+        "self.execute.eq((have_address | self.awvalid) & (have_data | self.wvalid))",
+        ("a_start_finds_the_program_settled",),
     ),
     Broken(
         "several pulses at once are let through",

@@ -128,6 +128,10 @@ class Harness:
         port = self._memory(path)._write_ports[0]
         return port._en, port._addr
 
+    def read_data(self, path: str) -> Any:
+        """What a memory's first read port shows."""
+        return self._memory(path)._read_ports[0]._data
+
     def _memory(self, path: str) -> Any:
         memory = self._within(path.split("."))
         if not isinstance(memory, MemoryInstance):

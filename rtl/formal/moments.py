@@ -62,6 +62,9 @@ class _Accumulation:
             h.invariant(f"y{place}_is_turned", ~self.active | (y[bits].as_signed() == other))
         h.invariant("fold_exists", ~self.active | (self.fold < spec.folds))
         h.invariant("diagonal_exists", ~self.active | (self.diagonal < spec.diagonals))
+        last = self.fold == spec.folds - 1
+        last &= ~dut.second_moments | (self.diagonal == spec.diagonals - 1)
+        h.invariant("end_is_known", ~self.active | (h.inside("sample_end") == last))
         h.invariant("first_is_kept", ~self.active | (self.first == h.inside("fresh")))
 
     def in_lane(self, values: Iterable[Any]) -> Any:
@@ -97,7 +100,7 @@ def _compare(
     counts: Any,
     current: Any,
     pending: Any,
-    spread: Callable[[Any], Any],
+    term: Callable[[Any], Any],
     parts: list[_Part],
 ) -> None:
     """Properties of the word at `address` of the chosen lane's memory.
@@ -113,15 +116,25 @@ def _compare(
     memories = [f"{bank}.lane{i}.memory" for i in range(a.lanes)]
     content = h.named("content", a.in_lane(h.word(memory, address) for memory in memories))
     width = len(content)
-    read, fresh = lane("word"), lane("fresh")
-    adding = h.named("adding_here", lane("adding") & (lane("address") == address))
+    read, fresh = a.in_lane(h.read_data(memory) for memory in memories), lane("fresh")
+    adding, held = lane("adding"), lane("held")
+    fetching = h.named("fetching_here", adding[0] & (lane("address0") == address))
+    summing = h.named("summing_here", adding[1] & (lane("address1") == address))
     ports = [h.write_port(memory) for memory in memories]
     enable, write_address = (a.in_lane(port) for port in zip(*ports, strict=True))
     writing = h.named("writing_here", enable & (write_address == address))
     # what the word will be, once all that has been read for it is written
-    added = Mux(fresh, 0, read) + spread(lane("term"))
-    settled = h.named("settled", Mux(adding, added, Mux(writing, lane("total"), content))[:width])
-    h.holds("a_read_sees_the_last_write", ~adding | fresh | ((read == content) & ~writing))
+    fetched = Mux(fresh, 0, read) + term(lane("given"))
+    settled: Any = content
+    for under_way, value in (
+        (writing, lane("total")),
+        (summing, held + lane("term")),
+        (fetching, fetched),
+    ):
+        settled = Mux(under_way, value[:width], settled)
+    settled = h.named("settled", settled[:width])
+    undisturbed = (read == content) & ~summing & ~writing
+    h.holds("a_read_sees_the_last_write", ~fetching | fresh | undisturbed)
 
     valid, mine = Signal(name="valid"), Signal(name="mine")
     before = Signal(range(MAX_SAMPLES + 1), name="samples_before")
@@ -179,6 +192,11 @@ def word_widths() -> Harness:
     return h
 
 
+def _product(pair: Value) -> Any:
+    half = len(pair) // 2
+    return pair[:half].as_signed() * pair[half:].as_signed()
+
+
 def product_words(cells: int, lanes: int) -> Harness:
     """Σ x_i x_j: the word that the layout names for i and j, when nothing is under way."""
     a = _Accumulation(cells, lanes)
@@ -195,7 +213,7 @@ def product_words(cells: int, lanes: int) -> Harness:
     product = a.code(i) * a.code(i + diagonal)
     counts = dut.second_moments
     part = _Part("product", slice(None), product)
-    _compare(a, "products", where, counts, counts, pending, lambda term: term, [part])
+    _compare(a, "products", where, counts, counts, pending, _product, [part])
     return h
 
 
@@ -215,8 +233,9 @@ def sum_words(cells: int, lanes: int) -> Harness:
     mine = a.vector == vector
     later = (a.fold < fold) | ((a.fold == fold) & ~a.diagonal.any())
 
-    def spread(term: Value) -> Any:
-        return Cat(term[0], Const(0, _COUNT_BITS - 1), term[1:]).as_signed()
+    def term(code: Any) -> Any:
+        clip = (code == spec.adc_min) | (code == spec.adc_max)
+        return Cat(clip, Const(0, _COUNT_BITS - 1), code).as_signed()
 
     code = a.code(a.lane * spec.folds + fold)
     clipped = (code == spec.adc_min) | (code == spec.adc_max)
@@ -224,7 +243,7 @@ def sum_words(cells: int, lanes: int) -> Harness:
         _Part("clips", slice(0, _COUNT_BITS), clipped, counts=True),
         _Part("sum", slice(_COUNT_BITS, None), code),
     ]
-    _compare(a, "sums", where, dut.vector == vector, mine, a.active & mine & later, spread, parts)
+    _compare(a, "sums", where, dut.vector == vector, mine, a.active & mine & later, term, parts)
     return h
 
 
@@ -293,7 +312,7 @@ def _moments(what: str, cells: int, lanes: int, copies: tuple[Broken, ...], long
         f"accumulator of {cells} cells in {lanes} lane{'s' * (lanes > 1)}, 3-bit ADC, 2 vectors",
         partial({"products": product_words, "sums": sum_words}[what], cells, lanes),
         "induction",
-        5,
+        7,
         20 if long else 8,
         copies,
         long=long,
@@ -305,8 +324,8 @@ _WIDTHS = (
     Broken(
         "a product's word is too short",
         "moments",
-        "product_depth, signed(spec.product_bits)",
-        "product_depth, signed(spec.product_bits - 2)",
+        "signed(spec.product_bits),",
+        "signed(spec.product_bits - 2),",
         ("products_fit_their_word",),
     ),
     Broken(

@@ -56,11 +56,11 @@ def ends() -> Harness:
     loads = {name: _load(h, f"{name}_loader.loader") for name in ("coupling", "bias")}
     elapsed, waiting = h.inside("converter.elapsed"), h.inside("converter.codes__valid")
     conversion = Mux(h.dut.convst, 18 - elapsed, waiting)
-    accumulation = Mux(
-        h.inside("moments.active"),
-        _to_do(u) + 2,
-        Mux(h.inside("moments.pipeline")[0], 2, h.inside("moments.pipeline")[1]),
-    )
+    pipeline = h.inside("moments.pipeline")
+    accumulation: Any = 0
+    for stage_of_write in reversed(range(len(pipeline))):
+        accumulation = Mux(pipeline[stage_of_write], len(pipeline) - stage_of_write, accumulation)
+    accumulation = Mux(h.inside("moments.active"), _to_do(u) + len(pipeline), accumulation)
     work = {
         State.LOAD: loads["coupling"] + loads["bias"],
         State.WAIT: loads["bias"],
@@ -147,9 +147,10 @@ def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
         | (h.inside("converter.expired") == (elapsed == SPEC.adc_timeout_cycles - 1)),
         "accumulator_keeps_up": ~(dut.convst & active) | (to_do + elapsed <= 5),
         "accumulator_was_not_just_given_one": ~dut.convst
-        | ~((recent[0] & (elapsed > 1)) | (recent[1] & (elapsed > 2))),
+        | ~Cat(given & (elapsed > age) for age, given in enumerate(recent, 1)).any(),
         "code_waits_only_at_the_beginning": ~(dut.convst & waiting) | (elapsed == 0),
         "code_is_taken_at_once": ~(u.busy & waiting) | ready,
+        "end_is_known": ~active | (h.inside("moments.sample_end") == (to_do == 1)),
         "fold_exists": ~active | (fold < spec.folds),
         "diagonal_exists": ~active | (diagonal < spec.diagonals),
     }.items():

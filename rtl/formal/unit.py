@@ -76,7 +76,9 @@ class UnitUnderProof:
             getattr(registers, f"control_{p}") for p in ("start", "abort", "clear")
         )
         frozen = Cat(*program)
-        h.assume(~(h.calm & h.past(self.busy | start)) | (frozen == h.past(frozen)))
+        settled = start | h.past(self.busy | start)
+        h.assume(~(h.calm & settled) | (frozen == h.past(frozen)))
+        h.assume(h.calm | ~start)
         h.assume((start + abort + clear <= 1) & ~(self.busy & (start | clear)))
         for name in everything.windows:
             port = getattr(registers, name)
@@ -114,7 +116,8 @@ def know(u: UnitUnderProof) -> None:
     def within(*states: State) -> Any:
         return Cat(state == s for s in states).any()
 
-    last = h.inside("sequencer.vector") == u.registers.biases - 1
+    vector = h.inside("sequencer.vector")
+    last = vector == u.registers.biases - 1
     biases_busy, running = h.inside("bias_loader.busy"), h.inside("sampler.running")
     at_array = within(State.DISCHARGE, State.SETTLE, State.SAMPLE)
     at_cells = within(State.SETTLE, State.SAMPLE)
@@ -122,7 +125,11 @@ def know(u: UnitUnderProof) -> None:
     for name, condition in {
         "busy_is_not_idle": u.busy == (state != State.IDLE),
         "program_of_a_run_is_legal": ~u.busy | ~h.inside("sequencer.refused"),
-        "vector_exists": ~u.busy | (h.inside("sequencer.vector") < u.registers.biases),
+        "vector_exists": ~u.busy | (vector < u.registers.biases),
+        "last_vector_at_the_dacs_is_known": ~u.busy | (h.inside("sequencer.last_loaded") == last),
+        "whether_the_next_one_is_the_last_is_known": ~(at_array | within(State.WAIT))
+        | dut.bias_load
+        | (h.inside("sequencer.next_is_last") == (vector + 1 == u.registers.biases - 1)),
         "last_vector_is_known": ~at_cells | (h.inside("sequencer.last") == last),
         "runs_end_after_the_last_vector": ~within(State.DRAIN, State.RESULTS) | last,
         "no_vector_is_awaited_after_the_last": ~within(State.WAIT) | ~last,

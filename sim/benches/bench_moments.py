@@ -21,7 +21,7 @@ from thermokron.sim.benches.support import (
 )
 
 #: Cycles between two samples at least, for the accumulator's pipeline.
-LATENCY = 3
+LATENCY = 4
 
 
 class Accumulator:
@@ -92,9 +92,9 @@ class Accumulator:
             waited = await self.give(codes, first=j == 0, gap=gap)
             if gaps == 0 and j:
                 assert waited == self.spacing[second] - 1
-        # one cycle to take a sample over, two from an addition to its write
+        # one cycle to take a sample over, three from the last read to its write
         occupied = self.spec.accumulate_cycles(second)
-        assert await self.until_idle() == occupied + 2
+        assert await self.until_idle() == occupied + 3
 
     async def read(self, window: str, words: NDArray[np.int64]) -> dict[int, int]:
         """Words of a window by address; one read per cycle, the answer two cycles later."""
@@ -174,7 +174,7 @@ class Accumulator:
         block.cancel.value = 1
         await self.cycle()
         block.cancel.value = 0
-        assert await self.until_idle() <= 2
+        assert await self.until_idle() <= 3
 
     async def session(self, rounds: int) -> None:
         for _ in range(rounds):

@@ -133,13 +133,11 @@ class Runner:
     async def refused(self, program: dict[str, int], reason: int) -> None:
         """A START that is refused changes nothing but FAULT."""
         self.program(program)
-        await settled()
-        self.expect(f"{program}", refused=1)
         await self.bench.next_cycle()
         self.block.start.value = 1
         await settled()
         self.expect_idle("refused start")
-        self.expect("refused start", couplings_start=0)
+        self.expect(f"{program}", refused=1, couplings_start=0)
         await self.bench.next_cycle()
         self.block.start.value = 0
         self.fault, self.reason = 1, reason
@@ -236,6 +234,7 @@ async def legality(dut: Any) -> None:
         # and what is just within the limits is accepted
         for _ in range(bench.rounds):
             runner.program(legal_program(block.spec, rng))
+            await bench.next_cycle()
             await settled()
             runner.expect("legal", refused=0)
             await bench.next_cycle()

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from thermokron.host.linalg import NotPositiveDefinite, covariance, inv, program, solve
+from thermokron.host.linalg import Clipping, NotPositiveDefinite, covariance, inv, program, solve
 from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
 
 
@@ -345,6 +345,38 @@ def test_wrong_options_are_named(options, error, message):
     M = spd(16, 200, 1)
     with pytest.raises(error, match=re.escape(message)):
         inv(unit(coupling_bits=6), M, **options)
+
+
+@pytest.mark.parametrize("ask", ["inv", "solve", "sample"])
+def test_a_matrix_is_not_blamed_for_the_unit(ask):
+    """Couplings off by 5% make an indefinite array of what a guard has found definite."""
+    M, physics = spd(16, 1000, 1), ArrayPhysics(coupling_mismatch=0.05)
+    for guard, refusal, message in (
+        ("lanczos", Clipping, r"clip.*, though M, scaled to unit diagonal and rounded to coup"),
+        ("none", NotPositiveDefinite, r"M is not positive definite as far as the unit can tell"),
+    ):
+        on_array = program(unit(physics=physics), M, guard=guard)
+        asked = {
+            "inv": on_array.inv,
+            "solve": lambda on=on_array: on.solve(np.ones(16), settle=1e-4),
+            "sample": lambda on=on_array: on.sample(50),
+        }[ask]
+        with pytest.raises(NotPositiveDefinite, match=message) as caught:
+            asked()
+        assert type(caught.value) is refusal
+        for cause in ("couplings are off by", "temperature is too hot", "offsets and noise"):
+            assert cause in str(caught.value)
+
+
+def test_a_temperature_that_is_too_hot_is_named():
+    M = spd(16, 100)
+    hot = unit(temperature_full_scale=1.0, temperature_bits=6)
+    with pytest.raises(Clipping, match="down to temperature code 1") as caught:
+        inv(hot, M)
+    spread = re.search(r"standard deviation of ([0-9.]+) full scales", str(caught.value))
+    # √(T/λ_min) of the scaled matrix, of whose λ_min the guard has a lower bound
+    A = M / np.sqrt(np.outer(M.diagonal(), M.diagonal()))
+    assert float(spread[1]) == pytest.approx(np.sqrt(1 / 63 / np.linalg.eigvalsh(A)[0]), rel=0.3)
 
 
 @pytest.mark.parametrize("n", [16, 40])

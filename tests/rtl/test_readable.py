@@ -101,7 +101,7 @@ def test_equal_instances_share_a_module(text: str) -> None:
 
 def test_only_memories_have_arrays_and_none_has_content(text: str) -> None:
     for name, body in re.findall(r"^module (\w+)\((.*?)^endmodule", text, re.M | re.S):
-        if name.endswith("_waiting"):  # four words of a FIFO, which are read without a clock
+        if name.endswith("_waiting"):  # the words of a FIFO, which are read without a clock
             continue
         array = re.search(r"^  reg .*\[0:\d+\];", body, re.M)
         assert bool(array) == ("_memory_" in name)
@@ -110,7 +110,7 @@ def test_only_memories_have_arrays_and_none_has_content(text: str) -> None:
 
 def test_ports_have_their_signs_and_their_texts(text: str) -> None:
     assert "    output wire signed [11:0] bias_code,\n" in text
-    assert re.search(r"^    input  wire signed \[23:0\] term,$", text, re.M)
+    assert re.search(r"^    input  wire signed \[11:0\] given,$", text, re.M)
     assert "// Two banks of packed upper triangles, and the loader that sends one" in text
     assert (
         "    // A bit per bank: in use, the host must not write.\n    input  wire [1:0] locked"

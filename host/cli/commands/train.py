@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermokron.host.cli import train_help as text
+from thermokron.host.cli.physics_file import physics_from
 from thermokron.host.cli.spec_options import add_spec_options, spec_from_args
 from thermokron.host.cli.train_options import (
     add_timeout,
@@ -172,7 +172,7 @@ def _train(args: argparse.Namespace) -> int:
         method=config.method_used,
     )
     spec = spec_from_args(args) if on_unit else None
-    physics = _physics(args) if on_unit else None
+    physics = physics_from(getattr(args, "physics", None)) if on_unit else None
     console = Console()
     # who resumes wants to be able to resume again
     checkpoint = args.checkpoint or args.resume
@@ -233,22 +233,6 @@ def _train(args: argparse.Namespace) -> int:
     written = "wrote " + ", ".join(str(path) for path in files)
     console.print(written + (", in place of an older run's" if replacing else ""), soft_wrap=True)
     return 0
-
-
-def _physics(args: argparse.Namespace) -> ArrayPhysics:
-    if not hasattr(args, "physics"):
-        return ArrayPhysics.ideal()
-    try:
-        content = args.physics.read_text(encoding="utf-8")
-        try:
-            given = json.loads(content)
-        except (json.JSONDecodeError, RecursionError):
-            given = None
-        if isinstance(given, dict):  # else `from_json` says what is wrong with it
-            content = json.dumps(asdict(ArrayPhysics.ideal()) | given)
-        return ArrayPhysics.from_json(content)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{args.physics}: {error}") from error
 
 
 def _claimed(

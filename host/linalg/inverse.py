@@ -1,0 +1,133 @@
+"""A sampled inverse as the user gets it: what rounding did to it, and whether it is definite.
+
+The array samples the inverse of the matrix as programmed, A + E. To first order that is off by
+-A⁻¹E A⁻¹, where the host knows E. It is in the error bar always; to take it off costs two products
+of n x n matrices, X + X E X.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from thermokron.host.linalg.arrays import Floats, Restore
+from thermokron.host.linalg.definite import Definiteness
+from thermokron.host.linalg.reading import Equation
+from thermokron.host.linalg.result import Account, Result
+from thermokron.host.linalg.sampled import Sampled
+
+__all__ = ["Correct", "Inverse", "check_correct", "rounding_variance"]
+
+#: What may be taken off an inverse digitally.
+Correct = Literal["rounding"]
+
+
+def check_correct(correct: Any) -> None:
+    """Refuse an unknown name."""
+    if correct is not None and correct not in get_args(Correct):
+        legal = ", ".join(("None", *map(repr, get_args(Correct))))
+        raise ValueError(f"correct = {correct!r} is unknown; legal: {legal}")
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """A sampled inverse, and what it is of.
+
+    Attributes
+    ----------
+    sampled : Sampled
+    equation : Equation
+        The matrix, and its codes.
+    correct : "rounding" or None
+        Whether what rounding did is taken off.
+    """
+
+    sampled: Sampled
+    equation: Equation
+    correct: Correct | None = None
+
+    def result(self, outer: Floats, restore: Restore, account: Account) -> Result:
+        """What the user gets, whose units entries come to times `outer`."""
+        value = self.value(account)
+        return Result.of(
+            value * outer,
+            partial(self._deviation, outer),
+            restore,
+            account,
+            definiteness=Definiteness(
+                value, self.equation.matrix, outer, self.sampled.samples <= len(value)
+            ),
+        )
+
+    def _deviation(self, outer: Floats) -> Floats:
+        deviation: Floats = np.sqrt(self.variance()) * outer
+        return deviation
+
+    @cached_property
+    def rounding(self) -> Floats:
+        """E, (n, n)."""
+        return self.equation.rounding
+
+    @cached_property
+    def _moved(self) -> Floats:
+        """X E."""
+        moved: Floats = self.sampled.value @ self.rounding
+        return moved
+
+    def value(self, account: Account) -> Floats:
+        """A⁻¹, (n, n)."""
+        if self.correct is None:
+            return self.sampled.value
+        n = len(self.rounding)
+        account.flops(4 * n**3 + 3 * n * n)
+        found = self.sampled.value + self._moved @ self.sampled.value
+        value: Floats = 0.5 * (found + found.T)
+        return value
+
+    @cached_property
+    def left(self) -> Floats:
+        """What rounding has left in the matrix that the value is the inverse of, (n, n).
+
+        E, or where its first order is taken off E X E, of which X has that much less.
+        """
+        return self.rounding if self.correct is None else self.rounding @ self._moved
+
+    def variance(self) -> Floats:
+        """(n, n): of sampling, the ADC, and what rounding has left; O(n³).
+
+        Samples of a corrected inverse vary as (1 + X E) x does. What is left there is not of
+        random signs, as E X E is definite, so that only the shape of its variance is that of
+        random ones, the size its own.
+        """
+        value, raw = self.sampled.value, self.sampled.raw
+        variance, rounded = self.sampled.variance(), rounding_variance(value, self.left)
+        if self.correct is not None:
+            whole = np.eye(len(raw)) + self._moved
+            moved = whole @ raw @ whole.T
+            variance = variance * (_isserlis(moved) / _isserlis(raw))
+            size = float(((value @ self.left @ value) ** 2).sum())
+            rounded *= max(size / max(float(rounded.sum()), 1e-300), 1.0)
+        return variance + rounded
+
+
+def _isserlis(covariance: Floats) -> Floats:
+    diagonal = covariance.diagonal()
+    whole: Floats = diagonal[:, None] * diagonal + covariance**2
+    return whole
+
+
+def rounding_variance(inverse: Floats, rounding: Floats) -> Floats:
+    """Of X E X, (n, n), the signs of the symmetric E's entries taken for random.
+
+    Σ_kl X_ik² E_kl² X_jl² + Σ_k≠l E_kl² X_ik X_jk X_il X_jl, in the second of which the mean of
+    E_kl² is taken for each. Signs are known; but as an error bar |X E X| would be one sigma
+    exactly, never more, whatever the problem.
+    """
+    n, squared, square = len(inverse), inverse**2, rounding**2
+    mean = (square.sum() - square.trace()) / max(n * (n - 1), 1)
+    twice = np.maximum((inverse @ inverse) ** 2 - squared @ squared, 0.0)
+    variance: Floats = squared @ square @ squared + mean * twice
+    return variance
