@@ -116,7 +116,7 @@ def van_loan(
     Φ = exp(F dt), and the integral ∫₀^dt exp(F s) D exp(Fᵀ s) ds of Van Loan (IEEE Trans. Automatic
     Control 23, 395, 1978), by doubling from a short step (`linear_step`), which does not overflow
     where his block exponential, with its exp(-F dt), does. Any drift will do, symmetric or not;
-    where it is symmetric, `NoiseArray` evaluates the same integral in closed form in the eigenbasis.
+    where it is symmetric, `NoiseArray` evaluates it in closed form in the eigenbasis.
 
     Parameters
     ----------

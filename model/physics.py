@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
@@ -12,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.model.checks import check_integer, check_real, fields_from_json
+from thermokron.model.spec import UnitSpec
 
 __all__ = ["ArrayPhysics", "Device"]
 
 #: Largest |INL| in ADC steps at which the bow is monotone at every legal ADC width (4 bits up).
 MAX_INL_LSB = 4.0
+#: Of the variance of a mode of λ = 1, what an ADC's input filter has to pass, or it is said.
+LEAST_PASSED = 0.9
+#: Boltzmann's constant in J/K, exact by definition (SI Brochure, 9th edition, 2019).
+BOLTZMANN = 1.380649e-23
 
 
 def _effect(low: float, high: float, doc: str) -> Any:
@@ -65,6 +71,17 @@ class ArrayPhysics:
     adc_inl_lsb : float or None, in ADC steps
         Integral nonlinearity of every channel, a parabolic bow v → v + inl (1 - v²) that is
         largest at mid-scale and vanishes at both rails (end-point definition); signed.
+    adc_rate_hz : float or None, in samples per second
+        The highest rate at which the converters convert, of their data sheet. It changes no sample:
+        `check` says where a spec samples faster.
+    adc_bandwidth_hz : float or None, in Hz
+        -3 dB bandwidth of the low-pass filter at the input of each converter, of its data sheet, of
+        first order. `check` says where it is too narrow for the cells.
+    cell_capacitance_f : float or None, in farads
+        Capacitance of a cell, and
+    full_scale_v : float or None, in volts
+        what x = 1 is: the ADC's range is ± this. They change no sample: with them a noise
+        temperature is one in kelvin, see `thermal_noise`, `noise_excess` and `noise_density`.
     device_seed : int
         Which device: seeds the static deviations, and nothing else.
 
@@ -84,6 +101,10 @@ class ArrayPhysics:
     adc_offset: float | None = _effect(0.0, 1.0, "std of each channel's offset, full scales")
     adc_noise: float | None = _effect(0.0, 1.0, "rms noise of a conversion, full scales")
     adc_inl_lsb: float | None = _effect(-MAX_INL_LSB, MAX_INL_LSB, "peak of the bow, ADC steps")
+    adc_rate_hz: float | None = _effect(1.0, 1e12, "highest rate of the converters, samples/s")
+    adc_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the ADC's input filter, Hz")
+    cell_capacitance_f: float | None = _effect(1e-18, 1.0, "capacitance of a cell, farads")
+    full_scale_v: float | None = _effect(1e-6, 1e6, "volts that are an ADC full scale")
     device_seed: int = field(default=0, metadata={"range": (0, 2**63 - 1), "doc": "which device"})
 
     def __post_init__(self) -> None:
@@ -110,6 +131,10 @@ class ArrayPhysics:
         taken as a uniform gain error, and an SNR of typically 92 dB on its differential range:
         with a full-scale sine of rms 1/√2 that is 1.8e-5 full scales of noise, 1.6e-5 without
         the part that quantisation to 16 bits has in it.
+
+        The converters take 1 MSPS, and a spec that samples faster is told. They have an input
+        filter of 25 or 220 kHz, which is not in here, as cells that it can follow are far slower
+        than `UnitSpec`'s default: `preset("discrete_board")` has it, and a spec to go with it.
         """
         ratio = 0.01 * math.sqrt(2.0 / 3.0)
         return cls(
@@ -117,8 +142,96 @@ class ArrayPhysics:
             noise_mismatch=2.0 * ratio,
             adc_gain_error=0.001 / math.sqrt(3.0),
             adc_noise=1.6e-5,
+            adc_rate_hz=1e6,
+            full_scale_v=20.0,  # of the differential range that the SNR is stated for
             device_seed=device_seed,
         )
+
+    # ---- beside a spec --------------------------------------------------------------------------
+
+    def check(self, spec: UnitSpec, *, stacklevel: int = 2) -> None:
+        """Say where this array's converters cannot do what a spec asks of them.
+
+        A `UserWarning` names both numbers: if the spec's shortest interval is shorter than a
+        conversion, or if the filter at the ADC's input takes more than a tenth of the variance of
+        a mode of λ = 1, which keeps 1/(1 + λ/(2π f τ)) of it. Every engine asks when it is opened.
+
+        Parameters
+        ----------
+        spec : UnitSpec
+        stacklevel : int
+            As of `warnings.warn`.
+        """
+        rate = spec.clock_hz / spec.shortest_interval(second_moments=False)
+        if self.adc_rate_hz is not None and rate > self.adc_rate_hz * (1.0 + 1e-9):
+            warnings.warn(
+                f"the unit may sample at {rate:.4g} samples/s (clock_hz = {spec.clock_hz:.4g}, "
+                f"adc_cycles = {spec.adc_cycles}), and the converters take adc_rate_hz = "
+                f"{self.adc_rate_hz:.4g}; a spec that goes with them has more adc_cycles, as those "
+                "of thermokron.model.preset",
+                stacklevel=stacklevel + 1,
+            )
+        if self.adc_bandwidth_hz is not None:
+            passed = 1.0 / (1.0 + 1.0 / (2.0 * math.pi * self.adc_bandwidth_hz * spec.tau_s))
+            if passed < LEAST_PASSED:
+                warnings.warn(
+                    f"cells of tau_s = {spec.tau_s:.4g} are too fast for converters of "
+                    f"adc_bandwidth_hz = {self.adc_bandwidth_hz:.4g}, which pass {passed:.1%} of "
+                    "the variance of a mode of lambda = 1; a spec that goes with them has a longer "
+                    "tau_s, as those of thermokron.model.preset",
+                    stacklevel=stacklevel + 1,
+                )
+
+    def thermal_noise(self, *, kelvin: float = 300.0) -> float:
+        """kT/C in full scales squared: the noise temperature that a cell's own resistor makes.
+
+        A cell that nothing couples or drives has the variance kT/C, in volts squared, whatever its
+        resistor (Johnson 1928, Nyquist 1928). It is all that a unit without a noise source has.
+
+        Parameters
+        ----------
+        kelvin : float
+            The temperature of the resistor.
+
+        Raises
+        ------
+        ValueError
+            If `cell_capacitance_f` or `full_scale_v` is not stated, or `kelvin` is negative.
+        """
+        kelvin = check_real("kelvin", kelvin, 0.0, 1e6)
+        capacitance = self._stated("cell_capacitance_f")
+        return BOLTZMANN * kelvin / capacitance / self._stated("full_scale_v") ** 2
+
+    def noise_excess(self, spec: UnitSpec, code: int = 1, *, kelvin: float = 300.0) -> float:
+        """How many times kT/C a temperature code of a spec is, which only a noise source can make.
+
+        Code 1 of `UnitSpec`'s default scale is 15,000 kT/C at 1 pF and 1 V. Parameters and errors
+        as of `thermal_noise`; a code out of the spec's range is a `ValueError`, too.
+        """
+        code = check_integer("code", code, 0, spec.temperature_max)
+        kelvin = check_real("kelvin", kelvin, 1e-6, 1e6)
+        return spec.temperature_value(code) / self.thermal_noise(kelvin=kelvin)
+
+    def noise_density(self, spec: UnitSpec, code: int = 1) -> float:
+        """Density in V/√Hz of the noise source that a temperature code of a spec stands for.
+
+        One-sided, of a voltage in series with a cell's resistor R: √(4 T τ) full scales, as
+        Johnson's √(4 k T R) is for T = kT/C and τ = RC. A current into the cell is this over R.
+
+        Raises
+        ------
+        ValueError
+            If `full_scale_v` is not stated, or the code is out of the spec's range.
+        """
+        code = check_integer("code", code, 0, spec.temperature_max)
+        root = math.sqrt(4.0 * spec.temperature_value(code) * spec.tau_s)
+        return root * self._stated("full_scale_v")
+
+    def _stated(self, name: str) -> float:
+        value: float | None = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} = None is not stated, and noise in volts follows from it")
+        return value
 
     def to_json(self) -> str:
         """The deviations as one JSON object, keys in field order."""

@@ -103,6 +103,7 @@ class StatisticalUnit(BaseUnit):
 
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        self.physics.check(spec, stacklevel=2)
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r} is unknown; legal: {', '.join(DTYPES)}")
         self._dtype, self._floats = getattr(torch, dtype), np.dtype(dtype)
