@@ -64,7 +64,7 @@ class Accumulator(wiring.Component):
         # what is under way: a word that was read, and a word that is held
         fetching = Signal()
         adding = Signal(2)
-        fresh = Signal()
+        fresh = Signal(2)
         addresses = [Signal.like(self.address, name=f"address{i}") for i in range(2)]
         given = Signal.like(self.given, reset_less=True)
         made = self._term(given)
@@ -80,20 +80,20 @@ class Accumulator(wiring.Component):
         m.d.sync += [
             fetching.eq(read.en),
             adding.eq(Cat(self.add, adding[0])),
-            fresh.eq(self.add & self.first),
+            fresh.eq(Cat(self.first, fresh[0])),
             addresses[0].eq(self.address),
             addresses[1].eq(addresses[0]),
             write.en.eq(adding[1]),
             write.addr.eq(addresses[1]),
         ]
         with m.If(fetching):
-            m.d.sync += held.eq(Mux(fresh, 0, read.data))
+            m.d.sync += held.eq(read.data)
         with m.If(self.add):
             m.d.sync += given.eq(self.given)
         with m.If(adding[0]):
             m.d.sync += term.eq(made)
         with m.If(adding[1]):
-            m.d.sync += total.eq(held + term)
+            m.d.sync += total.eq(Mux(fresh[1], 0, held) + term)
         return m
 
 

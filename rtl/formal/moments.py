@@ -124,17 +124,17 @@ def _compare(
     enable, write_address = (a.in_lane(port) for port in zip(*ports, strict=True))
     writing = h.named("writing_here", enable & (write_address == address))
     # what the word will be, once all that has been read for it is written
-    fetched = Mux(fresh, 0, read) + term(lane("given"))
+    fetched = Mux(fresh[0], 0, read) + term(lane("given"))
     settled: Any = content
     for under_way, value in (
         (writing, lane("total")),
-        (summing, held + lane("term")),
+        (summing, Mux(fresh[1], 0, held) + lane("term")),
         (fetching, fetched),
     ):
         settled = Mux(under_way, value[:width], settled)
     settled = h.named("settled", settled[:width])
     undisturbed = (read == content) & ~summing & ~writing
-    h.holds("a_read_sees_the_last_write", ~fetching | fresh | undisturbed)
+    h.holds("a_read_sees_the_last_write", ~fetching | fresh[0] | undisturbed)
 
     valid, mine = Signal(name="valid"), Signal(name="mine")
     before = Signal(range(MAX_SAMPLES + 1), name="samples_before")

@@ -68,11 +68,12 @@ def predicted(spec: UnitSpec, job: Job) -> Demand:
     )
 
 
+@pytest.mark.parametrize("engine", ["numeric", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPECS)
-def test_predicted_time_is_the_gateware_s_over_random_jobs(name):
-    """Forty jobs of each, on the RTL."""
+def test_predicted_time_is_the_gateware_s_over_random_jobs(name, engine):
+    """Forty jobs of each; on the RTL, whose cycles tests/rtl compares with all engines', slowly."""
     spec, rng = SPECS[name], np.random.default_rng(len(name))
-    with open_unit("compiled", spec, seed=1) as unit:
+    with open_unit(engine, spec, seed=1) as unit:
         for _ in range(40):
             job = random_job(rng, spec)
             cycles = unit.run(job).cycles

@@ -126,7 +126,13 @@ def test_means_and_variances_are_those_of_the_numeric_engine(name: str) -> None:
     assert_alike(*both(job(name)), slack=0.25 if few else 0.05)
 
 
-@pytest.mark.parametrize("physics", [FLAWED, UNEQUAL], ids=["flawed", "unequal"])
+@pytest.mark.parametrize(
+    "physics",
+    [
+        pytest.param(FLAWED, id="flawed"),
+        pytest.param(UNEQUAL, id="unequal", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "name", ["one reading, hardly settled", "many, correlated", "second moments"]
 )
@@ -168,7 +174,10 @@ def test_a_coarse_converter_and_one_that_clips() -> None:
     assert (np.abs(numeric.mean(axis=0) - statistical.mean(axis=0)) < 5.0 * error).all()
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize(
+    "sigma",
+    [pytest.param(0.1, marks=pytest.mark.slow), 0.3, pytest.param(0.5, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", ["many, correlated", "second moments with a mean"])
 def test_noise_that_hardly_dithers(sigma: float, name: str) -> None:
     """A few steps of a coarse converter, `sigma` of them the noise of the quietest cells."""
