@@ -55,6 +55,9 @@ class NoiseArray:
     coordinates: with D = diag(τ/τ_i) and D^½ A D^½ = Q Λ Qᵀ, V = D^½ Q has the eigenvectors of the
     drift D A in its columns, x = V z, and V takes the place of Q in all of the above.
 
+    Where the array is more than its cells (`ArrayPhysics.beyond_modes`), or A is not symmetric, no
+    such modes describe it, and `model.linear` has its states and their exact step.
+
     An indefinite A is no error: its modes grow, and the ADC clips.
 
     Parameters
@@ -74,6 +77,8 @@ class NoiseArray:
         The static deviations of this one.
     matrix : (n, n) float64
         A as the device makes it: dequantised, mismatch included.
+    modal : bool
+        Whether the modes below describe it; else they are not there.
     temperature : int
         Its code.
     temperatures : (n,) float64
@@ -97,8 +102,10 @@ class NoiseArray:
         self._factors: dict[float, NDArray[np.float64]] = {}
         #: What was worked out for the last times at which it was sampled, and these.
         self.last_law: tuple[tuple[int, int], Any] | None = None
-        with single_threaded_blas():
-            self.eigenvalues, self.eigenvectors = modes_of(self.matrix, self.device)
+        self.modal = not physics.beyond_modes
+        if self.modal:
+            with single_threaded_blas():
+                self.eigenvalues, self.eigenvectors = modes_of(self.matrix, self.device)
 
     def at(self, temperature: int) -> Self:
         """The same array, programmed with the same couplings, at this temperature code."""

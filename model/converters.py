@@ -12,9 +12,15 @@ __all__ = ["AnalogToDigital", "applied_bias", "applied_couplings", "applied_temp
 
 
 def applied_couplings(spec: UnitSpec, device: Device, codes: ArrayLike) -> NDArray[np.float64]:
-    """The matrix A that coupling codes make on a device, (n, n), dimensionless, symmetric."""
+    """The matrix A that coupling codes make on a device, (n, n), dimensionless.
+
+    Symmetric, but for `Device.direction_factors`.
+    """
     values = spec.coupling_values(codes)
-    return values if device.coupling_factors is None else values * device.coupling_factors
+    for factors in (device.coupling_factors, device.direction_factors):
+        if factors is not None:
+            values = values * factors
+    return values
 
 
 def applied_bias(spec: UnitSpec, device: Device, codes: ArrayLike) -> NDArray[np.float64]:

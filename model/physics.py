@@ -21,6 +21,13 @@ __all__ = ["ArrayPhysics", "Device"]
 MAX_INL_LSB = 4.0
 #: Of the variance of a mode of λ = 1, what an ADC's input filter has to pass, or it is said.
 LEAST_PASSED = 0.9
+#: Effects that make the array more than n cells with a symmetric matrix.
+BEYOND_MODES = (
+    "coupling_asymmetry",
+    "noise_bandwidth_hz",
+    "coupling_bandwidth_hz",
+    "adc_bandwidth_hz",
+)
 #: Boltzmann's constant in J/K, exact by definition (SI Brochure, 9th edition, 2019).
 BOLTZMANN = 1.380649e-23
 
@@ -45,6 +52,11 @@ class ArrayPhysics:
         Standard deviation of each coupling element about its programmed value:
         A_ij → A_ij (1 + σ g_ij), one draw per pair (one element makes the coupling in both
         directions), the diagonal included.
+    coupling_asymmetry : float or None, relative
+        Standard deviation of what a coupling has in one direction alone: A_ij → A_ij (1 + σ h_ij),
+        i ≠ j, one draw per direction, as of the transconductors that make a coupling of two
+        one-way currents. A is then no longer symmetric, the mean is still A⁻¹b, and the covariance
+        solves A Σ + Σ Aᵀ = 2 T (a non-reciprocal array is out of equilibrium).
     cell_offset : float or None, in ADC full scales
         Standard deviation of the input-referred offset of each integrator. It adds to the
         bias, τ dx = -(A x - b - o) dt + …, so the mean moves by A⁻¹o, and x = 0 holds during
@@ -62,6 +74,14 @@ class ArrayPhysics:
 
         so that means stay where they were, and a cell alone has the variance T τ/(τ_i A_ii), less
         the larger its capacitor, as kT/C has.
+    noise_bandwidth_hz : float or None, in Hz
+        -3 dB bandwidth f of the noise sources, of first order, so that noise has the correlation
+        time 1/(2π f) = ε τ. Its density at low frequencies stays. A mode of λ has the variance
+        T/λ / (1 + ε λ) (Hänggi and Jung, Adv. Chem. Phys. 89, 239, 1995).
+    coupling_bandwidth_hz : float or None, in Hz
+        -3 dB bandwidth f of the amplifiers in the coupling path, of first order, each at the output
+        of a cell: τ dx = -(A y - b) dt + …, dy = 2π f (x - y) dt. With 1/(2π f) = ε τ a mode of λ
+        has the variance T (1/λ + ε), and rings from ε λ = ¼ on.
     adc_gain_error : float or None, relative
         Standard deviation of the gain of each ADC channel about 1.
     adc_offset : float or None, in ADC full scales
@@ -75,8 +95,9 @@ class ArrayPhysics:
         The highest rate at which the converters convert, of their data sheet. It changes no sample:
         `check` says where a spec samples faster.
     adc_bandwidth_hz : float or None, in Hz
-        -3 dB bandwidth of the low-pass filter at the input of each converter, of its data sheet, of
-        first order. `check` says where it is too narrow for the cells.
+        -3 dB bandwidth f of the low-pass filter at the input of each converter, of its data sheet,
+        of first order: what is converted is w, dw = 2π f (x - w) dt. With 1/(2π f) = ε τ a mode of
+        λ keeps 1/(1 + ε λ) of its variance. `check` says where it is too narrow for the cells.
     cell_capacitance_f : float or None, in farads
         Capacitance of a cell, and
     full_scale_v : float or None, in volts
@@ -94,9 +115,12 @@ class ArrayPhysics:
     """
 
     coupling_mismatch: float | None = _effect(0.0, 1.0, "relative std of each coupling")
+    coupling_asymmetry: float | None = _effect(0.0, 1.0, "relative std of a coupling's directions")
     cell_offset: float | None = _effect(0.0, 1.0, "std of each cell's input offset, full scales")
     noise_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's noise power")
     tau_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's time constant")
+    noise_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the noise sources, Hz")
+    coupling_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the couplings, Hz")
     adc_gain_error: float | None = _effect(0.0, 1.0, "relative std of each channel's gain")
     adc_offset: float | None = _effect(0.0, 1.0, "std of each channel's offset, full scales")
     adc_noise: float | None = _effect(0.0, 1.0, "rms noise of a conversion, full scales")
@@ -146,6 +170,11 @@ class ArrayPhysics:
             full_scale_v=20.0,  # of the differential range that the SNR is stated for
             device_seed=device_seed,
         )
+
+    @property
+    def beyond_modes(self) -> tuple[str, ...]:
+        """Names of the effects that are on and that modes do not describe; see `model.linear`."""
+        return tuple(name for name in BEYOND_MODES if getattr(self, name) is not None)
 
     # ---- beside a spec --------------------------------------------------------------------------
 
@@ -251,6 +280,8 @@ class Device:
     ----------
     coupling_factors : (n, n) float64, symmetric, or None
         Each coupling over its programmed value.
+    direction_factors : (n, n) float64, or None
+        Each coupling in one direction over what both have in common; 1 on the diagonal.
     cell_offsets : (n,) float64 in ADC full scales, or None
         Added to the bias.
     noise_factors : (n,) float64, or None
@@ -264,6 +295,7 @@ class Device:
     """
 
     coupling_factors: NDArray[np.float64] | None
+    direction_factors: NDArray[np.float64] | None
     cell_offsets: NDArray[np.float64] | None
     noise_factors: NDArray[np.float64] | None
     time_factors: NDArray[np.float64] | None
@@ -289,13 +321,18 @@ class Device:
             variance = math.log1p(deviation**2)
             return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
 
-        couplings = offsets = noise = times = gains = adc_offsets = None
+        couplings = directions = offsets = noise = times = gains = adc_offsets = None
         if physics.coupling_mismatch is not None:
             factors = np.empty((cells, cells))
             upper = np.triu_indices(cells)
             factors[upper] = 1.0 + physics.coupling_mismatch * normal(0, len(upper[0]))
             factors.T[upper] = factors[upper]
             couplings = frozen(factors)
+        if physics.coupling_asymmetry is not None:
+            factors = normal(6, cells * cells).reshape(cells, cells)
+            factors = 1.0 + physics.coupling_asymmetry * factors
+            np.fill_diagonal(factors, 1.0)
+            directions = frozen(factors)
         if physics.cell_offset is not None:
             offsets = frozen(physics.cell_offset * normal(1, cells))
         if physics.noise_mismatch is not None:
@@ -306,4 +343,4 @@ class Device:
             gains = frozen(1.0 + physics.adc_gain_error * normal(3, cells))
         if physics.adc_offset is not None:
             adc_offsets = frozen(physics.adc_offset * normal(4, cells))
-        return Device(couplings, offsets, noise, times, gains, adc_offsets)
+        return Device(couplings, directions, offsets, noise, times, gains, adc_offsets)

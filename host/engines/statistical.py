@@ -87,7 +87,8 @@ class StatisticalUnit(BaseUnit):
     Raises
     ------
     ValueError
-        If dtype or device is unknown or not there.
+        If dtype or device is unknown or not there, or the physics has an effect that no modes
+        describe (`ArrayPhysics.beyond_modes`); the message names it.
     """
 
     def __init__(
@@ -103,6 +104,11 @@ class StatisticalUnit(BaseUnit):
 
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        if beyond := self.physics.beyond_modes:
+            raise ValueError(
+                f"{', '.join(beyond)}: the statistical engine knows the law of independent modes "
+                "alone, which these do not have; legal: None, or engine 'numeric'"
+            )
         self.physics.check(spec, stacklevel=2)
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r} is unknown; legal: {', '.join(DTYPES)}")

@@ -27,7 +27,7 @@ from thermokron.model import (
     sampling,
     van_loan,
 )
-from thermokron.model.discharges import ROWS, _alone
+from thermokron.model.discharges import ROWS, alone
 from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 # 1,000 clock cycles per time constant
@@ -196,9 +196,9 @@ def test_a_row_has_its_place_in_a_product():
             return rows + np.arange(rows.shape[1])[:, None]
 
     rows = np.random.default_rng(0).standard_normal((70, 3))
-    whole = _alone(rows, Placed(), range(17, 87))
+    whole = alone(rows, Placed(), range(17, 87))
     for first, last in [(0, 1), (1, 2), (14, 70), (20, 50), (69, 70)]:
-        part = _alone(rows[first:last], Placed(), range(17 + first, 17 + last))
+        part = alone(rows[first:last], Placed(), range(17 + first, 17 + last))
         np.testing.assert_array_equal(part, whole[first:last])
 
 

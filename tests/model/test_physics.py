@@ -15,10 +15,17 @@ from thermokron.model.physics import Device
 
 RANGES = {f.name: f.metadata["range"] for f in fields(ArrayPhysics)}
 EFFECTS = [name for name in RANGES if name != "device_seed"]
-# what a data sheet states: they cannot be zero, and change no sample
-STATED = ("adc_rate_hz", "adc_bandwidth_hz", "cell_capacitance_f", "full_scale_v")
+# what a data sheet states, and bandwidths, whose ideal is not zero
+STATED = (
+    "noise_bandwidth_hz",
+    "coupling_bandwidth_hz",
+    "adc_rate_hz",
+    "adc_bandwidth_hz",
+    "cell_capacitance_f",
+    "full_scale_v",
+)
 # of size zero they are the ideal but for rounding: what makes modes depend on each other is there
-UNEQUAL = ("noise_mismatch", "tau_mismatch")
+UNEQUAL = ("noise_mismatch", "tau_mismatch", "coupling_asymmetry")
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -69,7 +76,7 @@ def test_json_round_trip():
     values = json.loads(ArrayPhysics().to_json())
     for bad, message in (
         (values | {"drift": 1}, "unknown drift; legal: coupling_mismatch"),
-        ({"adc_noise": 1}, "missing coupling_mismatch, cell_offset"),
+        ({"adc_noise": 1}, "missing coupling_mismatch, coupling_asymmetry, cell_offset"),
         ([], "expected an object with the fields coupling_mismatch"),
     ):
         with pytest.raises(ValueError, match=f"not an ArrayPhysics: {message}"):
@@ -80,6 +87,7 @@ def test_json_round_trip():
 
 ALL = ArrayPhysics(
     coupling_mismatch=0.1,
+    coupling_asymmetry=0.2,
     cell_offset=0.02,
     noise_mismatch=0.5,
     tau_mismatch=0.3,
@@ -89,6 +97,7 @@ ALL = ArrayPhysics(
 )
 STATIC = {
     "coupling_factors": "coupling_mismatch",
+    "direction_factors": "coupling_asymmetry",
     "cell_offsets": "cell_offset",
     "noise_factors": "noise_mismatch",
     "time_factors": "tau_mismatch",
@@ -105,16 +114,17 @@ def test_an_effect_does_not_change_the_draws_of_the_others(drawn, effect):
     )
     assert [name for name in STATIC if getattr(Device.draw(alone, 6), name) is not None] == [drawn]
     other = Device.draw(ArrayPhysics(**{effect: getattr(ALL, effect)}, device_seed=8), 6)
-    assert not np.any(getattr(other, drawn) == getattr(Device.draw(ALL, 6), drawn))
+    same = getattr(other, drawn) == getattr(Device.draw(ALL, 6), drawn)
+    assert np.count_nonzero(same) == (6 if drawn == "direction_factors" else 0)  # the diagonal
 
 
 def test_devices_spread_as_stated(chance):
-    """Mean and variance of each deviation over 300 devices of 6 cells; 12 scores."""
+    """Mean and variance of each deviation over 300 devices of 6 cells; 14 scores."""
     devices = [
         Device.draw(ArrayPhysics.from_json(ALL.to_json().replace(": 7}", f": {seed}}}")), 6)
         for seed in range(300)
     ]
-    upper = np.triu_indices(6)
+    upper, beside = np.triu_indices(6), ~np.eye(6, dtype=bool)
 
     def logarithms(factors, deviation):
         variance = np.log1p(deviation**2)
@@ -122,6 +132,7 @@ def test_devices_spread_as_stated(chance):
 
     normal = {
         "couplings": (np.array([d.coupling_factors[upper] for d in devices]) - 1) / 0.1,
+        "directions": (np.array([d.direction_factors[beside] for d in devices]) - 1) / 0.2,
         "cells": np.array([d.cell_offsets for d in devices]) / 0.02,
         "noise": logarithms([d.noise_factors for d in devices], 0.5),
         "times": logarithms([d.time_factors for d in devices], 0.3),
