@@ -57,6 +57,19 @@ class ArrayPhysics:
         i ≠ j, one draw per direction, as of the transconductors that make a coupling of two
         one-way currents. A is then no longer symmetric, the mean is still A⁻¹b, and the covariance
         solves A Σ + Σ Aᵀ = 2 T (a non-reciprocal array is out of equilibrium).
+    coupling_drift : float or None, an exponent
+        Standard deviation of the exponent ν of each coupling's drift since it was programmed, as
+        conductances of phase-change memory drift (Joshi et al., Nature Communications 11, 2473,
+        2020): A_ij → A_ij (1 + t/1 s)^(-ν_ij) at the age t, one draw per pair. A ν that all have in
+        common would scale the matrix, and is not in it.
+    coupling_age_s : float or None, in seconds
+        The age t of the couplings; without it they do not drift. A run is taken to be short.
+    coupling_tempco_per_k : float or None, relative per kelvin
+        Standard deviation of each coupling's temperature coefficient about that of all:
+        A_ij → A_ij (1 + α_ij ΔT), one draw per pair. Data sheets of resistors state a range, ±α as
+        of a uniform α/√3 (100e-6 of common thick film, 25e-6 of thin film).
+    temperature_rise_k : float or None, in kelvin
+        ΔT from the temperature at which couplings have their nominal values.
     cell_offset : float or None, in ADC full scales
         Standard deviation of the input-referred offset of each integrator. It adds to the
         bias, τ dx = -(A x - b - o) dt + …, so the mean moves by A⁻¹o, and x = 0 holds during
@@ -116,6 +129,10 @@ class ArrayPhysics:
 
     coupling_mismatch: float | None = _effect(0.0, 1.0, "relative std of each coupling")
     coupling_asymmetry: float | None = _effect(0.0, 1.0, "relative std of a coupling's directions")
+    coupling_drift: float | None = _effect(0.0, 1.0, "std of the exponent of each coupling's drift")
+    coupling_age_s: float | None = _effect(0.0, 1e10, "time since couplings were programmed, s")
+    coupling_tempco_per_k: float | None = _effect(0.0, 1e-2, "std of tempcos of couplings, 1/K")
+    temperature_rise_k: float | None = _effect(-300.0, 300.0, "departure from nominal, kelvin")
     cell_offset: float | None = _effect(0.0, 1.0, "std of each cell's input offset, full scales")
     noise_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's noise power")
     tau_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's time constant")
@@ -175,6 +192,11 @@ class ArrayPhysics:
     def beyond_modes(self) -> tuple[str, ...]:
         """Names of the effects that are on and that modes do not describe; see `model.linear`."""
         return tuple(name for name in BEYOND_MODES if getattr(self, name) is not None)
+
+    @property
+    def states_per_cell(self) -> int:
+        """How many states the array has for each cell: its voltage, and one of each bandwidth."""
+        return 1 + sum(name.endswith("_bandwidth_hz") for name in self.beyond_modes)
 
     # ---- beside a spec --------------------------------------------------------------------------
 
@@ -322,12 +344,26 @@ class Device:
             return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
 
         couplings = directions = offsets = noise = times = gains = adc_offsets = None
+
+        def pairs(effect: int) -> NDArray[np.float64]:
+            # one element makes a coupling in both directions
+            upper, draws = np.triu_indices(cells), np.empty((cells, cells))
+            draws[upper] = normal(effect, len(upper[0]))
+            draws.T[upper] = draws[upper]
+            return draws
+
         if physics.coupling_mismatch is not None:
-            factors = np.empty((cells, cells))
-            upper = np.triu_indices(cells)
-            factors[upper] = 1.0 + physics.coupling_mismatch * normal(0, len(upper[0]))
-            factors.T[upper] = factors[upper]
-            couplings = frozen(factors)
+            couplings = 1.0 + physics.coupling_mismatch * pairs(0)
+        if physics.coupling_drift is not None and physics.coupling_age_s is not None:
+            drifted = np.exp(
+                -physics.coupling_drift * math.log1p(physics.coupling_age_s) * pairs(7)
+            )
+            couplings = drifted if couplings is None else couplings * drifted
+        if physics.coupling_tempco_per_k is not None and physics.temperature_rise_k is not None:
+            warmed = 1.0 + physics.coupling_tempco_per_k * physics.temperature_rise_k * pairs(8)
+            couplings = warmed if couplings is None else couplings * warmed
+        if couplings is not None:
+            couplings = frozen(couplings)
         if physics.coupling_asymmetry is not None:
             factors = normal(6, cells * cells).reshape(cells, cells)
             factors = 1.0 + physics.coupling_asymmetry * factors

@@ -24,6 +24,8 @@ STATED = (
     "cell_capacitance_f",
     "full_scale_v",
 )
+# what takes another one to have an effect
+IN_PAIRS = ("coupling_drift", "coupling_age_s", "coupling_tempco_per_k", "temperature_rise_k")
 # of size zero they are the ideal but for rounding: what makes modes depend on each other is there
 UNEQUAL = ("noise_mismatch", "tau_mismatch", "coupling_asymmetry")
 
@@ -76,7 +78,7 @@ def test_json_round_trip():
     values = json.loads(ArrayPhysics().to_json())
     for bad, message in (
         (values | {"drift": 1}, "unknown drift; legal: coupling_mismatch"),
-        ({"adc_noise": 1}, "missing coupling_mismatch, coupling_asymmetry, cell_offset"),
+        ({"adc_noise": 1}, "missing coupling_mismatch, coupling_asymmetry, coupling_drift"),
         ([], "expected an object with the fields coupling_mismatch"),
     ):
         with pytest.raises(ValueError, match=f"not an ArrayPhysics: {message}"):
@@ -150,6 +152,44 @@ def test_devices_spread_as_stated(chance):
 def test_a_coupling_is_one_element_in_both_directions():
     factors = Device.draw(ALL, 6).coupling_factors
     np.testing.assert_array_equal(factors, factors.T)
+
+
+@pytest.mark.parametrize(
+    ("effects", "deviation"),
+    [
+        # ν log(1 + t), at a day
+        ({"coupling_drift": 0.01, "coupling_age_s": 86400.0}, 0.01 * np.log(86401.0)),
+        ({"coupling_tempco_per_k": 1e-3, "temperature_rise_k": -40.0}, 0.04),
+    ],
+    ids=["drift", "temperature"],
+)
+def test_couplings_age_and_warm_each_by_itself(chance, effects, deviation):
+    """Over 300 devices: mean and spread; symmetric; beside mismatch, which stays what it is."""
+    upper, logarithm = np.triu_indices(6), "coupling_drift" in effects
+    draws = []
+    for seed in range(300):
+        factors = Device.draw(ArrayPhysics(**effects, device_seed=seed), 6).coupling_factors
+        np.testing.assert_array_equal(factors, factors.T)
+        draws.append((np.log(factors) if logarithm else factors - 1)[upper] / deviation)
+    draws = np.array(draws)
+    assert abs(draws.mean()) * np.sqrt(draws.size) < chance.sigmas
+    assert abs(np.mean(draws**2) - 1) * np.sqrt(draws.size / 2) < chance.sigmas
+
+    both = Device.draw(ArrayPhysics(**effects, coupling_mismatch=0.1), 6).coupling_factors
+    mismatch = Device.draw(ArrayPhysics(coupling_mismatch=0.1), 6).coupling_factors
+    alone = Device.draw(ArrayPhysics(**effects), 6).coupling_factors
+    np.testing.assert_allclose(both, alone * mismatch, rtol=1e-14)
+    for name, value in effects.items():
+        assert Device.draw(ArrayPhysics(**{name: value}), 6).coupling_factors is None
+
+
+def test_couplings_drift_by_the_logarithm_of_their_age():
+    def factors(age):
+        physics = ArrayPhysics(coupling_drift=0.02, coupling_age_s=age)
+        return np.log(Device.draw(physics, 6).coupling_factors)
+
+    np.testing.assert_array_equal(factors(0.0), 0.0)
+    np.testing.assert_allclose(factors(999.0), 3 * factors(9.0), rtol=1e-12)
 
 
 # ---- each effect on the read-out --------------------------------------------------------------
@@ -339,7 +379,9 @@ def test_inl_bows_between_the_rails(bow):
     assert (mean - ideal)[[0, 5]] == pytest.approx([0.0, 0.0])
 
 
-@pytest.mark.parametrize("name", [name for name in EFFECTS if name not in (*UNEQUAL, *STATED)])
+@pytest.mark.parametrize(
+    "name", [name for name in EFFECTS if name not in (*UNEQUAL, *STATED, *IN_PAIRS)]
+)
 def test_an_effect_of_size_zero_is_the_ideal(spd_codes, name):
     codes = spd_codes(SPEC, 5)
     none = run(None, codes, temperature=900, samples=300)
