@@ -19,6 +19,8 @@ __all__ = ["ArrayPhysics", "Device"]
 
 #: Largest |INL| in ADC steps at which the bow is monotone at every legal ADC width (4 bits up).
 MAX_INL_LSB = 4.0
+#: The widest code of an ADC.
+MAX_ADC_BITS = 16
 #: Of the variance of a mode of λ = 1, what an ADC's input filter has to pass, or it is said.
 LEAST_PASSED = 0.9
 #: Effects that make the array more than n cells with a symmetric matrix.
@@ -104,6 +106,11 @@ class ArrayPhysics:
     adc_inl_lsb : float or None, in ADC steps
         Integral nonlinearity of every channel, a parabolic bow v → v + inl (1 - v²) that is
         largest at mid-scale and vanishes at both rails (end-point definition); signed.
+    adc_dnl_lsb : float or None, in ADC steps
+        Standard deviation of the DNL at mid-scale, where it is largest, of successive-approximation
+        converters. Their 2^N unit elements have the mismatch σ = dnl/√(2^N): the weight of bit k is
+        2^k + σ √(2^k) g, which makes DNL and INL code by code (Ginsburg and Chandrakasan, IEEE
+        J. Solid-State Circuits 42, 739, 2007). The end points stay.
     adc_rate_hz : float or None, in samples per second
         The highest rate at which the converters convert, of their data sheet. It changes no sample:
         `check` says where a spec samples faster.
@@ -142,6 +149,7 @@ class ArrayPhysics:
     adc_offset: float | None = _effect(0.0, 1.0, "std of each channel's offset, full scales")
     adc_noise: float | None = _effect(0.0, 1.0, "rms noise of a conversion, full scales")
     adc_inl_lsb: float | None = _effect(-MAX_INL_LSB, MAX_INL_LSB, "peak of the bow, ADC steps")
+    adc_dnl_lsb: float | None = _effect(0.0, 4.0, "std of the DNL at mid-scale, ADC steps")
     adc_rate_hz: float | None = _effect(1.0, 1e12, "highest rate of the converters, samples/s")
     adc_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the ADC's input filter, Hz")
     cell_capacitance_f: float | None = _effect(1e-18, 1.0, "capacitance of a cell, farads")
@@ -314,6 +322,8 @@ class Device:
         Gain of each ADC channel.
     adc_offsets : (n,) float64 in ADC full scales, or None
         Input-referred offset of each ADC channel.
+    adc_elements : (n, 16), or None
+        Error of the elements of each bit of a channel, bit 0 first, in their standard deviations.
     """
 
     coupling_factors: NDArray[np.float64] | None
@@ -323,6 +333,7 @@ class Device:
     time_factors: NDArray[np.float64] | None
     adc_gains: NDArray[np.float64] | None
     adc_offsets: NDArray[np.float64] | None
+    adc_elements: NDArray[np.float64] | None
 
     @staticmethod
     @lru_cache(maxsize=16)
@@ -343,7 +354,7 @@ class Device:
             variance = math.log1p(deviation**2)
             return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
 
-        couplings = directions = offsets = noise = times = gains = adc_offsets = None
+        couplings = directions = offsets = noise = times = gains = adc_offsets = elements = None
 
         def pairs(effect: int) -> NDArray[np.float64]:
             # one element makes a coupling in both directions
@@ -379,4 +390,6 @@ class Device:
             gains = frozen(1.0 + physics.adc_gain_error * normal(3, cells))
         if physics.adc_offset is not None:
             adc_offsets = frozen(physics.adc_offset * normal(4, cells))
-        return Device(couplings, directions, offsets, noise, times, gains, adc_offsets)
+        if physics.adc_dnl_lsb is not None:
+            elements = frozen(normal(9, cells * MAX_ADC_BITS).reshape(cells, MAX_ADC_BITS))
+        return Device(couplings, directions, offsets, noise, times, gains, adc_offsets, elements)

@@ -88,7 +88,7 @@ class StatisticalUnit(BaseUnit):
     ------
     ValueError
         If dtype or device is unknown or not there, or the physics has an effect that no modes
-        describe (`ArrayPhysics.beyond_modes`); the message names it.
+        describe (`ArrayPhysics.beyond_modes`), or `adc_dnl_lsb`; the message names it.
     """
 
     def __init__(
@@ -104,10 +104,12 @@ class StatisticalUnit(BaseUnit):
 
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
-        if beyond := self.physics.beyond_modes:
+        beyond = self.physics.beyond_modes
+        beyond += () if self.physics.adc_dnl_lsb is None else ("adc_dnl_lsb",)
+        if beyond:
             raise ValueError(
                 f"{', '.join(beyond)}: the statistical engine knows the law of independent modes "
-                "alone, which these do not have; legal: None, or engine 'numeric'"
+                "and of even codes alone; legal: None, or engine 'numeric'"
             )
         self.physics.check(spec, stacklevel=2)
         if dtype not in DTYPES:

@@ -317,3 +317,5 @@ def test_the_statistical_engine_refuses_them_by_name():
 
     with pytest.raises(ValueError, match=r"coupling_asymmetry, adc_bandwidth_hz: the statistical"):
         open_unit("statistical", SPEC, ArrayPhysics(coupling_asymmetry=0.1, adc_bandwidth_hz=1e9))
+    with pytest.raises(ValueError, match=r"adc_dnl_lsb: the statistical"):
+        open_unit("statistical", SPEC, ArrayPhysics(adc_dnl_lsb=0.1))

@@ -95,6 +95,7 @@ ALL = ArrayPhysics(
     tau_mismatch=0.3,
     adc_gain_error=0.03,
     adc_offset=0.04,
+    adc_dnl_lsb=0.5,
     device_seed=7,
 )
 STATIC = {
@@ -105,6 +106,7 @@ STATIC = {
     "time_factors": "tau_mismatch",
     "adc_gains": "adc_gain_error",
     "adc_offsets": "adc_offset",
+    "adc_elements": "adc_dnl_lsb",
 }
 
 
@@ -121,7 +123,7 @@ def test_an_effect_does_not_change_the_draws_of_the_others(drawn, effect):
 
 
 def test_devices_spread_as_stated(chance):
-    """Mean and variance of each deviation over 300 devices of 6 cells; 14 scores."""
+    """Mean and variance of each deviation over 300 devices of 6 cells; 16 scores."""
     devices = [
         Device.draw(ArrayPhysics.from_json(ALL.to_json().replace(": 7}", f": {seed}}}")), 6)
         for seed in range(300)
@@ -139,6 +141,7 @@ def test_devices_spread_as_stated(chance):
         "noise": logarithms([d.noise_factors for d in devices], 0.5),
         "times": logarithms([d.time_factors for d in devices], 0.3),
         "gains": (np.array([d.adc_gains for d in devices]) - 1) / 0.03,
+        "elements": np.array([d.adc_elements for d in devices]),
         "offsets": np.array([d.adc_offsets for d in devices]) / 0.04,
     }
     for name, draws in normal.items():

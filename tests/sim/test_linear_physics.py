@@ -23,6 +23,7 @@ ALL = ArrayPhysics(
     adc_offset=0.01,
     adc_noise=0.003,
     adc_inl_lsb=0.7,
+    adc_dnl_lsb=0.6,
     adc_rate_hz=1e6,
     adc_bandwidth_hz=30e6,
     device_seed=5,
