@@ -41,7 +41,7 @@ PREFETCH_OVERHEAD = 1
 #: From the last word of a streamed vector's write to its first read.
 ARRIVAL_OVERHEAD = 1
 #: After the last conversion: capture, hand-over and the accumulator's pipeline.
-SAMPLE_OVERHEAD = 5
+SAMPLE_OVERHEAD = 6
 #: From the end of accumulation to the first word of wide results, and to the end after the last.
 RESULT_OVERHEAD = 6
 #: Cycles of AXI4-Lite for a write and for a read of a window, of managers that do not wait.
@@ -171,7 +171,7 @@ def cycles_of(
     if stream_results:
         beats = port_beats(spec, vectors=each, samples=samples, second_moments=second_moments)[2]
         words = each * n + (n * (n // 2 + 1) if second_moments else 0)
-        rest = np.maximum(0, vector_beats(spec, spec.adc_bits) - occupied - 2)
+        rest = np.maximum(0, vector_beats(spec, spec.adc_bits) - occupied - 3)
         # a word is read in every cycle, however many a beat has
         results = np.where(single, rest, np.maximum(beats, words) + RESULT_OVERHEAD)
     cycles = {

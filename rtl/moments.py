@@ -187,7 +187,8 @@ class MomentAccumulator(wiring.Component):
     Members
     -------
     samples : In(stream)
-        Codes of one sample, cell 0 at the least significant end.
+        Codes of one sample, cell 0 at the least significant end; they stay for the cycle after
+        the one in which it is taken over.
     first : In(1)
         With a sample: it begins a new vector; what its words held before is overwritten.
     vector : In
@@ -235,42 +236,52 @@ class MomentAccumulator(wiring.Component):
         sum_depth, product_depth = result_depth(spec)
         low, high = spec.adc_min, spec.adc_max
 
-        # ---- control: which fold, which diagonal ----------------------------------------
+        # ---- control: which diagonal, of which fold ----------------------------------------
         ring = sample_layout(spec)
         x = Signal(ring, reset_less=True)
         y = Signal(ring, reset_less=True)
+        load = Signal()
         active = Signal()
+        begins = Signal()
         fresh = Signal()
-        fold = Signal(span(folds))
+        longest = folds * diagonals if spec.second_moments else folds
+        left = Signal(range(longest + 1))  # cycles that the sample still takes
         diagonal = Signal(range(diagonals))
         product_address = Signal(span(product_depth))
         sum_address = Signal(span(sum_depth))
         diagonal_start = Signal()
         diagonal_end = Signal()
-        sample_end = Signal()  # a register, for whoever has a sample to give waits for it
-        diagonals_follow = self.second_moments if spec.second_moments else Const(0)
+        # of these cycles this is the last; it, or the one before
+        sample_end = Signal()
+        ending = Signal()
         recent = Signal(ACCUMULATOR_LATENCY - 1)  # samples taken over in the last cycles
+        accept = self.samples.valid & self.samples.ready
+        occupied: ValueLike = folds
+        if spec.second_moments:
+            occupied = Mux(self.second_moments, longest, folds)
         m.d.comb += [
             diagonal_start.eq(~diagonal.any()),
             diagonal_end.eq(
-                ~diagonals_follow | (diagonal == diagonals - 1) if spec.second_moments else 1
+                ~self.second_moments | (diagonal == diagonals - 1) if spec.second_moments else 1
             ),
             # a sample may be shorter than a read-modify-write; the same word must not come again
-            self.samples.ready.eq((~active | sample_end) & ~recent.any()),
+            self.samples.ready.eq((~active | ending) & ~recent.any()),
         ]
-        m.d.sync += recent.eq(Cat(self.samples.valid & self.samples.ready, recent))
+        # a cycle between, for whether a sample is taken over comes late, and the rings are wide
+        m.d.sync += [
+            recent.eq(Cat(accept, recent)),
+            load.eq(accept & ~self.cancel),
+        ]
+        with m.If(accept):
+            m.d.sync += begins.eq(self.first)
         turned = Cat(*(x[(i + 1) % n] for i in range(n)))
         with m.If(active):
             m.d.sync += [
                 product_address.eq(product_address + 1),
                 diagonal.eq(diagonal + 1),
-                sample_end.eq(
-                    Mux(
-                        diagonals_follow,
-                        (fold == folds - 1) & (diagonal == diagonals - 2),
-                        fold == folds - 2 if folds > 1 else 0,
-                    )
-                ),
+                left.eq(left - 1),
+                sample_end.eq(left == 2),
+                ending.eq(left <= 3),
                 y.eq(Cat(*(y[(i + 1) % n] for i in range(n)))),
             ]
             with m.If(diagonal_end):
@@ -278,29 +289,29 @@ class MomentAccumulator(wiring.Component):
                     x.eq(turned),
                     y.eq(turned),
                     diagonal.eq(0),
-                    fold.eq(fold + 1),
                     sum_address.eq(sum_address + 1),
                 ]
             with m.If(sample_end):
                 m.d.sync += active.eq(0)
-        with m.If(self.samples.valid & self.samples.ready):
+        with m.If(load):
             m.d.sync += [
                 active.eq(1),
-                fresh.eq(self.first),
+                fresh.eq(begins),
                 x.eq(self.samples.payload),
                 y.eq(self.samples.payload),
-                fold.eq(0),
                 diagonal.eq(0),
                 product_address.eq(0),
                 sum_address.eq(self.vector * folds),
-                sample_end.eq(~diagonals_follow if folds == 1 else 0),
+                left.eq(occupied),
+                sample_end.eq(occupied == 1),
+                ending.eq(occupied <= 2),
             ]
         with m.If(self.cancel):
             m.d.sync += active.eq(0)
         # a write is done three cycles after its read
         pipeline = Signal(ACCUMULATOR_LATENCY - 1)
         m.d.sync += pipeline.eq(Cat(active, pipeline))
-        m.d.comb += self.idle.eq(~active & ~pipeline.any())
+        m.d.comb += self.idle.eq(~load & ~active & ~pipeline.any())
 
         # ---- lanes ----------------------------------------------------------------------
         # One addition for a sum and its clip count, which is below and never carries: with up to

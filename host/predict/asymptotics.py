@@ -167,12 +167,12 @@ TABLE = _table(
         "inverse in blocks": "n²e/cr + Pn²e/cr | 8n²/cr + 8Pn²/cr − ne/r − Pne/r + 2nT/cr",
     },
     sample={
-        "solve": "2nNδ + 2n | −2nδ + 18S",
-        "inverse": "2NΔ/r | 2h/r + 18/r − 2Δ/r",
-        "solve in blocks": "2n²Nδ/c + 7Pn²δ/cr | 2n²/c − 2n²δ/c + 18Sn/c + Pn²/cr − 7Pnδ/r"
-        " − Pn/r + 18PE/r",
+        "solve": "2nNδ + 2n | −2nδ + 20S",
+        "inverse": "2NΔ/r | 2h/r + 20/r − 2Δ/r",
+        "solve in blocks": "2n²Nδ/c + 7Pn²δ/cr | 2n²/c − 2n²δ/c + 20Sn/c + Pn²/cr − 7Pnδ/r"
+        " − Pn/r + 20PE/r",
         "inverse in blocks": "2nNΔ/cr + 7Pn²δ/cr | n²/cr + Pn²/cr + n/r − 7Pnδ/r − 2nΔ/cr"
-        " − n/r − Pn/r + 18n/cr + 18E/r + 18PE/r",
+        " − n/r − Pn/r + 20n/cr + 20E/r + 20PE/r",
     },
     products={"inverse": "Nn²/r | Nn/r", "inverse in blocks": "Ncn/r | Nn/r"},
     # 8n² of moments, 8n² of inverses; on a unit 4n² a matrix and 2n² its codes; SGD's momentum

@@ -33,24 +33,37 @@ class _Accumulation:
         self.spec = spec = UnitSpec(cells=cells, lanes=lanes, adc_bits=3, rhs_depth=2)
         self.h = h = Harness(MomentAccumulator(spec))
         dut, m = h.dut, h.m
-        self.taken = h.named("taken", dut.samples.valid & dut.samples.ready & ~dut.cancel)
+        accepted = h.named("accepted", dut.samples.valid & dut.samples.ready)
+        load, begins = h.inside("load"), h.inside("begins")
+        self.taken = h.named("taken", load & ~dut.cancel)
         self.active = h.inside("active")
-        self.fold, self.diagonal = h.inside("fold"), h.inside("diagonal")
+        self.diagonal = h.inside("diagonal")
+        self.fold = Signal(range(spec.folds + 1), name="fold")
         self.first = Signal()
         self.lanes = lanes
         self.lane = h.constant("chosen_lane", span(lanes))
         h.assume(self.lane < lanes)
         self.sample = [Signal(signed(spec.adc_bits), name=f"cell{i}") for i in range(cells)]
         with m.If(self.taken):
-            m.d.sync += self.first.eq(dut.first)
+            m.d.sync += [self.first.eq(begins), self.fold.eq(0)]
             for cell, code in enumerate(self.sample):
                 m.d.sync += code.eq(dut.samples.payload[cell])
 
+        with m.Elif(self.active & h.inside("diagonal_end")):
+            m.d.sync += self.fold.eq(self.fold + 1)
+
+        # codes stay for the cycle after; a first sample is told with it
+        payload = Value.cast(dut.samples.payload)
+        h.assume(~(h.calm & h.past(accepted)) | (payload == h.past(payload)))
+        given = h.past(accepted) & ~h.past(dut.cancel)
+        h.invariant("what_was_given_is_loaded", ~h.calm | (load == given))
+        h.invariant("what_is_loaded_was_just_given", ~load | h.inside("recent")[0])
+        h.invariant("a_first_sample_is_known", ~(h.calm & load) | (begins == h.past(dut.first)))
         # the sequencer keeps to this; the vector's number matters only when a sample is taken
         self.vector = Signal.like(dut.vector)
         with m.If(self.taken):
             m.d.sync += self.vector.eq(dut.vector)
-        under_way = h.calm & h.past(self.active | self.taken)
+        under_way = h.calm & h.past(self.active | load | accepted)
         h.assume(~under_way | (dut.second_moments == h.past(dut.second_moments)))
 
         # what induction needs: the rings are turned as far as the counters say
@@ -62,9 +75,14 @@ class _Accumulation:
             h.invariant(f"y{place}_is_turned", ~self.active | (y[bits].as_signed() == other))
         h.invariant("fold_exists", ~self.active | (self.fold < spec.folds))
         h.invariant("diagonal_exists", ~self.active | (self.diagonal < spec.diagonals))
-        last = self.fold == spec.folds - 1
-        last &= ~dut.second_moments | (self.diagonal == spec.diagonals - 1)
-        h.invariant("end_is_known", ~self.active | (h.inside("sample_end") == last))
+        whole = (spec.folds - self.fold) * spec.diagonals - self.diagonal
+        to_do = Mux(dut.second_moments, whole, spec.folds - self.fold)
+        h.invariant("what_is_left_is_known", ~self.active | (h.inside("left") == to_do))
+        h.invariant("end_is_known", ~self.active | (h.inside("sample_end") == (to_do == 1)))
+        h.invariant("end_is_foreseen", ~self.active | (h.inside("ending") == (to_do <= 2)))
+        ready = ~load & (~self.active | (to_do <= 2))
+        h.invariant("a_sample_finds_the_rings_free", ~accepted | ready)
+        h.invariant("a_sample_is_loaded_into_free_rings", ~load | ~self.active | (to_do == 1))
         h.invariant("first_is_kept", ~self.active | (self.first == h.inside("fresh")))
 
     def in_lane(self, values: Iterable[Any]) -> Any:
@@ -141,12 +159,12 @@ def _compare(
     samples = h.named("samples_now", Mux(mine, Mux(a.first, 0, before) + 1, before))
     with m.If(a.taken):
         m.d.sync += [mine.eq(counts), before.eq(samples)]
-        with m.If(counts & h.dut.first):
+        with m.If(counts & h.inside("begins")):
             m.d.sync += valid.eq(1)
     with m.If(h.dut.cancel & a.active):
         m.d.sync += valid.eq(0)
     # the sums are made for as many samples
-    h.assume(~(a.taken & counts) | h.dut.first | (samples < MAX_SAMPLES))
+    h.assume(~(a.taken & counts) | h.inside("begins") | (samples < MAX_SAMPLES))
     h.invariant("samples_are_counted", samples <= MAX_SAMPLES)
     h.invariant("the_sample_is_known_to_count", ~a.active | (mine == current))
 
@@ -251,11 +269,11 @@ _TOO_SOON = "a sample is taken before the last one's word is written"
 _STALE = Broken(
     _TOO_SOON,
     "moments",
-    "(~active | sample_end) & ~recent.any()",
-    "~active | sample_end",
+    "(~active | ending) & ~recent.any()",
+    "~active | ending",
     ("a_read_sees_the_last_write",),
 )
-_IDLE = ("idle before the last word is written", "idle.eq(~active & ~pipeline.any())")
+_IDLE = ("idle before the last word is written", "idle.eq(~load & ~active & ~pipeline.any())")
 _FOLDED = Broken(
     "the second ring is not turned with the first",
     "moments",
@@ -264,11 +282,11 @@ _FOLDED = Broken(
     ("product_is_in_memory",),
 )
 _PRODUCTS = (
-    Broken(_IDLE[0], "moments", _IDLE[1], "idle.eq(~active)", ("product_is_in_memory",)),
+    Broken(_IDLE[0], "moments", _IDLE[1], "idle.eq(~load & ~active)", ("product_is_in_memory",)),
     Broken(
         "a first sample is added to what its word held before",
         "moments",
-        "fresh.eq(self.first),\n                x",
+        "fresh.eq(begins),\n                x",
         "fresh.eq(0),\n                x",
         ("product_is_in_memory",),
     ),
@@ -281,7 +299,7 @@ _VECTORS = Broken(
     ("sum_is_in_memory",),
 )
 _SUMS = (
-    Broken(_IDLE[0], "moments", _IDLE[1], "idle.eq(~active)", ("sum_is_in_memory",)),
+    Broken(_IDLE[0], "moments", _IDLE[1], "idle.eq(~load & ~active)", ("sum_is_in_memory",)),
     Broken(
         "only one end of the range counts as clipped",
         "moments",
@@ -312,11 +330,11 @@ def _moments(what: str, cells: int, lanes: int, copies: tuple[Broken, ...], long
         f"accumulator of {cells} cells in {lanes} lane{'s' * (lanes > 1)}, 3-bit ADC, 2 vectors",
         partial({"products": product_words, "sums": sum_words}[what], cells, lanes),
         "induction",
-        7,
+        8,
         20 if long else 8,
         copies,
         long=long,
-        cycles=18,
+        cycles=20,
     )
 
 

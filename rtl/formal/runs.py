@@ -60,7 +60,9 @@ def ends() -> Harness:
     accumulation: Any = 0
     for stage_of_write in reversed(range(len(pipeline))):
         accumulation = Mux(pipeline[stage_of_write], len(pipeline) - stage_of_write, accumulation)
-    accumulation = Mux(h.inside("moments.active"), _to_do(u) + len(pipeline), accumulation)
+    left, longest = h.inside("moments.left"), u.spec.accumulate_cycles()
+    accumulation = Mux(h.inside("moments.active"), left + len(pipeline), accumulation)
+    accumulation = Mux(h.inside("moments.load"), longest + len(pipeline) + 1, accumulation)
     work = {
         State.LOAD: loads["coupling"] + loads["bias"],
         State.WAIT: loads["bias"],
@@ -103,13 +105,6 @@ def _samples(u: UnitUnderProof) -> tuple[Any, Any]:
     return accepted, risen
 
 
-def _to_do(u: UnitUnderProof) -> Any:
-    """Cycles until the accumulator has done with its sample."""
-    folds = u.spec.folds - u.h.inside("moments.fold")
-    products = folds * u.spec.diagonals - u.h.inside("moments.diagonal")
-    return Mux(u.registers.mode_second_moments, products, folds)
-
-
 def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
     """What induction needs to know of the samples of a run: how far each block is with them."""
     h, dut, spec = u.h, u.h.dut, u.spec
@@ -120,8 +115,7 @@ def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
     way = (u.due_next - u.elapsed_now - 1)[:48]
     waiting, elapsed = h.inside("converter.codes__valid"), h.inside("converter.elapsed")
     active, recent = h.inside("moments.active"), h.inside("moments.recent")
-    fold, diagonal = h.inside("moments.fold"), h.inside("moments.diagonal")
-    to_do = _to_do(u)
+    load, to_do = h.inside("moments.load"), h.inside("moments.left")
     ready = h.inside("moments.samples__ready")
     # samples that have been taken: those of whole vectors, and what is done of this one
     vector, samples = h.inside("sequencer.vector"), u.registers.samples
@@ -150,9 +144,10 @@ def _count(u: UnitUnderProof, accepted: Any, risen: Any) -> None:
         | ~Cat(given & (elapsed > age) for age, given in enumerate(recent, 1)).any(),
         "code_waits_only_at_the_beginning": ~(dut.convst & waiting) | (elapsed == 0),
         "code_is_taken_at_once": ~(u.busy & waiting) | ready,
+        "what_is_loaded_was_just_given": ~load | recent[0],
+        "a_sample_takes_what_it_takes": ~active | (to_do <= spec.accumulate_cycles()),
         "end_is_known": ~active | (h.inside("moments.sample_end") == (to_do == 1)),
-        "fold_exists": ~active | (fold < spec.folds),
-        "diagonal_exists": ~active | (diagonal < spec.diagonals),
+        "end_is_foreseen": ~active | (h.inside("moments.ending") == (to_do <= 2)),
     }.items():
         h.invariant(name, condition)
 
@@ -213,6 +208,6 @@ _ENDS = (
 )
 
 PROOFS = (
-    Proof("runs", SIZES, runs, "induction", 5, 20, _RUNS, cycles=36),
+    Proof("runs", SIZES, runs, "induction", 5, 20, _RUNS, cycles=40),
     Proof("ends", SIZES, ends, "induction", 5, 35, _ENDS, long=True, cycles=40),
 )

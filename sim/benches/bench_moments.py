@@ -73,8 +73,9 @@ class Accumulator:
                 break
             waited += 1
         block.samples_valid.value = 0
-        block.samples_payload.value = self.rng.getrandbits(self.spec.cells * self.spec.adc_bits)
         block.first.value = self.rng.getrandbits(1)
+        await self.cycle()  # for which the codes stay
+        block.samples_payload.value = self.rng.getrandbits(self.spec.cells * self.spec.adc_bits)
         return waited
 
     async def until_idle(self) -> int:
@@ -91,8 +92,8 @@ class Accumulator:
             gap = self.rng.choice([0, 0, 1, 2, 3, 10]) if self.rng.random() < gaps else 0
             waited = await self.give(codes, first=j == 0, gap=gap)
             if gaps == 0 and j:
-                assert waited == self.spacing[second] - 1
-        # one cycle to take a sample over, three from the last read to its write
+                assert waited == self.spacing[second] - 2
+        # two cycles to take a sample over, three from the last read to its write
         occupied = self.spec.accumulate_cycles(second)
         assert await self.until_idle() == occupied + 3
 

@@ -182,7 +182,7 @@ def test_phases_scale_with_vectors_and_samples():
     assert (one["settle"], three["settle"]) == (1000, 3000)
     short = 2 * spec.shortest_interval()
     # the conversion of a vector's last sample goes on while the cells are discharged
-    tail = spec.adc_cycles + spec.folds + 4
+    tail = spec.adc_cycles + spec.folds + 5
     assert one["sample"] == short + 1 + tail
     assert three["sample"] == 3 * (10 * 50 + 1) + tail
     # as do the codes of the next vector to its DACs, while the array settles
