@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -363,7 +364,9 @@ print(hashlib.sha256(unit.run(job, stream=3).to_json().encode()).hexdigest())
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_another_process_with_other_threads_returns_the_same_integers(spd_codes, threads):
+@pytest.mark.parametrize("more", [{}, {"coupling_asymmetry": 0.01, "noise_bandwidth_hz": 50e6}])
+def test_another_process_with_other_threads_returns_the_same_integers(spd_codes, more, threads):
+    physics = replace(EVERYTHING, **more)
     spec = UnitSpec(cells=96, coupling_bits=12, adc_bits=16)
     job = Job(
         couplings=spd_codes(spec, 20),
@@ -373,9 +376,9 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
         interval_cycles=spec.shortest_interval(),
         samples=4000,  # work for both
     )
-    here = NumericUnit(spec, EVERYTHING, seed=11).run(job, stream=3).to_json()
+    here = NumericUnit(spec, physics, seed=11).run(job, stream=3).to_json()
     there = subprocess.run(
-        [sys.executable, "-c", SCRIPT, spec.to_json(), EVERYTHING.to_json(), job.to_json()],
+        [sys.executable, "-c", SCRIPT, spec.to_json(), physics.to_json(), job.to_json()],
         env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
         capture_output=True,
         text=True,
