@@ -5,6 +5,7 @@ from thermokron.model.discretisation import van_loan
 from thermokron.model.job import Job
 from thermokron.model.numeric import NumericUnit
 from thermokron.model.physics import ArrayPhysics
+from thermokron.model.presets import PRESETS, preset
 from thermokron.model.sampling import BLOCKS, SampleBlocks, sample_blocks
 from thermokron.model.spec import PHASES, UnitSpec
 from thermokron.model.theory import (
@@ -18,6 +19,7 @@ from thermokron.model.unit import BaseUnit, Readout, Unit, UnitFault
 __all__ = [
     "BLOCKS",
     "PHASES",
+    "PRESETS",
     "ArrayPhysics",
     "BaseUnit",
     "Job",
@@ -32,6 +34,7 @@ __all__ = [
     "covariance_settling",
     "mean_error",
     "mean_settling",
+    "preset",
     "sample_blocks",
     "van_loan",
 ]

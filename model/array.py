@@ -13,7 +13,7 @@ from thermokron.model.converters import (
     applied_couplings,
     applied_temperatures,
 )
-from thermokron.model.discretisation import relaxation
+from thermokron.model.discretisation import covariance_factor, relaxation
 from thermokron.model.physics import ArrayPhysics, Device
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
@@ -55,6 +55,9 @@ class NoiseArray:
     coordinates: with D = diag(τ/τ_i) and D^½ A D^½ = Q Λ Qᵀ, V = D^½ Q has the eigenvectors of the
     drift D A in its columns, x = V z, and V takes the place of Q in all of the above.
 
+    Where the array is more than its cells (`ArrayPhysics.beyond_modes`), or A is not symmetric, no
+    such modes describe it, and `model.linear` has its states and their exact step.
+
     An indefinite A is no error: its modes grow, and the ADC clips.
 
     Parameters
@@ -74,6 +77,8 @@ class NoiseArray:
         The static deviations of this one.
     matrix : (n, n) float64
         A as the device makes it: dequantised, mismatch included.
+    modal : bool
+        Whether the modes below describe it; else they are not there.
     temperature : int
         Its code.
     temperatures : (n,) float64
@@ -97,8 +102,10 @@ class NoiseArray:
         self._factors: dict[float, NDArray[np.float64]] = {}
         #: What was worked out for the last times at which it was sampled, and these.
         self.last_law: tuple[tuple[int, int], Any] | None = None
-        with single_threaded_blas():
-            self.eigenvalues, self.eigenvectors = modes_of(self.matrix, self.device)
+        self.modal = not physics.beyond_modes
+        if self.modal:
+            with single_threaded_blas():
+                self.eigenvalues, self.eigenvectors = modes_of(self.matrix, self.device)
 
     def at(self, temperature: int) -> Self:
         """The same array, programmed with the same couplings, at this temperature code."""
@@ -132,12 +139,7 @@ class NoiseArray:
             return factor
         if (kept := self._factors.get(duration)) is not None:
             return kept
-        covariance = self.mode_covariance(duration)
-        scale = np.sqrt(np.diag(covariance))
-        # to unit diagonal first: modes may differ by many orders of magnitude
-        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0.0)
-        values, vectors = np.linalg.eigh(covariance * inverse * inverse[:, None])
-        factor = scale[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
+        factor = covariance_factor(self.mode_covariance(duration))
         if len(self._factors) == FACTORS_KEPT:
             self._factors.clear()
         self._factors[duration] = factor

@@ -12,9 +12,15 @@ __all__ = ["AnalogToDigital", "applied_bias", "applied_couplings", "applied_temp
 
 
 def applied_couplings(spec: UnitSpec, device: Device, codes: ArrayLike) -> NDArray[np.float64]:
-    """The matrix A that coupling codes make on a device, (n, n), dimensionless, symmetric."""
+    """The matrix A that coupling codes make on a device, (n, n), dimensionless.
+
+    Symmetric, but for `Device.direction_factors`.
+    """
     values = spec.coupling_values(codes)
-    return values if device.coupling_factors is None else values * device.coupling_factors
+    for factors in (device.coupling_factors, device.direction_factors):
+        if factors is not None:
+            values = values * factors
+    return values
 
 
 def applied_bias(spec: UnitSpec, device: Device, codes: ArrayLike) -> NDArray[np.float64]:
@@ -33,7 +39,10 @@ class AnalogToDigital:
     """The array's ADCs, one channel per cell.
 
     An input x becomes v = gain·(x + offset + noise), clamped to the rails, bowed by the INL,
-    and then code = clip(rint(v·2^(bits-1))), rounded half to even.
+    and then code = clip(rint(v·2^(bits-1))), rounded half to even. Where elements are mismatched
+    (`ArrayPhysics.adc_dnl_lsb`), it is what successive approximation finds with weights w_k: from
+    the highest bit on, each is kept if v is above the least voltage of the code with it,
+    Σ w over its bits - 2^(bits-1) - ½ steps.
 
     Parameters
     ----------
@@ -52,6 +61,14 @@ class AnalogToDigital:
         self._offsets = None if device.adc_offsets is None else device.adc_offsets * scale
         self._noise = None if physics.adc_noise is None else physics.adc_noise * scale
         self._bow = physics.adc_inl_lsb
+        self._weights: NDArray[np.float64] | None = None
+        if device.adc_elements is not None:
+            assert physics.adc_dnl_lsb is not None
+            ideal = 2.0 ** np.arange(spec.adc_bits)
+            mismatch = physics.adc_dnl_lsb / 2.0 ** (spec.adc_bits / 2)
+            weights = ideal + mismatch * np.sqrt(ideal) * device.adc_elements[:, : spec.adc_bits]
+            # all of them together are the largest code, whose place gain and offset say
+            self._weights = weights * (ideal.sum() / weights.sum(axis=1, keepdims=True))
 
     @property
     def noisy(self) -> bool:
@@ -85,9 +102,21 @@ class AnalogToDigital:
         if self._bow is not None:
             np.clip(steps, -self._scale, self._scale, out=steps)
             steps += self._bow * (1.0 - (steps / self._scale) ** 2)
-        np.rint(steps, out=steps)
+        if self._weights is None:
+            np.rint(steps, out=steps)
+        else:
+            self._approximate(steps, self._weights)
         # nearly always none is, and to see that takes less time than to clamp
         if steps.max() < self._high and steps.min() > self._low:
             return False
         np.clip(steps, self._low, self._high, out=steps)
         return True
+
+    def _approximate(self, steps: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+        """Successive approximation: voltages become codes between the rails, in place."""
+        left = steps + (self._scale + 0.5)
+        steps[:] = self._low
+        for bit in reversed(range(weights.shape[1])):
+            kept = left >= weights[:, bit]
+            left -= np.where(kept, weights[:, bit], 0.0)
+            steps += kept * 2.0**bit

@@ -20,9 +20,11 @@ from thermokron.model.threads import single_threaded_blas
 
 __all__ = [
     "BLOCKS",
+    "THERMAL",
     "Discharges",
     "Room",
     "Stretch",
+    "alone",
     "blocks_of",
     "first_of",
     "in_time",
@@ -44,7 +46,7 @@ ROWS = 32
 ROOMS_KEPT, NUMBERS_KEPT = 8, 2**19
 
 # What a generator is for.
-_THERMAL, _CONVERSION = 0, 1
+THERMAL, CONVERSION = 0, 1
 
 Floats = NDArray[np.float64]
 
@@ -223,12 +225,17 @@ class Discharges:
         self._seed = seed
         drift = array.bias(biases)
         self._streams = range(stream, stream + len(drift))
-        self._driven = bool(drift.any())
         with single_threaded_blas():
-            law = self._law = Law.of(array, settle_cycles, interval_cycles)
-            if self._driven:
-                drift = _alone(drift, array.eigenvectors, self._streams)
-                self._first_mean, self._mean = drift * law.first_drive, drift * law.drive
+            self._prepare(array, drift, settle_cycles, interval_cycles)
+
+    def _prepare(
+        self, array: NoiseArray, drift: Floats, settle_cycles: int, interval_cycles: int
+    ) -> None:
+        law = self._law = Law.of(array, settle_cycles, interval_cycles)
+        self._driven = bool(drift.any())
+        if self._driven:
+            drift = alone(drift, array.eigenvectors, self._streams)
+            self._first_mean, self._mean = drift * law.first_drive, drift * law.drive
 
     @property
     def vectors(self) -> int:
@@ -249,13 +256,13 @@ class Discharges:
             inputs = room.buffer(0, len(streams), stretch.rows * n)
             inputs[:] = 0.0
         else:
-            inputs = self._draw(_THERMAL, stretch, room, 0)
+            inputs = self._draw(THERMAL, stretch, room, 0, n)
         ends = []
         for rows, shape in stretch.runs:
             run = inputs[:, rows.start * n : rows.stop * n]
             if stretch.begin == 0 and rows.start == 0:
                 if self._law.factors:
-                    run[:] = _alone(run, self._law.factors[0], streams)
+                    run[:] = alone(run, self._law.factors[0], streams)
                 elif not self._law.quiet:
                     run *= self._law.first
                 if self._driven:
@@ -301,7 +308,7 @@ class Discharges:
         for (rows, shape), end, final in zip(stretch.runs, ends, finals, strict=True):
             part = slice(rows.start * n, rows.stop * n)
             if last is None:
-                steps[:, part] = _alone(
+                steps[:, part] = alone(
                     inputs[:, part], self._law.turn, self._streams[stretch.vectors]
                 )
             else:
@@ -324,25 +331,31 @@ class Discharges:
         """What `finish` returned becomes codes, in place; whether any is at a rail."""
         noise = None
         if self._adc.noisy:
-            spare = int(self._law.chain.remembers)  # the buffer that does not hold the steps
-            noise = self._draw(_CONVERSION, stretch, room, spare).reshape(steps.shape)
+            noise = self._draw(CONVERSION, stretch, room, self._spare, self.cells)
+            noise = noise.reshape(steps.shape)
         return self._adc.convert(steps, noise)
 
-    def _draw(self, purpose: int, stretch: Stretch, room: Room, buffer: int) -> Floats:
-        first = stretch.first * self.cells
+    @property
+    def _spare(self) -> int:
+        """The buffer that does not hold what `finish` returns."""
+        return int(self._law.chain.remembers)
+
+    def _draw(self, purpose: int, stretch: Stretch, room: Room, buffer: int, width: int) -> Floats:
+        """Normal numbers of a stretch, (K, rows·width)."""
+        first = stretch.first * width
         skipped = first % ALIGNMENT
         streams = self._streams[stretch.vectors]
-        numbers = room.buffer(buffer, len(streams), skipped + stretch.rows * self.cells)
+        numbers = room.buffer(buffer, len(streams), skipped + stretch.rows * width)
         room.normals.draw(self._seed, purpose, streams, first - skipped, numbers)
         return numbers[:, skipped:]
 
 
-def _alone(rows: Floats, matrix: Floats, streams: range) -> Floats:
-    """A row of each stream, (K, n), times a matrix (n, n), in products that they share."""
+def alone(rows: Floats, matrix: Floats, streams: range) -> Floats:
+    """A row of each stream, (K, n), times a matrix (n, m), in products that they share."""
     vectors, n = rows.shape
     first = streams[0] % ROWS
     groups = -(-(first + vectors) // ROWS)
     placed = np.zeros((groups * ROWS, n))
     placed[first : first + vectors] = rows
     product: Floats = placed.reshape(groups, ROWS, n) @ matrix
-    return product.reshape(-1, n)[first : first + vectors]
+    return product.reshape(-1, product.shape[-1])[first : first + vectors]

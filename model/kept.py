@@ -41,7 +41,8 @@ class KeptArrays:
             array = NoiseArray(self._spec, self._physics, couplings, temperature)
         array = array.at(temperature)
         self._arrays[key] = owner, array
-        while len(self._arrays) > 1 and len(self._arrays) * _numbers(self._spec.cells) > KEPT:
+        numbers = _numbers(self._spec.cells, self._physics)
+        while len(self._arrays) > 1 and len(self._arrays) * numbers > KEPT:
             self._arrays.popitem(last=False)
         return array
 
@@ -50,6 +51,9 @@ class KeptArrays:
         return vars(self) | {"_arrays": OrderedDict()}
 
 
-def _numbers(cells: int) -> int:
+def _numbers(cells: int, physics: ArrayPhysics) -> int:
     """About how many numbers a programmed array holds: its matrices, and its law's."""
+    if physics.beyond_modes:
+        states = physics.states_per_cell * cells
+        return cells * cells + 3 * states * states + 2 * states * cells
     return cells * (3 * cells + 2 * CHUNK**2)

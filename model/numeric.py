@@ -43,6 +43,7 @@ class NumericUnit(BaseUnit):
     ) -> None:
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        self.physics.check(spec, stacklevel=2)
         self._arrays = KeptArrays(spec, self.physics)
 
     def _execute(self, job: Job, stream: int) -> Readout:

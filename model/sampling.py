@@ -21,6 +21,7 @@ from thermokron.model.discharges import (
     room,
     wipe,
 )
+from thermokron.model.linear import LinearDischarges
 from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 __all__ = ["BLOCKS", "SampleBlocks", "sample_blocks"]
@@ -70,8 +71,9 @@ def sample_blocks(
     codes : (K, block, n) int16, C-contiguous
         What the ADC makes of them.
     """
+    discharges = Discharges if array.modal else LinearDischarges
     return SampleBlocks(
-        Discharges(
+        discharges(
             array,
             biases,
             settle_cycles=settle_cycles,

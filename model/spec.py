@@ -70,7 +70,8 @@ class UnitSpec:
     clock_hz: float = _range(25e6, 1e3, 1e10, "clock frequency in Hz")
     tau_s: float = _range(20e-9, 1e-12, 1.0, "RC time constant of a cell in seconds")
     temperature_full_scale: float = _range(
-        1 / 16, 1e-9, 1.0, "noise temperature at full code, in ADC full scales squared"
+        *(1 / 16, 1e-9, 1.0),
+        "noise temperature at full code, in ADC full scales squared: a noise source, not kT/C",
     )
 
     def __post_init__(self) -> None:

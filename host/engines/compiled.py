@@ -49,6 +49,7 @@ class CompiledUnit(RegisterUnit):
                 "engine 'cosim' writes .fst, too"
             )
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        self.physics.check(spec, stacklevel=2)
         link = CompiledLink(spec, self.physics, seed=seed, waves=path)
         try:
             super().__init__(link, spec, seed, streams=streams)

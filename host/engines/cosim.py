@@ -52,6 +52,7 @@ class CosimUnit(RegisterUnit):
             legal = ", ".join(f".{name}" for name in WAVES)
             raise ValueError(f"waves = {str(path)!r} has no known format; legal endings: {legal}")
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        self.physics.check(spec, stacklevel=2)
         link = SimulatorLink(
             spec,
             self.physics,

@@ -87,7 +87,8 @@ class StatisticalUnit(BaseUnit):
     Raises
     ------
     ValueError
-        If dtype or device is unknown or not there.
+        If dtype or device is unknown or not there, or the physics has an effect that no modes
+        describe (`ArrayPhysics.beyond_modes`), or `adc_dnl_lsb`; the message names it.
     """
 
     def __init__(
@@ -103,6 +104,14 @@ class StatisticalUnit(BaseUnit):
 
         super().__init__(spec, seed)
         self.physics = ArrayPhysics.ideal() if physics is None else physics
+        beyond = self.physics.beyond_modes
+        beyond += () if self.physics.adc_dnl_lsb is None else ("adc_dnl_lsb",)
+        if beyond:
+            raise ValueError(
+                f"{', '.join(beyond)}: the statistical engine knows the law of independent modes "
+                "and of even codes alone; legal: None, or engine 'numeric'"
+            )
+        self.physics.check(spec, stacklevel=2)
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r} is unknown; legal: {', '.join(DTYPES)}")
         self._dtype, self._floats = getattr(torch, dtype), np.dtype(dtype)

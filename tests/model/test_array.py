@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -27,7 +28,7 @@ from thermokron.model import (
     sampling,
     van_loan,
 )
-from thermokron.model.discharges import ROWS, _alone
+from thermokron.model.discharges import ROWS, alone
 from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 # 1,000 clock cycles per time constant
@@ -196,9 +197,9 @@ def test_a_row_has_its_place_in_a_product():
             return rows + np.arange(rows.shape[1])[:, None]
 
     rows = np.random.default_rng(0).standard_normal((70, 3))
-    whole = _alone(rows, Placed(), range(17, 87))
+    whole = alone(rows, Placed(), range(17, 87))
     for first, last in [(0, 1), (1, 2), (14, 70), (20, 50), (69, 70)]:
-        part = _alone(rows[first:last], Placed(), range(17 + first, 17 + last))
+        part = alone(rows[first:last], Placed(), range(17 + first, 17 + last))
         np.testing.assert_array_equal(part, whole[first:last])
 
 
@@ -363,7 +364,9 @@ print(hashlib.sha256(unit.run(job, stream=3).to_json().encode()).hexdigest())
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_another_process_with_other_threads_returns_the_same_integers(spd_codes, threads):
+@pytest.mark.parametrize("more", [{}, {"coupling_asymmetry": 0.01, "noise_bandwidth_hz": 50e6}])
+def test_another_process_with_other_threads_returns_the_same_integers(spd_codes, more, threads):
+    physics = replace(EVERYTHING, **more)
     spec = UnitSpec(cells=96, coupling_bits=12, adc_bits=16)
     job = Job(
         couplings=spd_codes(spec, 20),
@@ -373,9 +376,9 @@ def test_another_process_with_other_threads_returns_the_same_integers(spd_codes,
         interval_cycles=spec.shortest_interval(),
         samples=4000,  # work for both
     )
-    here = NumericUnit(spec, EVERYTHING, seed=11).run(job, stream=3).to_json()
+    here = NumericUnit(spec, physics, seed=11).run(job, stream=3).to_json()
     there = subprocess.run(
-        [sys.executable, "-c", SCRIPT, spec.to_json(), EVERYTHING.to_json(), job.to_json()],
+        [sys.executable, "-c", SCRIPT, spec.to_json(), physics.to_json(), job.to_json()],
         env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
         capture_output=True,
         text=True,

@@ -70,3 +70,67 @@ def test_offset_comes_before_gain_and_noise_before_both():
     )
     assert adc.noisy
     assert not make(16).noisy
+
+
+# ---- successive approximation with mismatched elements ----------------------------------------
+
+
+def transitions(bits: int, channel: int, **effects) -> np.ndarray:
+    """The least voltage of each code above the lowest, in ADC steps, by bisection."""
+    adc, half = make(bits, **effects), 2 ** (bits - 1)
+    codes = np.arange(-half + 1, half)
+    low, high = codes - 40.0, codes + 40.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        steps = np.zeros((len(codes), 3))
+        steps[:, channel] = middle
+        adc.convert(steps)
+        reached = steps[:, channel] >= codes
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return high
+
+
+def test_codes_are_sums_of_mismatched_weights():
+    """Transition of code c: Σ of its bits' weights - half - 1/2; the end points stay."""
+    bits, half = 8, 128
+    elements = Device.draw(ArrayPhysics(adc_dnl_lsb=0.4), 3).adc_elements[:, :bits]
+    ideal = 2.0 ** np.arange(bits)
+    weights = ideal + 0.4 / 16 * np.sqrt(ideal) * elements
+    weights *= 255 / weights.sum(axis=1, keepdims=True)
+    which = (np.arange(1, 256)[:, None] >> np.arange(bits)) & 1
+    for channel in range(3):
+        found = transitions(bits, channel, adc_dnl_lsb=0.4)
+        expected = which @ weights[channel] - half - 0.5
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+        assert found[-1] == pytest.approx(half - 1.5)
+        assert np.abs(np.diff(found) - 1).max() > 0.05
+    ideal = transitions(bits, 0)
+    np.testing.assert_allclose(ideal, np.arange(-half, half - 1) + 0.5, rtol=0, atol=1e-9)
+
+
+def test_the_largest_dnl_is_at_mid_scale_and_as_large_as_stated(chance):
+    """Over 400 channels of 10 bits; a step that one unit element makes is 32 times as even."""
+    spec = UnitSpec(cells=400, adc_bits=10)
+    physics = ArrayPhysics(adc_dnl_lsb=0.5)
+    device = Device.draw(physics, 400)
+    adc = AnalogToDigital(spec, physics, device)
+    grid = np.linspace(-6.0, 6.0, 4001)
+    steps = np.repeat(grid[:, None], 400, axis=1)
+    adc.convert(steps)
+    # voltages for which the code is the one below mid-scale
+    widths = (steps == -1).sum(axis=0) * (grid[1] - grid[0])
+    scores = (widths - 1) / 0.5
+    kept = np.abs(scores) < 1.9  # a step is not less than nothing
+    assert kept.mean() > 0.9
+    assert abs(np.mean(scores[kept])) * np.sqrt(kept.sum()) < chance.sigmas
+    # a normal number cut at 1.9 has the variance 0.76
+    assert np.mean(scores[kept] ** 2) == pytest.approx(0.76, abs=0.15)
+    even = (steps == 0).sum(axis=0) * (grid[1] - grid[0])
+    assert np.std(even) == pytest.approx(0.5 / 32, rel=0.2)
+
+
+def test_voltages_beyond_the_rails_clip_there_too():
+    beyond = np.array([1.0, 1.5, 1e30])
+    adc = make(12, adc_dnl_lsb=0.5)
+    np.testing.assert_array_equal(codes_of(adc, 12, beyond), 2047)
+    np.testing.assert_array_equal(codes_of(adc, 12, -1.01 * beyond), -2048)

@@ -273,7 +273,7 @@ def test_jobs_with_the_same_couplings_decompose_them_once(spd_codes, monkeypatch
 
 
 def test_decomposed_arrays_do_not_pile_up(spd_codes, monkeypatch):
-    monkeypatch.setattr(kept, "KEPT", 3 * kept._numbers(6))
+    monkeypatch.setattr(kept, "KEPT", 3 * kept._numbers(6, ArrayPhysics()))
     spec = UnitSpec(cells=6)
     unit = NumericUnit(spec, seed=1)
     jobs = [make_job(spec, spd_codes(spec, 10, seed=seed), samples=3) for seed in range(5)]

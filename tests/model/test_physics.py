@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -14,8 +15,19 @@ from thermokron.model.physics import Device
 
 RANGES = {f.name: f.metadata["range"] for f in fields(ArrayPhysics)}
 EFFECTS = [name for name in RANGES if name != "device_seed"]
+# what a data sheet states, and bandwidths, whose ideal is not zero
+STATED = (
+    "noise_bandwidth_hz",
+    "coupling_bandwidth_hz",
+    "adc_rate_hz",
+    "adc_bandwidth_hz",
+    "cell_capacitance_f",
+    "full_scale_v",
+)
+# what takes another one to have an effect
+IN_PAIRS = ("coupling_drift", "coupling_age_s", "coupling_tempco_per_k", "temperature_rise_k")
 # of size zero they are the ideal but for rounding: what makes modes depend on each other is there
-UNEQUAL = ("noise_mismatch", "tau_mismatch")
+UNEQUAL = ("noise_mismatch", "tau_mismatch", "coupling_asymmetry")
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -42,8 +54,10 @@ def test_an_effect_out_of_range_is_refused_by_name(name):
     low, high = RANGES[name]
     for value in (low, high):
         assert getattr(ArrayPhysics(**{name: value}), name) == value
-    for value in (low - 1e-9, high * 1.001, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"{name} = .*legal: {low:g} to {high:g}"):
+    for value in (low - 1e-9 * max(high - low, 1.0), high * 1.001, float("nan"), float("inf")):
+        with pytest.raises(
+            ValueError, match=f"{name} = .*legal: {re.escape(f'{low:g} to {high:g}')}"
+        ):
             ArrayPhysics(**{name: value})
     for value in ("1", True):
         with pytest.raises(TypeError, match=f"{name} = .* is not a number"):
@@ -64,7 +78,7 @@ def test_json_round_trip():
     values = json.loads(ArrayPhysics().to_json())
     for bad, message in (
         (values | {"drift": 1}, "unknown drift; legal: coupling_mismatch"),
-        ({"adc_noise": 1}, "missing coupling_mismatch, cell_offset"),
+        ({"adc_noise": 1}, "missing coupling_mismatch, coupling_asymmetry, coupling_drift"),
         ([], "expected an object with the fields coupling_mismatch"),
     ):
         with pytest.raises(ValueError, match=f"not an ArrayPhysics: {message}"):
@@ -75,20 +89,24 @@ def test_json_round_trip():
 
 ALL = ArrayPhysics(
     coupling_mismatch=0.1,
+    coupling_asymmetry=0.2,
     cell_offset=0.02,
     noise_mismatch=0.5,
     tau_mismatch=0.3,
     adc_gain_error=0.03,
     adc_offset=0.04,
+    adc_dnl_lsb=0.5,
     device_seed=7,
 )
 STATIC = {
     "coupling_factors": "coupling_mismatch",
+    "direction_factors": "coupling_asymmetry",
     "cell_offsets": "cell_offset",
     "noise_factors": "noise_mismatch",
     "time_factors": "tau_mismatch",
     "adc_gains": "adc_gain_error",
     "adc_offsets": "adc_offset",
+    "adc_elements": "adc_dnl_lsb",
 }
 
 
@@ -100,16 +118,17 @@ def test_an_effect_does_not_change_the_draws_of_the_others(drawn, effect):
     )
     assert [name for name in STATIC if getattr(Device.draw(alone, 6), name) is not None] == [drawn]
     other = Device.draw(ArrayPhysics(**{effect: getattr(ALL, effect)}, device_seed=8), 6)
-    assert not np.any(getattr(other, drawn) == getattr(Device.draw(ALL, 6), drawn))
+    same = getattr(other, drawn) == getattr(Device.draw(ALL, 6), drawn)
+    assert np.count_nonzero(same) == (6 if drawn == "direction_factors" else 0)  # the diagonal
 
 
 def test_devices_spread_as_stated(chance):
-    """Mean and variance of each deviation over 300 devices of 6 cells; 12 scores."""
+    """Mean and variance of each deviation over 300 devices of 6 cells; 16 scores."""
     devices = [
         Device.draw(ArrayPhysics.from_json(ALL.to_json().replace(": 7}", f": {seed}}}")), 6)
         for seed in range(300)
     ]
-    upper = np.triu_indices(6)
+    upper, beside = np.triu_indices(6), ~np.eye(6, dtype=bool)
 
     def logarithms(factors, deviation):
         variance = np.log1p(deviation**2)
@@ -117,10 +136,12 @@ def test_devices_spread_as_stated(chance):
 
     normal = {
         "couplings": (np.array([d.coupling_factors[upper] for d in devices]) - 1) / 0.1,
+        "directions": (np.array([d.direction_factors[beside] for d in devices]) - 1) / 0.2,
         "cells": np.array([d.cell_offsets for d in devices]) / 0.02,
         "noise": logarithms([d.noise_factors for d in devices], 0.5),
         "times": logarithms([d.time_factors for d in devices], 0.3),
         "gains": (np.array([d.adc_gains for d in devices]) - 1) / 0.03,
+        "elements": np.array([d.adc_elements for d in devices]),
         "offsets": np.array([d.adc_offsets for d in devices]) / 0.04,
     }
     for name, draws in normal.items():
@@ -134,6 +155,44 @@ def test_devices_spread_as_stated(chance):
 def test_a_coupling_is_one_element_in_both_directions():
     factors = Device.draw(ALL, 6).coupling_factors
     np.testing.assert_array_equal(factors, factors.T)
+
+
+@pytest.mark.parametrize(
+    ("effects", "deviation"),
+    [
+        # ν log(1 + t), at a day
+        ({"coupling_drift": 0.01, "coupling_age_s": 86400.0}, 0.01 * np.log(86401.0)),
+        ({"coupling_tempco_per_k": 1e-3, "temperature_rise_k": -40.0}, 0.04),
+    ],
+    ids=["drift", "temperature"],
+)
+def test_couplings_age_and_warm_each_by_itself(chance, effects, deviation):
+    """Over 300 devices: mean and spread; symmetric; beside mismatch, which stays what it is."""
+    upper, logarithm = np.triu_indices(6), "coupling_drift" in effects
+    draws = []
+    for seed in range(300):
+        factors = Device.draw(ArrayPhysics(**effects, device_seed=seed), 6).coupling_factors
+        np.testing.assert_array_equal(factors, factors.T)
+        draws.append((np.log(factors) if logarithm else factors - 1)[upper] / deviation)
+    draws = np.array(draws)
+    assert abs(draws.mean()) * np.sqrt(draws.size) < chance.sigmas
+    assert abs(np.mean(draws**2) - 1) * np.sqrt(draws.size / 2) < chance.sigmas
+
+    both = Device.draw(ArrayPhysics(**effects, coupling_mismatch=0.1), 6).coupling_factors
+    mismatch = Device.draw(ArrayPhysics(coupling_mismatch=0.1), 6).coupling_factors
+    alone = Device.draw(ArrayPhysics(**effects), 6).coupling_factors
+    np.testing.assert_allclose(both, alone * mismatch, rtol=1e-14)
+    for name, value in effects.items():
+        assert Device.draw(ArrayPhysics(**{name: value}), 6).coupling_factors is None
+
+
+def test_couplings_drift_by_the_logarithm_of_their_age():
+    def factors(age):
+        physics = ArrayPhysics(coupling_drift=0.02, coupling_age_s=age)
+        return np.log(Device.draw(physics, 6).coupling_factors)
+
+    np.testing.assert_array_equal(factors(0.0), 0.0)
+    np.testing.assert_allclose(factors(999.0), 3 * factors(9.0), rtol=1e-12)
 
 
 # ---- each effect on the read-out --------------------------------------------------------------
@@ -323,7 +382,9 @@ def test_inl_bows_between_the_rails(bow):
     assert (mean - ideal)[[0, 5]] == pytest.approx([0.0, 0.0])
 
 
-@pytest.mark.parametrize("name", [name for name in EFFECTS if name not in UNEQUAL])
+@pytest.mark.parametrize(
+    "name", [name for name in EFFECTS if name not in (*UNEQUAL, *STATED, *IN_PAIRS)]
+)
 def test_an_effect_of_size_zero_is_the_ideal(spd_codes, name):
     codes = spd_codes(SPEC, 5)
     none = run(None, codes, temperature=900, samples=300)
