@@ -281,7 +281,7 @@ class MomentAccumulator(wiring.Component):
                 diagonal.eq(diagonal + 1),
                 left.eq(left - 1),
                 sample_end.eq(left == 2),
-                ending.eq(left <= 3),
+                ending.eq(~left[2:].any()),  # at most 3, also where that is all it can count
                 y.eq(Cat(*(y[(i + 1) % n] for i in range(n)))),
             ]
             with m.If(diagonal_end):
