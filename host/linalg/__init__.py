@@ -14,10 +14,12 @@ from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.api import inv, load, program, solve
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.refinement import NotConverged
 from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
+from thermokron.host.linalg.stack import Stack
 
 __all__ = [
     "GUARDS",
@@ -26,11 +28,13 @@ __all__ = [
     "Clipping",
     "Eliminated",
     "Guard",
+    "NotConverged",
     "NotPositiveDefinite",
     "Programmed",
     "Result",
     "Settle",
     "Settling",
+    "Stack",
     "check_settle",
     "inv",
     "load",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
+
+import numpy as np
 
 from thermokron.host.calibration import Calibrated, Calibration
 from thermokron.host.linalg.arrays import (
@@ -10,6 +13,7 @@ from thermokron.host.linalg.arrays import (
     check_lambda_min,
     check_reading,
     check_second_moments,
+    entries,
     symmetric_matrix,
     unchecked,
 )
@@ -23,6 +27,7 @@ from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
 from thermokron.host.linalg.settling import Settle, check_settle
+from thermokron.host.linalg.stack import Stack, each_of
 from thermokron.model import Unit
 from thermokron.model.checks import check_real
 from thermokron.model.threads import single_threaded_blas
@@ -36,7 +41,7 @@ def program(
     unit: Unit,
     M: Any,
     *,
-    lambda_min: float | None = None,
+    lambda_min: Any = None,
     guard: Guard = "lanczos",
     equilibrate: bool = True,
     like: Programmed | Eliminated | None = None,
@@ -47,7 +52,7 @@ def program(
     interval: float = 2.0,
     tolerance: float = 0.01,
     calibration: Calibration | None = None,
-) -> Programmed | Eliminated:
+) -> Programmed | Eliminated | Stack:
     """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
 
     It is scaled to unit diagonal, rounded to coupling codes and guarded, once, as `scipy.linalg`'s
@@ -60,9 +65,10 @@ def program(
     ----------
     unit : Unit
         Any engine of any size.
-    M : (n, n) array or tensor
-        Symmetric positive definite, real.
-    lambda_min : float, optional
+    M : (n, n) or (..., n, n) array or tensor, SciPy sparse array or LinearOperator
+        Symmetric positive definite, real. Of several each is programmed when its turn comes. A
+        `LinearOperator` is multiplied n times, for what is programmed are entries.
+    lambda_min : float or (...) array, optional
         A lower bound on the smallest eigenvalue of M, such as the damping added to it. Without it
         Lanczos estimates one, in at most 32 steps of 2n² flops.
     guard : {"lanczos", "norm", "cholesky", "clipping", "none"}
@@ -100,8 +106,9 @@ def program(
 
     Returns
     -------
-    Programmed or Eliminated
-        With methods `solve`, `inv` and `sample`, `cost`, and a `repr` that says what it is.
+    Programmed, Eliminated or Stack
+        With methods `solve`, `inv` and `sample`, `cost`, and a `repr` that says what it is: of a
+        matrix that fits the array, of one in blocks, or of several.
 
     Raises
     ------
@@ -131,6 +138,31 @@ def program(
     tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
     if not isinstance(like, Programmed | Eliminated | None):
         raise TypeError(f"like = {like!r} is no programmed matrix")
+    M = entries(M)
+    shape = tuple(getattr(M, "shape", ()))
+    if len(shape) > 2 and 0 not in shape:
+        batch = shape[:-2]
+        try:
+            bounds = np.broadcast_to(lambda_min, batch)
+        except ValueError:
+            raise ValueError(
+                f"lambda_min has shape {np.shape(lambda_min)}; legal for M, {shape}: a number, or "
+                f"what broadcasts to {batch}"
+            ) from None
+        of_each = partial(
+            program,
+            unit,
+            guard=guard,
+            equilibrate=equilibrate,
+            like=like,
+            check=check,
+            complements=complements,
+            samples=samples,
+            settle=settle,
+            interval=interval,
+            tolerance=tolerance,
+        )
+        return Stack(batch, each_of(batch, lambda i: of_each(M[i], lambda_min=bounds[i])))
     matrix, restore = symmetric_matrix(M) if check else unchecked(M)
     kind = Kind(restore, check)
     bound = check_lambda_min(lambda_min, matrix.diagonal())
@@ -183,7 +215,7 @@ def inv(
     M: Any,
     *,
     samples: int = 1000,
-    lambda_min: float | None = None,
+    lambda_min: Any = None,
     interval: float = 2.0,
     guard: Guard = "lanczos",
     complements: Complements = "auto",
@@ -273,9 +305,10 @@ def solve(
     B: Any,
     *,
     samples: int = 1000,
-    refine: int = 1,
+    refine: int | None = None,
+    rtol: float | None = None,
     settle: Settle = SETTLING_BIAS,
-    lambda_min: float | None = None,
+    lambda_min: Any = None,
     interval: float = 2.0,
     guard: Guard = "lanczos",
     offsets: Offsets = "kept",
@@ -289,8 +322,9 @@ def solve(
     The rounding of the couplings changes the solution by M⁻¹ E x to first order, tens of percent
     where codes are coarse and M is ill-conditioned. Each refinement solves again for the
     residual B - M X, which the host computes exactly, and multiplies that error, and the sampling
-    error, by about ‖M⁻¹E‖; it costs another pass over the unit and 4n² flops per column. To solve
-    with one matrix several times, or as cheaply as can be, `program` it.
+    error, by about ‖M⁻¹E‖ or less; it costs another pass over the unit and 2n² flops per column.
+    With `rtol` it goes on until the residual is that small, to working precision if need be. To
+    solve with one matrix several times, or as cheaply as can be, `program` it.
 
     A matrix larger than the array is eliminated block by block, P⁻¹Q by mean solves; refinements
     use the factorisation again.
@@ -299,12 +333,14 @@ def solve(
     ----------
     unit, M, lambda_min, guard, calibration
         As for `program`.
-    B : (n,) or (n, k) array or tensor
-        Right-hand sides, real.
+    B : (n,), (n, k) or (..., n, k) array or tensor
+        Right-hand sides, real; with several M, as `numpy.linalg.solve` broadcasts.
     samples : int
         Samples per right-hand side and pass.
-    refine : int
-        Passes after the first, 0 to 100.
+    refine : int, optional
+        Passes after the first, 0 to 100; 1 by default.
+    rtol : float, optional
+        As for `Programmed.solve`: passes until the residual is that small.
     settle, interval, offsets
         As for `Programmed.solve`.
 
@@ -333,7 +369,15 @@ def solve(
         tolerance=0.003,
         calibration=calibration,
     )
+    if refine is None and rtol is None:
+        refine = 1
     result = programmed.solve(
-        B, samples=samples, settle=settle, refine=refine, interval=interval, offsets=offsets
+        B,
+        samples=samples,
+        settle=settle,
+        refine=refine,
+        rtol=rtol,
+        interval=interval,
+        offsets=offsets,
     )
     return result.with_cost_of(programmed.cost)

@@ -23,7 +23,9 @@ __all__ = [
     "check_lambda_min",
     "check_reading",
     "check_second_moments",
+    "entries",
     "floats",
+    "library",
     "right_hand_sides",
     "symmetric_matrix",
     "unchecked",
@@ -117,6 +119,24 @@ def unchecked(value: Any, dtype: np.dtype[Any] | None = None) -> tuple[Floats, R
     return array.astype(dtype, copy=False), restore
 
 
+def library(value: Any) -> Any:
+    """The module that `value` is an array of: torch or NumPy."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(value, torch.Tensor) else np
+
+
+def entries(matrix: Any) -> Any:
+    """A SciPy sparse array or `LinearOperator` as an array, n products of the latter; else as is.
+
+    An array's couplings are entries: there is no way to program one by products alone.
+    """
+    if hasattr(matrix, "toarray"):
+        return matrix.toarray()
+    if hasattr(matrix, "matmat"):
+        return matrix.matmat(np.eye(matrix.shape[1]))
+    return matrix
+
+
 def symmetric_matrix(value: Any) -> tuple[Floats, Restore]:
     """M as (n, n) float64, exactly symmetric, and what turns a result into M's kind.
 
@@ -194,6 +214,12 @@ class RightHandSides:
     shape: tuple[int, ...]
     restore: Restore
 
+    def like_given(self, columns: Floats) -> Floats:
+        """Columns (n, k) in the shape of B."""
+        *batch, n, k = self.shape if len(self.shape) > 1 else (*self.shape, 1)
+        whole: Floats = np.moveaxis(columns.reshape(n, *batch, k), 0, -2)
+        return whole.reshape(self.shape)
+
     def rows(self, scale: Floats) -> Floats:
         """A copy as rows (k, n), over their sizes, entries times their `scale` (n,)."""
         torch = sys.modules.get("torch")
@@ -209,7 +235,7 @@ class RightHandSides:
 
 
 def right_hand_sides(value: Any, n: int, check: bool, like: Floats) -> RightHandSides:
-    """B, (n,) or (n, k), in the dtype of `like`, the scale (n,) that it is divided by.
+    """B, (n,) or (..., n, k), in the dtype of `like`, the scale (n,) that it is divided by.
 
     Without `check` entries are not looked at, sizes are 1, and columns may be the caller's own
     memory.
@@ -220,9 +246,12 @@ def right_hand_sides(value: Any, n: int, check: bool, like: Floats) -> RightHand
         If the shape does not fit n, or an entry is not finite or not real.
     """
     array, restore = _checked("B", value, like.dtype) if check else unchecked(value, like.dtype)
-    if array.ndim not in (1, 2) or array.shape[0] != n or array.size == 0:
-        raise ValueError(f"B has shape {array.shape}; M, {(n, n)}, wants ({n},) or ({n}, k)")
-    columns = array.reshape(n, -1)
+    if array.ndim == 0 or array.shape[-2:][0] != n or array.size == 0:
+        raise ValueError(
+            f"B has shape {array.shape}; M, {(n, n)}, wants ({n},), ({n}, k) or (..., {n}, k)"
+        )
+    columns = array if array.ndim == 1 else np.moveaxis(array, -2, 0)
+    columns = columns.reshape(n, -1)
     sizes = np.ones((1, 1), like.dtype)
     if check:
         # what is worked with is B over the scale, of which either may be near the end of numbers

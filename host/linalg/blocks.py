@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -14,29 +15,26 @@ from thermokron.host.linalg.arrays import (
     Kind,
     check_reading,
     check_second_moments,
-    right_hand_sides,
     vector,
 )
 from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, check_estimator
 from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
 from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
-from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Reading
-from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
+from thermokron.host.linalg.solver import Solver
 from thermokron.host.linalg.spread import Parts, excess
 from thermokron.model import Unit
 from thermokron.model.checks import check_integer
-from thermokron.model.spec import MAX_SAMPLES
 from thermokron.model.threads import single_threaded_blas
 
 __all__ = ["Eliminated"]
 
 
-class Eliminated:
+class Eliminated(Solver):
     """A symmetric positive definite M larger than the array, with the methods of `Programmed`.
 
     Made by `thermokron.host.linalg.program`, which eliminates block by block: W takes the unit, and
@@ -78,53 +76,26 @@ class Eliminated:
 
     # ---- solving --------------------------------------------------------------------------------
 
-    @single_threaded_blas()
-    def solve(
-        self,
-        B: Any,
-        *,
-        samples: int = 1,
-        settle: Settle = 0.1,
-        refine: int = 0,
-        interval: float = 2.0,
-        offsets: Offsets = "kept",
-    ) -> Result:
-        """Solve M X = B as `Programmed.solve` does, block by block.
-
-        Substitution with W costs the host 2n² operations a column beside.
-        """
-        check_reading(samples, interval, 1, MAX_SAMPLES)
-        check_settle(settle)
-        check_integer("refine", refine, 0, 100)
-        check_offsets(offsets, self.unit.spec)
-        account = Account(samples=samples)
-        given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
-        rows = given.rows(self.inverse_scale)
-        account.flops(2 * rows.size)
-
-        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
-
-        def once(right: Floats, account: Account) -> _Substituted:
-            return self._substituted(right, account, asked)
-
-        with refusals(self.bound, self.reduction.guard != "none"):
-            solved = refined(once, self.matrix, rows, refine, account)
-        solved = solved.times(self.inverse_scale)
-        return solved.result(given, self.matrix, self.scale, account)
-
-    def _substituted(self, state: Floats, account: Account, asked: dict[str, Any]) -> _Substituted:
-        """A⁻¹ of (k, n) rows, which are overwritten: about 2n²k operations."""
+    def one_pass(
+        self, rows: Floats, account: Account, *, unit: Floats | float, asked: dict[str, Any]
+    ) -> _Substituted:
+        """As of `Solver`: about 2n² operations a row."""
         steps = []
         for pivot in self.pivots:
             block, rest, array = pivot.block, pivot.rest, pivot.array
-            state[:, rest] -= state[:, block] @ pivot.reduced
-            own = state[:, block] * array.inverse_scale
+            rows[:, rest] -= rows[:, block] @ pivot.reduced
+            own = rows[:, block] * array.inverse_scale
             reading = array.read(own, account, unit=array.inverse_scale, **asked)
-            state[:, block] = reading.value
+            rows[:, block] = reading.value
             steps.append(_Step(block, pivot.reduced, reading))
-        self._back(state)
-        account.flops(2 * state.size * len(self.matrix) + 2 * state.size)
-        return _Substituted(state, tuple(steps))
+        self._back(rows)
+        account.flops(2 * rows.size * len(self.matrix) + 2 * rows.size)
+        rows *= unit
+        return _Substituted(rows, unit, tuple(steps))
+
+    def refusals(self) -> AbstractContextManager[None]:
+        """As of `Solver`."""
+        return refusals(self.bound, self.reduction.guard != "none")
 
     def _back(self, state: Floats) -> None:
         """Back substitution, in place, for (k, n) rows that the pivots have been solved for."""
@@ -153,7 +124,7 @@ class Eliminated:
         check_estimator(estimator)
         check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.bound, self.reduction.guard != "none"):
+        with self.refusals():
             found = []
             for pivot in self.pivots:
                 sampled = pivot.sampled or pivot.array.covariance(samples, interval, account)
@@ -195,7 +166,7 @@ class Eliminated:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
         rounding = np.zeros(n)
         settling: Settling | None = None
-        with refusals(self.bound, self.reduction.guard != "none"):
+        with self.refusals():
             for pivot in self.pivots:
                 block, array = pivot.block, pivot.array
                 shift[pivot.rest] -= shift[block] @ pivot.reduced
@@ -263,6 +234,7 @@ class _Substituted:
     """Solutions by substitution, see `thermokron.host.linalg.refinement.Answer`."""
 
     value: Floats
+    unit: Floats | float
     steps: tuple[_Step, ...]
 
     @property
@@ -286,7 +258,7 @@ class _Substituted:
             error[:, rest] -= error[:, step.block] @ step.reduced
             error[:, step.block] = step.reading.equation.rough(error[:, step.block] * scale) * scale
         self._back(error)
-        square = self.value.astype(np.float64) ** 2
+        square = np.asarray(self.value / self.unit, np.float64) ** 2
         seen, known, gains = (Parts(each, each) for each in (error**2, variance, square))
         nothing = Parts(*[np.zeros_like(variance)] * 2)
         return variance + excess(seen, known, nothing, (known, gains))

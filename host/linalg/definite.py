@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from thermokron.host.linalg.arrays import Floats
 from thermokron.host.linalg.spectrum import LANCZOS_STEPS, norm_bound, smallest_eigenvalue
 
-__all__ = ["Definiteness"]
+__all__ = ["Definiteness", "Several"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,39 @@ class Definiteness:
         nearest = (vectors * np.maximum(values, least)) @ vectors.T
         nearest = 0.5 * (nearest + nearest.T)
         return replace(self, value=nearest, singular=False), 11 * n**3
+
+
+@dataclass(frozen=True)
+class Several:
+    """The same of a stack of inverses, (..., n, n): one that is not definite, and none is."""
+
+    batch: tuple[int, ...]
+    parts: Sequence[Definiteness | Several]
+
+    @property
+    def value(self) -> Floats:
+        """In the user's units, so that `outer` is 1."""
+        whole = np.stack([part.value * part.outer for part in self.parts])
+        return whole.reshape(*self.batch, *whole.shape[1:])
+
+    @property
+    def outer(self) -> float:
+        return 1.0
+
+    def indefinite(self) -> tuple[bool, int]:
+        """Whether any is not, and the operations that took."""
+        found = [part.indefinite() for part in self.parts]
+        return any(bad for bad, _ in found), sum(flops for _, flops in found)
+
+    def nearest(self) -> tuple[Several, int]:
+        """The same of the nearest to each that is not, and operations."""
+        parts: list[Definiteness | Several] = []
+        total = 0
+        for part in self.parts:
+            if part.indefinite()[0]:
+                nearest, flops = part.nearest()
+                parts.append(nearest)
+                total += flops
+            else:
+                parts.append(part)
+        return replace(self, parts=parts), total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Self
 
@@ -14,7 +15,6 @@ from thermokron.host.linalg.arrays import (
     Kind,
     check_reading,
     check_second_moments,
-    right_hand_sides,
     vector,
 )
 from thermokron.host.linalg.covariance import (
@@ -25,23 +25,21 @@ from thermokron.host.linalg.covariance import (
 )
 from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
 from thermokron.host.linalg.means import Means
-from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.reading import Equation, Reading
-from thermokron.host.linalg.refinement import refined
 from thermokron.host.linalg.refusals import Persistent, refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import Guard, Rounded, rounded
 from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
+from thermokron.host.linalg.solver import Solver
 from thermokron.model import Job, Unit
 from thermokron.model.checks import check_integer
-from thermokron.model.spec import MAX_SAMPLES
 from thermokron.model.threads import single_threaded_blas
 
 __all__ = ["Programmed"]
 
 
-class Programmed:
+class Programmed(Solver):
     """A symmetric positive definite matrix M on the array, as `program` made it.
 
     M is scaled to unit diagonal, A = D^-½ M D^-½, rounded to coupling codes and guarded, once. It
@@ -134,77 +132,15 @@ class Programmed:
 
     # ---- solving ------------------------------------------------------------------------------
 
-    @single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
-    def solve(
-        self,
-        B: Any,
-        *,
-        samples: int = 1,
-        settle: Settle = 0.1,
-        refine: int = 0,
-        interval: float = 2.0,
-        offsets: Offsets = "kept",
-    ) -> Result:
-        """Solve M X = B, from the mean of the array: every column is a bias vector.
+    def one_pass(
+        self, rows: Floats, account: Account, *, unit: Floats | float, asked: dict[str, Any]
+    ) -> Reading:
+        """As of `Solver`."""
+        return self.read(rows, account, unit=unit, **asked)
 
-        Unless it is refined, k columns cost the host O(nk) operations: scale, round, read, unscale.
-        How strongly to drive a column follows from a bound, from the last call, and from the
-        read-out: columns that left the ADC's range, or used little of it, run again.
-
-        Parameters
-        ----------
-        B : (n,) or (n, k) array or tensor
-            Right-hand sides, real.
-        samples : int
-            Readings per right-hand side. One has the noise of a cell, √(T (A⁻¹)_ii), which is half
-            an ADC step or more, on a swing of about half of full scale.
-        settle : float or str
-            The part of the slowest mode that may be left undone, or a time such as "5tau".
-            `Result.settling` has the filter that it is: more damping, for most purposes.
-        refine : int
-            Solves again for the residual, so many times. The rounding of the couplings, sampling
-            and a short settling leave an error that each multiplies by about itself; each costs
-            another pass over the unit and 4n² operations a column.
-        interval : float
-            Between samples, in units of τ/λ_min, if the unit can follow.
-
-        offsets : {"kept", "blank", "chopped"}
-            What no calibration knows. "blank": 16 readings without bias are taken off, a 16th more
-            variance. "chopped": columns are read with b and -b, twice the time, half the variance.
-
-        Returns
-        -------
-        Result
-            `value` of B's shape, kind and dtype; `residual`, `standard_error` and `settling`.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If B's shape does not fit, or an option is out of range; the message says which.
-        NotPositiveDefinite, UnitFault
-            If readings clip however weak the bias; if the unit failed.
-        """
-        check_reading(samples, interval, 1, MAX_SAMPLES)
-        check_settle(settle)
-        check_integer("refine", refine, 0, 100)
-        check_offsets(offsets, self.unit.spec)
-        account = Account(samples=samples)
-        given = right_hand_sides(B, len(self.matrix), self.kind.check, self.scale)
-        rows = given.rows(self.inverse_scale)
-        account.flops(2 * rows.size)
-
-        # a residual is worked out in the array's units; without, what is read is the user's at once
-        unit = 1.0 if refine else self.inverse_scale
-
-        asked = {"samples": samples, "settle": settle, "interval": interval, "offsets": offsets}
-
-        def once(right: Floats, account: Account) -> Reading:
-            return self.read(right, account, unit=unit, **asked)
-
-        with refusals(self.plan.bound, self.guard != "none"):
-            solved = refined(once, self.matrix, rows, refine, account)
-        solved = solved.times(self.inverse_scale, done=not refine)
-        return solved.result(given, self.matrix, self.scale, account)
+    def refusals(self) -> AbstractContextManager[None]:
+        """As of `Solver`."""
+        return refusals(self.plan.bound, self.guard != "none")
 
     def read(
         self,
@@ -266,7 +202,7 @@ class Programmed:
         check_estimator(estimator)
         check_correct(correct)
         account = Account(samples=samples)
-        with refusals(self.plan.bound, self.guard != "none"):
+        with self.refusals():
             sampled = self.covariance(samples, interval, account)
         outer = self.inverse_scale[:, None] * self.inverse_scale
         account.flops(2 * outer.size)
@@ -328,7 +264,7 @@ class Programmed:
         shift = np.zeros(n)
         if b is not None:
             shift = vector(b, n, self.kind.check) * self.inverse_scale
-        with refusals(self.plan.bound, self.guard != "none"):
+        with self.refusals():
             drawn, root, settling = self.draw(shift, count, account, settle=settle)
         value = drawn * self.inverse_scale
         account.flops(2 * value.size)

@@ -1,18 +1,32 @@
-"""Iterative refinement: solving again for the residual, as any text on linear algebra has it."""
+"""Iterative refinement: the unit solves again for what it has left, the host keeps count.
+
+A pass over the unit is a rough inverse, another one each time: it preconditions. What its passes
+give is combined by generalised conjugate residuals (Eisenstat, Elman & Schultz, SIAM J. Numer.
+Anal. 20, 1983), which take of every new direction what makes the residual smallest, and keep it
+apart from the directions before. Unlike conjugate gradients that needs no preconditioner that is
+the same in every pass, and the residual never grows.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from thermokron.host.linalg.arrays import Floats, RightHandSides
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settling
+from thermokron.model.checks import check_integer, check_real
 
-__all__ = ["Answer", "Once", "Solved", "refined"]
+__all__ = ["Answer", "NotConverged", "Once", "Solved", "check_refinement", "refined"]
+
+
+class NotConverged(UserWarning):
+    """A residual that was asked for was not reached."""
 
 
 class Answer(Protocol):
@@ -33,6 +47,12 @@ class Answer(Protocol):
         ...
 
 
+#: Refinements at most, and the smallest residual that may be asked for.
+MOST, LEAST_RTOL = 100, 1e-15
+#: A pass that leaves more than this of every residual is the last: it is as small as it gets.
+STALLED = 0.999
+#: Passes whose directions are kept apart from a new one.
+REMEMBERED = 12
 #: A pass over the unit: for right-hand sides (k, n), which it may overwrite.
 Once = Callable[[Floats, Account], Answer]
 
@@ -63,16 +83,30 @@ class Solved:
         return replace(self, value=self.value if done else self.value * unit, unit=unit)
 
     def result(
-        self, given: RightHandSides, matrix: Floats, scale: Floats, account: Account
+        self,
+        given: RightHandSides,
+        matrix: Floats,
+        scale: Floats,
+        account: Account,
+        enough: float,
     ) -> Result:
         """What the user gets, who asked for M X = B with M = D^½ A D^½, `scale` being D^½'s
-        diagonal, and values in the user's units."""
+        diagonal, and values in the user's units; if a residual was to be `enough`, but is not,
+        warned."""
         value = self.value
         if given.sizes.size > 1 or given.sizes[0] != 1.0:
             value = value * given.sizes
         left = _Left(self, given, matrix, scale)
+        if enough and (worst := left.worst()) > enough:
+            warnings.warn(
+                f"rtol = {enough:g} was not reached: a residual of {worst:.2g} is left after "
+                f"{account.runs} runs. More coupling bits help, a longer settle, more samples, or "
+                "more damping of the matrix",
+                NotConverged,
+                stacklevel=4,
+            )
         return Result.of(
-            value.T.reshape(given.shape),
+            given.like_given(value.T),
             left.deviation,
             given.restore,
             account,
@@ -89,36 +123,62 @@ def refined(
     account: Account,
     *,
     enough: float = 0.0,
+    scale: Floats | float = 1.0,
 ) -> Solved:
     """Solve A x = b for (k, n) rows b with `refine` refinements; without any, no product is made.
 
-    It ends before where ‖b - A x‖/‖b‖ is at most `enough` in every row.
-
-    Where a pass would make a column's residual larger, for coarse couplings and large condition
-    numbers, it is shortened to what makes it smallest.
+    It ends before where ‖b - A x‖/‖b‖, of entries times their `scale`, is at most `enough` in every
+    row, and where passes no longer lower it.
     """
     if refine == 0:
         answer = once(right, account)
         return Solved(answer.value, answer, None)
     k, n = right.shape
-    value, residual = np.zeros_like(right), right
-    for _ in range(refine + 1):
+    value, residual = np.zeros_like(right), right.copy()
+    last, wanted = _lengths(right), enough * _lengths(right * scale)
+    before: deque[tuple[Floats, Floats, Floats]] = deque(maxlen=REMEMBERED)
+    for passes in range(refine + 1):
         answer = once(residual.copy(), account)
         step = answer.value
         image = step @ matrix
-        along, length = (image * residual).sum(axis=1), (image * image).sum(axis=1)
-        # ‖r - αAs‖² = ‖r‖² - 2α·along + α²·length is below ‖r‖² for α = 1 if 2·along > length
-        best = np.divide(along, length, out=np.zeros_like(along), where=length > 0.0)
-        part = np.where(2.0 * along > length, 1.0, best)[:, None]
+        for earlier, its_image, weight in before:
+            part = _over((image * its_image).sum(axis=1), weight)
+            step = step - part * earlier
+            image = image - part * its_image
+        weight = (image * image).sum(axis=1)
+        part = _over((image * residual).sum(axis=1), weight)
         value = value + part * step
-        residual = right - value @ matrix
-        account.flops(4 * n * n * k + 8 * n * k)
-        if enough:
-            left, whole = (np.sqrt((each * each).sum(axis=1)) for each in (residual, right))
-            account.flops(4 * n * k)
-            if (left <= enough * whole).all():
+        residual = residual - part * image
+        account.flops(2 * n * n * k + (8 + 8 * len(before)) * n * k)
+        before.append((step, image, weight))
+        if enough and passes < refine:
+            left = _lengths(residual)
+            account.flops(5 * n * k)
+            if (_lengths(residual * scale) <= wanted).all() or (left > STALLED * last).all():
                 break
+            last = left
+    account.flops(2 * n * n * k + n * k)
+    residual = right - value @ matrix
     return Solved(value, answer, residual)
+
+
+def check_refinement(refine: Any, rtol: Any, default: int) -> tuple[int, float]:
+    """How many refinements at most, and the residual that is enough, 0 for none."""
+    if rtol is None:
+        return (default if refine is None else check_integer("refine", refine, 0, MOST)), 0.0
+    enough = check_real("rtol", rtol, LEAST_RTOL, 1.0)
+    return (MOST if refine is None else check_integer("refine", refine, 0, MOST)), enough
+
+
+def _over(part: Floats, whole: Floats) -> Floats:
+    """Their quotients as a column, 0 where there is nothing to divide by."""
+    quotients: Floats = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0.0)
+    return quotients[:, None]
+
+
+def _lengths(rows: Floats) -> Floats:
+    lengths: Floats = np.sqrt((rows * rows).sum(axis=1))
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -156,5 +216,4 @@ class _Left:
         variance = self.solved.answer.variance(self.residual())
         found: Floats = np.sqrt(variance) * self.given.sizes * self.solved.unit
         found[~self.given.columns.any(axis=0)] = 0.0  # nothing was asked, and nothing is exact
-        whole: Floats = found.T.reshape(self.given.shape)
-        return whole
+        return self.given.like_given(found.T)

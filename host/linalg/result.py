@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.activity import Activity
-from thermokron.host.linalg.arrays import Floats, Restore
-from thermokron.host.linalg.definite import Definiteness
+from thermokron.host.linalg.arrays import Floats, Restore, library
+from thermokron.host.linalg.definite import Definiteness, Several
 from thermokron.host.linalg.settling import Settling
 from thermokron.model import PHASES, Job, Readout, UnitSpec
 
@@ -56,6 +56,11 @@ class Account:
     def flops(self, count: float) -> None:
         """Enter additions, multiplications, divisions and square roots, one each."""
         self.digital_flops += round(count)
+
+    def known(self) -> dict[str, Any]:
+        """All of it, by name."""
+        known = {name: held for name, held in vars(self).items() if not name.startswith("_")}
+        return known | {"seconds": dict(self.seconds)}
 
     def add(self, other: Account) -> None:
         """Enter all that another account holds."""
@@ -131,7 +136,7 @@ class Result:
     clipped: int
     settling: Settling | None = None
     _error: Callable[[], Floats] = field(repr=False)
-    _definiteness: Definiteness | None = field(default=None, repr=False)
+    _definiteness: Definiteness | Several | None = field(default=None, repr=False)
     _residual: Callable[[], float] | None = field(default=None, repr=False)
     _restore: Restore = field(repr=False)
 
@@ -144,12 +149,10 @@ class Result:
         account: Account,
         *,
         residual: Callable[[], float] | None = None,
-        definiteness: Definiteness | None = None,
+        definiteness: Definiteness | Several | None = None,
         settling: Settling | None = None,
     ) -> Result:
         """The result that an account closes with; the callables are for those who ask."""
-        known = {name: held for name, held in vars(account).items() if not name.startswith("_")}
-        known["seconds"] = dict(account.seconds)
         return cls(
             value=restore(value),
             _error=error,
@@ -157,7 +160,25 @@ class Result:
             _definiteness=definiteness,
             _restore=restore,
             settling=settling,
-            **known,
+            **account.known(),
+        )
+
+    @classmethod
+    def stacked(cls, batch: tuple[int, ...], results: Sequence[Result]) -> Result:
+        """One of several of the same shape, in the order of their indices in the `batch`."""
+        account = Account(samples=results[0].samples)
+        for each in results:
+            account.add(each.cost)
+        settled = [each.settling for each in results if each.settling is not None]
+        parts = [each._definiteness for each in results if each._definiteness is not None]
+        return replace(
+            results[0],
+            value=_joined(batch, [each.value for each in results]),
+            settling=min(settled, key=lambda settling: settling.rate, default=None),
+            _error=partial(_errors, batch, results),
+            _definiteness=Several(batch, parts) if parts else None,
+            _residual=None if results[0]._residual is None else partial(_residual, results),
+            **account.known(),
         )
 
     def with_cost_of(self, before: Account) -> Result:
@@ -165,8 +186,7 @@ class Result:
         total = Account(samples=self.samples)
         total.add(before)
         total.add(self.cost)
-        known = {name: held for name, held in vars(total).items() if not name.startswith("_")}
-        return replace(self, **known)
+        return replace(self, **total.known())
 
     @property
     def cost(self) -> Account:
@@ -268,3 +288,17 @@ class Result:
             f"{self.digital_flops:.3g} digital flops",
         ]
         return f"<Result {shape}: {', '.join(costs + [i for i in incidents if i])}>"
+
+
+def _joined(batch: tuple[int, ...], values: Sequence[Any]) -> Any:
+    whole = library(values[0]).stack(list(values))
+    return whole.reshape((*batch, *whole.shape[1:]))
+
+
+def _errors(batch: tuple[int, ...], results: Sequence[Result]) -> Floats:
+    errors: Floats = _joined(batch, [each._error() for each in results])
+    return errors
+
+
+def _residual(results: Sequence[Result]) -> float:
+    return max(each.residual or 0.0 for each in results)

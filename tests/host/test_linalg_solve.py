@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_numbers():
 @pytest.mark.parametrize(
     ("B", "message"),
     [
-        (np.ones(3), "B has shape (3,); M, (4, 4), wants (4,) or (4, k)"),
+        (np.ones(3), "B has shape (3,); M, (4, 4), wants (4,), (4, k) or (..., 4, k)"),
         (np.ones((4, 0)), "B has shape (4, 0)"),
         (np.ones((4, 1, 1)), "B has shape (4, 1, 1)"),
         (np.array([1, 2, np.nan, 0]), "B holds NaN"),

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from thermokron.host.kfac.solve.dense import definite_cholesky
-from thermokron.host.linalg import Account, Eliminated, Guard, Programmed, Settle, program
+from thermokron.host.linalg import Account, Eliminated, Guard, Programmed, Settle, Stack, program
 from thermokron.model import Unit
 
 __all__ = ["Inverse", "Inverter", "Thermodynamic", "diagonal", "exact"]
@@ -124,7 +124,7 @@ class Thermodynamic:
         Of a factor that goes through blocks, P⁻¹Q is read as often as elimination does at least,
         and solved for again until its residual is small.
         """
-        return program(
+        programmed = program(
             self.unit,
             matrix.cpu(),
             lambda_min=lambda_min,
@@ -135,6 +135,8 @@ class Thermodynamic:
             samples=SOLVE_SAMPLES if self.samples is None else self.samples,
             tolerance=0.03,
         )
+        assert not isinstance(programmed, Stack), "a factor is one matrix"
+        return programmed
 
     def solve(
         self, programmed: Programmed | Eliminated, right: torch.Tensor
