@@ -47,8 +47,6 @@ TIMEOUT_S = 30.0
 #: The same, at least, while it starts and loads its libraries.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
-#: A wait that took so many seconds longer than its limit says that this process did not run.
-STOPPED_S = 1.0
 #: How many times dearer than those so far the clock cycles of a request may be.
 MARGIN = 10.0
 #: The environment variable that tells a player what it plays for.
@@ -308,14 +306,11 @@ class SimulatorLink:
         return self._seconds / self._cycles if self._cycles else 0.0
 
     def _receive(self, what: str, cycles: int, allowed_s: float) -> bytes:
-        begin = asked = time.monotonic()
+        begin = time.monotonic()
         while True:
             try:
                 kind, payload = self._channel.receive(timeout_s=allowed_s)
             except TimeoutError:
-                asked, before = time.monotonic(), asked
-                if asked - before > allowed_s + STOPPED_S:
-                    continue  # this process was stopped itself, and perhaps the simulator with it
                 raise self._silence(what, cycles, allowed_s) from None
             except (EOFError, ConnectionError) as error:
                 if isinstance(error, ProtocolError) and self.process.poll() is None:
@@ -324,7 +319,6 @@ class SimulatorLink:
                 raise self._death(gone) from None
             if kind is not Kind.ALIVE:
                 break
-            asked = time.monotonic()
         self._asked = None
         if kind is Kind.FAILED:
             report = protocol.unpack_json(payload)

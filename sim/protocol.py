@@ -18,10 +18,10 @@ that, and is closed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import struct
+import time
 import zlib
 from enum import IntEnum
 from typing import Any
@@ -37,6 +37,8 @@ MAGIC = b"TKS1"
 HEADER = struct.Struct("<4sB3sII")
 CHECKED = 12  # bytes of the header that the CRC covers: all but itself
 MAX_PAYLOAD = 1 << 26
+#: Seconds that a read waits at a time, so that time in which this process is stopped counts little.
+SLICE_S = 0.5
 #: A WAIT looks for the host every so many clock cycles, and may then say that it goes on.
 HOST_CHECK_CYCLES = 2_000
 
@@ -119,7 +121,7 @@ class Channel:
         Raises
         ------
         TimeoutError
-            If nothing comes for so long.
+            If nothing comes for so long, while this process runs.
         EOFError
             If the other end has closed the connection between two frames.
         ProtocolError
@@ -159,15 +161,21 @@ class Channel:
         return taken
 
     def _chunk(self) -> bytes:
-        self._socket.settimeout(self._timeout_s)
-        try:
+        if (left_s := self._timeout_s) is None:
+            self._socket.settimeout(None)  # a simulation's own code reads it too, and waits
             return self._socket.recv(1 << 16)
-        except TimeoutError:
-            # this process may have been stopped itself while the other was at work
-            self._socket.settimeout(0.0)
-            with contextlib.suppress(BlockingIOError):
+        while True:
+            slice_s = min(left_s, SLICE_S)
+            begin = time.monotonic()
+            self._socket.settimeout(slice_s)
+            try:
                 return self._socket.recv(1 << 16)
-            raise
+            except TimeoutError:
+                # one that took longer says that this process was stopped, and the other, perhaps
+                if time.monotonic() - begin < 2.0 * SLICE_S:
+                    left_s -= slice_s
+                if left_s <= 0.0:
+                    raise
 
     def ended(self) -> bool:
         """Whether the other end has closed the connection; does not wait."""
