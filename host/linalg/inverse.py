@@ -2,7 +2,8 @@
 
 The array samples the inverse of the matrix as programmed, A + E. To first order that is off by
 -A⁻¹E A⁻¹, where the host knows E. It is in the error bar always; to take it off costs two products
-of n x n matrices, X + X E X.
+of n x n matrices, X + X E X. What a unit's flaws did the residual 1 - X A shows, which the error
+bar believes; it is worked out when that is asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.reading import Equation
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.sampled import Sampled
+from thermokron.host.linalg.spread import Parts, excess
 
 __all__ = ["Correct", "Inverse", "check_correct", "rounding_variance"]
 
@@ -110,7 +112,29 @@ class Inverse:
             variance = variance * (_isserlis(moved) / _isserlis(raw))
             size = float(((value @ self.left @ value) ** 2).sum())
             rounded *= max(size / max(float(rounded.sum()), 1e-300), 1.0)
-        return variance + rounded
+        return variance + rounded + self._flaws(variance, rounded)
+
+    def _flaws(self, variance: Floats, rounded: Floats) -> Floats:
+        """(n, n): what the residual 1 - X A shows beyond these, as of `excess`.
+
+        Where gains are wrong, an error is in proportion to its entry; where noise powers are, a sum
+        of X_ik X_jk; where couplings are, as rounding leaves it. Noise looks a little like any of
+        these: what is added has to gain more likelihood than three numbers would by themselves
+        (Akaike, IEEE Trans. Autom. Control 19, 1974).
+        """
+        value = self.value(Account())
+        matrix = self.equation.matrix.astype(np.float64)
+        error = self.equation.corrected(np.eye(len(value)) - value @ matrix)
+        square, known = value**2, variance + rounded
+        flaws = (square, square @ square, rounding_variance(value, matrix))
+        seen, all_known, part, *shapes = (
+            Parts(each, each) for each in (error**2, known, rounded, *flaws)
+        )
+        added = excess(seen, all_known, part, shapes)
+        added = 0.5 * (added + added.T)
+        worse, better = (np.log(each) + error**2 / each for each in (known, known + added))
+        gained = np.triu(worse - better).sum()
+        return added if gained > 2.0 * len(flaws) else np.zeros_like(added)
 
 
 def _isserlis(covariance: Floats) -> Floats:

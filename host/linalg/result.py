@@ -204,9 +204,10 @@ class Result:
     def standard_error(self) -> Any:
         """One standard deviation per entry of `value`, of the same kind and shape.
 
-        Worked out when first asked for. Of an inverse, O(n³): sampling, ADC quantisation and the
-        rounding of the couplings. From 50 samples on, errors lie within one of it for 66% to 75%
-        and within two for 95% to 99%; of fewer it is too large rather than too small. Of a
+        Worked out when first asked for. Of an inverse, O(n³): sampling, ADC quantisation, the
+        rounding of the couplings, and as much of a unit's flaws as the residual 1 - XM shows, but
+        of one in blocks. From 50 samples on, errors lie within one of it for 66% to 76% and within
+        two for 94% to 99%; of fewer it is too large rather than too small. Of a
         solution, O(n³ + n²k), an eigendecomposition of the matrix as programmed: sampling, ADC and
         bias quantisation, what settling left undone and rounded couplings did, and as much of a
         unit's flaws as the residual, worked out exactly, shows
