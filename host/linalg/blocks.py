@@ -21,7 +21,7 @@ from thermokron.host.linalg.covariance import SETTLING_BIAS, Estimator, check_es
 from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.elimination import Pivot, Reduction, eliminate
 from thermokron.host.linalg.inverse import Correct, Inverse, check_correct
-from thermokron.host.linalg.reading import Reading
+from thermokron.host.linalg.reading import LEAST_LEFT, Reading
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
@@ -260,8 +260,8 @@ class _Substituted:
         self._back(error)
         square = np.asarray(self.value / self.unit, np.float64) ** 2
         seen, known, gains = (Parts(each, each) for each in (error**2, variance, square))
-        nothing = Parts(*[np.zeros_like(variance)] * 2)
-        return variance + excess(seen, known, nothing, (known, gains))
+        least = known.times(LEAST_LEFT)
+        return least.cells + excess(seen, least, (known, gains))
 
     def _back(self, rows: Floats, *, squared: bool = False) -> None:
         """Back substitution of solutions, or of their variances, in place."""

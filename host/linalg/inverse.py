@@ -127,10 +127,8 @@ class Inverse:
         error = self.equation.corrected(np.eye(len(value)) - value @ matrix)
         square, known = value**2, variance + rounded
         flaws = (square, square @ square, rounding_variance(value, matrix))
-        seen, all_known, part, *shapes = (
-            Parts(each, each) for each in (error**2, known, rounded, *flaws)
-        )
-        added = excess(seen, all_known, part, shapes)
+        seen, base, *shapes = (Parts(each, each) for each in (error**2, known, *flaws))
+        added = excess(seen, base, shapes)
         added = 0.5 * (added + added.T)
         worse, better = (np.log(each) + error**2 / each for each in (known, known + added))
         gained = np.triu(worse - better).sum()

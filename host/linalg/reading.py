@@ -16,8 +16,10 @@ from thermokron.host.linalg.settling import Settling
 from thermokron.host.linalg.spread import Parts, Spread, excess
 from thermokron.model import UnitSpec
 
-__all__ = ["Equation", "Reading"]
+__all__ = ["LEAST_LEFT", "Equation", "Reading"]
 
+#: What is left of a last pass's variance at least, where others followed or went before.
+LEAST_LEFT = 1e-6
 #: What has grown, for lack of a guard, has no error bar; this keeps it finite.
 LEAST_RATE = 1e-9
 
@@ -116,7 +118,8 @@ class Reading:
         The host does not know a unit's flaws, but errors are A⁻¹ times the residual, and so in mode
         m its part over λ_m. `excess` finds of which kinds of flaw, and how large, they could be
         draws; their variance is added. The errors themselves are not: that would be another
-        refinement, a digital one.
+        refinement, a digital one. Of `refined` solutions this is the last pass, which is one of
+        several: how much of its noise there still is the residual tells, too.
         """
         equation, count = self.equation, self.settling.readings
         spec, step = equation.spec, equation.spec.adc_step
@@ -138,15 +141,16 @@ class Reading:
         if (corrections := equation.corrections) is not None:
             uncertain = corrections.mean_variance(value, self.amplitude[:, None], vectors, rates)
             known += spread.of_cells(uncertain)
-        variance = known.cells
-        if residual is not None:
-            error = equation.corrected(residual)
-            flaws = (
-                known,  # noise stronger than it should be
-                spread.of_cells(value**2),  # gains
-                spread.of_cells(np.broadcast_to(full, value.shape)),  # offsets
-                spread.of_couplings(equation.matrix.astype(np.float64) ** 2, value),
-            )
-            seen = Parts(error**2, (error @ vectors) ** 2)
-            variance = variance + excess(seen, known, rounding, flaws)
+        if residual is None:
+            return known.cells
+        error = equation.corrected(residual)
+        flaws = (
+            known,
+            rounding,
+            spread.of_cells(value**2),  # gains
+            spread.of_cells(np.broadcast_to(full, value.shape)),  # offsets
+            spread.of_couplings(equation.matrix.astype(np.float64) ** 2, value),
+        )
+        seen, least = Parts(error**2, (error @ vectors) ** 2), known.times(LEAST_LEFT)
+        variance: Floats = least.cells + excess(seen, least, flaws)
         return variance

@@ -43,6 +43,10 @@ class Parts:
     def __add__(self, other: Parts) -> Parts:
         return Parts(self.cells + other.cells, self.modes + other.modes)
 
+    def times(self, factor: float) -> Parts:
+        """Both, `factor` as large."""
+        return Parts(factor * self.cells, factor * self.modes)
+
     def of(self, live: NDArray[np.intp], sizes: Floats) -> Floats:
         """Both, of the rows that are `live`, over their sizes, one after the other."""
         return np.concatenate((self.modes[live] / sizes, self.cells[live] / sizes)).ravel()
@@ -99,14 +103,14 @@ class Spread:
         )
 
 
-def excess(seen: Parts, known: Parts, rounding: Parts, flaws: Sequence[Parts]) -> Floats:
+def excess(seen: Parts, known: Parts, flaws: Sequence[Parts]) -> Floats:
     """What to add to the variances of entries, (k, n), that are `known`.
 
     Squares of errors that were `seen`, in modes and in cells, are taken for draws of
     v = known + Σ_c θ_c flaws_c; θ ≥ 0 maximises their likelihood, -½ Σ (log v + seen/v), by the
     multiplicative steps of Févotte & Idier (Neural Comput. 23, 2011, equation 4.1, Itakura-Saito).
     An error in a few modes, ν of them, tells its own variance only as well as ν draws can; what is
-    seen of flaws and `rounding`, which is part of `known`, grows by (ν + 2)/(ν + 1) for that.
+    seen of flaws grows by (ν + 2)/(ν + 1) for that.
     """
     added = np.zeros_like(known.cells)
     live = np.flatnonzero((np.isfinite(seen.cells) & (known.cells > 0.0)).all(axis=1))
@@ -123,12 +127,12 @@ def excess(seen: Parts, known: Parts, rounding: Parts, flaws: Sequence[Parts]) -
         whole = base + theta @ shapes
         theta *= np.sqrt((shapes @ (draws / whole**2)) / (shapes @ (1.0 / whole)))
     theta /= means
-    cells, modes = rounding.cells[live].copy(), rounding.modes[live].copy()
+    cells, modes = (np.zeros_like(each[live]) for each in (known.cells, known.modes))
     for share, flaw in zip(theta, flaws, strict=True):
         cells += share * flaw.cells[live]
         modes += share * flaw.modes[live]
     square = (modes**2).sum(axis=1)
     several = np.divide(modes.sum(axis=1) ** 2, square, out=np.ones_like(square), where=square > 0)
     widened = ((several + 2.0) / (several + 1.0))[:, None]
-    added[live] = cells * widened - rounding.cells[live]
+    added[live] = cells * widened
     return added
