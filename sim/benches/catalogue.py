@@ -200,7 +200,7 @@ BENCHES: Mapping[str, BlockBench] = {
                 ),
             ),
         },
-        rounds={"icarus": 5, "verilator": 10},
+        rounds={"icarus": 3, "verilator": 10},
     ),
     "moments": BlockBench(
         "thermokron.sim.benches.bench_moments",
@@ -222,7 +222,7 @@ BENCHES: Mapping[str, BlockBench] = {
             "extreme3": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=3, rhs_depth=1)),
             "extreme16": ("MomentAccumulator", UnitSpec(cells=2, adc_bits=16, rhs_depth=2)),
         },
-        rounds={"icarus": 6, "verilator": 40},
+        rounds={"icarus": 4, "verilator": 30},
         # Icarus compiles all of them in a second, and Verilator is fast enough for 2^20 samples.
         # With fewer than 5 diagonals (8 cells) nobody would see a sum added in every cycle of a
         # sample: until the first is written, all of them read the word as it was.

@@ -20,8 +20,8 @@ from thermokron.sim.simulators import missing
 
 # Other widths throughout, so that nothing of one would do for the other.
 SPECS = {
-    "small": UnitSpec(cells=4, lanes=2, rhs_depth=2, adc_bits=9),
-    "large": UnitSpec(cells=8, lanes=2, rhs_depth=5, coupling_bits=6),
+    "small": UnitSpec(cells=2, lanes=1, rhs_depth=2, adc_bits=9),
+    "large": UnitSpec(cells=4, lanes=2, rhs_depth=5, coupling_bits=6),
 }
 
 
@@ -116,7 +116,7 @@ def test_both_maps_fit_into_one(units, tmp_path: Path) -> None:
         compiler.compile_file(str(path))
     parts = compiler.elaborate("chip").top.children()
     cells = [unit.find_by_path("array.cells").get_property("reset") for unit in parts]
-    assert cells == [4, 8]
+    assert cells == [spec.cells for spec in SPECS.values()]
 
 
 def test_the_pages_say_whose_they_are(units) -> None:

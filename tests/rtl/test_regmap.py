@@ -118,7 +118,7 @@ def test_windows_hold_all_entries_and_do_not_meet(spec: UnitSpec) -> None:
 
 
 def test_largest_windows_fit_whatever_the_lanes() -> None:
-    for cells in (96, 127, 128, 240, 251, 256):
+    for cells in (127, 240, 256):
         for lanes in (d for d in range(1, cells + 1) if cells % d == 0):
             test_windows_hold_all_entries_and_do_not_meet(
                 UnitSpec(cells=cells, lanes=lanes, rhs_depth=256)

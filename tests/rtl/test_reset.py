@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -20,8 +21,10 @@ PAYLOADS = {"dac_code": "dac_valid", "bias_code": "bias_valid"}
 pytestmark = pytest.mark.skipif(bool(missing("icarus")), reason="Icarus is not installed")
 
 
-def without_initial_values(verilog: str) -> str:
+@functools.cache
+def without_initial_values() -> str:
     """The same registers and memories as silicon has them: undefined when the power comes on."""
+    verilog = generate_verilog(SPEC)
     declared = r"^(\s*(?:output )?reg [^=;,]*[^=;, ]) *= [^;,\n]*"
     verilog, registers = re.subn(declared, r"\1", verilog, flags=re.M)
     verilog, memories = re.subn(r"^  initial begin\n(?:    .*\n)*?  end\n", "", verilog, flags=re.M)
@@ -58,7 +61,7 @@ def simulate(folder: Path, steps: str) -> list[str]:
         "endmodule",
     ]
     design, text = folder / "unit.v", folder / "bench.sv"
-    design.write_text(without_initial_values(generate_verilog(SPEC)))
+    design.write_text(without_initial_values())
     text.write_text("\n".join(bench) + "\n")
     program = folder / "bench"
     subprocess.run(["iverilog", "-g2012", "-o", program, design, text], check=True)
