@@ -189,6 +189,13 @@ def _add_kfac_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="fields of ArrayPhysics as JSON; those left out are ideal [ideal]",
     )
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="what `thermokron calibrate -o FILE` has found of the same unit [none]",
+    )
 
 
 def given_options(args: argparse.Namespace, names: set[str]) -> dict[str, Any]:

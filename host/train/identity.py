@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from thermokron.host.calibration import Calibration
 from thermokron.host.train.config import UNIT_ENGINES, TrainConfig
 from thermokron.host.train.tasks import Task
 from thermokron.model import ArrayPhysics, UnitSpec
@@ -18,7 +19,10 @@ __all__ = ["RunFile", "about_task", "differences", "identity", "run_digest"]
 
 
 def identity(
-    config: TrainConfig, spec: UnitSpec | None, physics: ArrayPhysics | None
+    config: TrainConfig,
+    spec: UnitSpec | None,
+    physics: ArrayPhysics | None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """What a run's losses depend on, by name.
 
@@ -33,6 +37,8 @@ def identity(
             ("physics", physics or ArrayPhysics.ideal()),
         ):
             known |= {f"{name}.{k}": v for k, v in asdict(value).items()}
+        if calibration is not None:
+            known["calibration"] = digest(json.loads(calibration.to_json()), digits=16)
     return known
 
 

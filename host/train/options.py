@@ -25,4 +25,4 @@ KFAC_OPTIONS = (
 #: Options that mean nothing without K-FAC, and without a unit.
 KFAC_ONLY = ("damping", "adapt_damping", *KFAC_OPTIONS)
 _SPEC = tuple(field.name for field in fields(UnitSpec))
-UNIT_ONLY = ("samples", "settle", "guard", "equilibrate", "physics", *_SPEC)
+UNIT_ONLY = ("samples", "settle", "guard", "equilibrate", "physics", "calibration", *_SPEC)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from thermokron.host.calibration import Calibrated, Calibration
 from thermokron.host.engines import open_unit
 from thermokron.host.kfac import KFAC, LevenbergMarquardt, Thermodynamic
 from thermokron.host.linalg.arrays import check_second_moments
@@ -25,7 +26,7 @@ from thermokron.host.train.networks import BUILDERS
 from thermokron.host.train.results import RunResult
 from thermokron.host.train.schedules import scheduler
 from thermokron.host.train.tasks import Task, batch_of
-from thermokron.model import ArrayPhysics, UnitSpec
+from thermokron.model import ArrayPhysics, Unit, UnitSpec
 from thermokron.model.files import check_writable
 
 __all__ = ["Progress", "one_thread", "train"]
@@ -69,6 +70,7 @@ def train(
     task: Task | None = None,
     spec: UnitSpec | None = None,
     physics: ArrayPhysics | None = None,
+    calibration: Calibration | None = None,
     simulator: str = "verilator",
     timeout_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -85,6 +87,8 @@ def train(
         Trains this, in place of what `config.network` names. Its model is changed.
     spec, physics : UnitSpec, ArrayPhysics, optional
         The unit, where the engine is one.
+    calibration : Calibration, optional
+        Of that unit, by which what it programs and reads is corrected.
     simulator : str
         What runs the Verilog, for engine "cosim".
     timeout_s : float, optional
@@ -124,8 +128,9 @@ def train(
         optimizer = _optimizer(config, task.model)
         started = time.perf_counter()
         where = {"simulator": simulator, "timeout_s": timeout_s} if config.engine == "cosim" else {}
-        kfac = _kfac(config, task, optimizer, stack, spec, physics, where)
-        run = _Run(config, task, optimizer, generator, kfac, identity(config, spec, physics))
+        kfac = _kfac(config, task, optimizer, stack, spec, physics, calibration, where)
+        known = identity(config, spec, physics, calibration)
+        run = _Run(config, task, optimizer, generator, kfac, known)
         checkpoints = run.checkpoints(global_generator=draws)
         run.account.start_seconds = time.perf_counter() - started
         if resume is not None:
@@ -158,6 +163,7 @@ def _kfac(
     stack: ExitStack,
     spec: UnitSpec | None,
     physics: ArrayPhysics | None,
+    calibration: Calibration | None,
     where: dict[str, Any],
 ) -> KFAC | None:
     """The preconditioner, with its unit; both close with the stack."""
@@ -168,8 +174,11 @@ def _kfac(
     if config.engine in UNIT_ENGINES:
         if config.method_used == "inverse":  # before a simulator is built
             check_second_moments(spec or UnitSpec(), "method = 'inverse'")
-        unit = open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
-        stack.enter_context(unit)
+        unit: Unit = stack.enter_context(
+            open_unit(config.engine, spec or UnitSpec(), physics, seed=config.seed, **where)
+        )
+        if calibration is not None:
+            unit = Calibrated(unit, calibration)
         settings = {
             "inverse": Thermodynamic(
                 unit,

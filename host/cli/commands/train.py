@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thermokron.host.calibration import Calibration
 from thermokron.host.cli import train_help as text
 from thermokron.host.cli.physics_file import physics_from
 from thermokron.host.cli.spec_options import add_spec_options, spec_from_args
@@ -173,11 +174,13 @@ def _train(args: argparse.Namespace) -> int:
     )
     spec = spec_from_args(args) if on_unit else None
     physics = physics_from(getattr(args, "physics", None)) if on_unit else None
+    given = getattr(args, "calibration", None) if on_unit else None
+    calibration = None if given is None else Calibration.load(given)
     console = Console()
     # who resumes wants to be able to resume again
     checkpoint = args.checkpoint or args.resume
     with ExitStack() as stack:
-        owner = _claimed(stack, args.output, config, identity(config, spec, physics))
+        owner = _claimed(stack, args.output, config, identity(config, spec, physics, calibration))
         folder = owner.path.parent
         result_file, plot_file = folder / "result.json", folder / "loss.png"
         log = StepLog(folder / "metrics.jsonl", owner, outdated=[result_file, plot_file])
@@ -199,6 +202,7 @@ def _train(args: argparse.Namespace) -> int:
                 config,
                 spec=spec,
                 physics=physics,
+                calibration=calibration,
                 simulator=getattr(args, "simulator", "verilator"),
                 timeout_s=getattr(args, "timeout", None),
                 progress=follow,
