@@ -13,8 +13,9 @@ from thermokron.model.converters import (
     applied_couplings,
     applied_temperatures,
 )
+from thermokron.model.device import Device
 from thermokron.model.discretisation import covariance_factor, relaxation
-from thermokron.model.physics import ArrayPhysics, Device
+from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
 

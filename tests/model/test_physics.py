@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 from thermokron.model import ArrayPhysics, Job, NoiseArray, NumericUnit, UnitSpec
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 RANGES = {f.name: f.metadata["range"] for f in fields(ArrayPhysics)}
 EFFECTS = [name for name in RANGES if name != "device_seed"]
