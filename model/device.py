@@ -39,6 +39,8 @@ class Device:
         Input-referred offset of each ADC channel.
     adc_elements : (n, 16), or None
         Error of the elements of each bit of a channel, bit 0 first, in their standard deviations.
+    adc_delays : (n,) float64 in seconds, or None
+        How long after CONVST each ADC channel samples; the least is 0.
     """
 
     coupling_factors: NDArray[np.float64] | None
@@ -49,6 +51,7 @@ class Device:
     adc_gains: NDArray[np.float64] | None
     adc_offsets: NDArray[np.float64] | None
     adc_elements: NDArray[np.float64] | None
+    adc_delays: NDArray[np.float64] | None
 
     @staticmethod
     @lru_cache(maxsize=16)
@@ -70,6 +73,7 @@ class Device:
             return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
 
         couplings = directions = offsets = noise = times = gains = adc_offsets = elements = None
+        delays = None
 
         def pairs(effect: int) -> NDArray[np.float64]:
             # one element makes a coupling in both directions
@@ -107,4 +111,9 @@ class Device:
             adc_offsets = frozen(physics.adc_offset * normal(4, cells))
         if physics.adc_dnl_lsb is not None:
             elements = frozen(normal(9, cells * MAX_ADC_BITS).reshape(cells, MAX_ADC_BITS))
-        return Device(couplings, directions, offsets, noise, times, gains, adc_offsets, elements)
+        if physics.adc_skew_s is not None:
+            instants = normal(10, cells)
+            delays = frozen(physics.adc_skew_s * (instants - instants.min()))
+        return Device(
+            couplings, directions, offsets, noise, times, gains, adc_offsets, elements, delays
+        )

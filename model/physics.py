@@ -23,7 +23,15 @@ BEYOND_MODES = (
     "noise_bandwidth_hz",
     "coupling_bandwidth_hz",
     "adc_bandwidth_hz",
+    "cell_flicker",
+    "cell_saturation",
+    "adc_jitter_s",
+    "adc_skew_s",
 )
+#: Rates in 1/τ of the processes that flicker noise is the sum of: a decade apart.
+FLICKER_RATES = tuple(10.0**k for k in range(-6, 2))
+#: Of the shortest interval between samples, what jitter and skew may be.
+MOST_APERTURE = 0.05
 #: Boltzmann's constant in J/K, exact by definition (SI Brochure, 9th edition, 2019).
 BOLTZMANN = 1.380649e-23
 
@@ -70,6 +78,19 @@ class ArrayPhysics:
         Standard deviation of the input-referred offset of each integrator. It adds to the
         bias, τ dx = -(A x - b - o) dt + …, so the mean moves by A⁻¹o, and x = 0 holds during
         discharge. (An offset at the output is `adc_offset`.)
+    cell_flicker : float or None, in ADC full scales per √Hz
+        1/f noise a at each integrator's input, beside the bias, as amplifiers have it: one-sided
+        density a²/f in full scales squared per Hz, so a is its root at 1 Hz. With the white
+        source's 4 T τ it meets at the corner a²/(4 T τ). It is a sum of Ornstein-Uhlenbeck
+        processes whose rates are a decade apart, from 1e-6/τ to 10/τ, each of variance a² ln 10
+        (van der Ziel, Physica 16, 359, 1950): within 8 % of a²/f from 2π f τ = 1e-5 to 1. Slower
+        is what stays through a run, as `cell_offset` does. Each discharge has its own.
+    cell_saturation : float or None, in ADC full scales
+        Voltage at which a clamp across each cell takes the current of a coupling of 1, so that
+        cells clip softly: τ dx = -(A x - b + x (x/x_sat)^8) dt + …, 0.4 % at half of it. For
+        symmetric A the stationary density is Boltzmann's, exp(-U/T) with
+        U = xᵀA x/2 - bᵀx + Σ_i x_i² (x_i/x_sat)^8/10; an indefinite A has one, too. Integrated in
+        short steps, see `model.saturation`. Not beside jitter or skew.
     noise_mismatch : float or None, relative
         Standard deviation of each cell's noise power: T → T f_i, with f_i log-normal of mean 1,
         which keeps a power positive.
@@ -112,6 +133,14 @@ class ArrayPhysics:
         -3 dB bandwidth f of the low-pass filter at the input of each converter, of its data sheet,
         of first order: what is converted is w, dw = 2π f (x - w) dt. With 1/(2π f) = ε τ a mode of
         λ keeps 1/(1 + ε λ) of its variance. `check` says where it is too narrow for the cells.
+    adc_jitter_s : float or None, in seconds
+        Aperture jitter: rms deviation of the instant of each conversion in each channel from the
+        mean, independent. Instants are -√3, 0 and √3 of it from the mean, of probabilities ⅙, ⅔, ⅙:
+        the Gauss-Hermite quadrature whose moments up to the fifth are those of a normal deviation.
+        The array is sampled there exactly, with no expansion in slopes, which noise has not.
+    adc_skew_s : float or None, in seconds
+        Standard deviation of the instant at which each channel samples, about that of all; the
+        earliest channel samples at CONVST. Exact, as jitter is.
     cell_capacitance_f : float or None, in farads
         Capacitance of a cell, and
     full_scale_v : float or None, in volts
@@ -123,7 +152,8 @@ class ArrayPhysics:
     Raises
     ------
     ValueError
-        If a field is out of range; the message names the field, its value and the legal range.
+        If a field is out of range; the message names the field, its value and the legal range. If
+        saturation is beside jitter or skew.
     TypeError
         If a field is not a number of the right kind.
     """
@@ -135,6 +165,8 @@ class ArrayPhysics:
     coupling_tempco_per_k: float | None = _effect(0.0, 1e-2, "std of tempcos of couplings, 1/K")
     temperature_rise_k: float | None = _effect(-300.0, 300.0, "departure from nominal, kelvin")
     cell_offset: float | None = _effect(0.0, 1.0, "std of each cell's input offset, full scales")
+    cell_flicker: float | None = _effect(0.0, 1.0, "1/f noise at 1 Hz, full scales/sqrt(Hz)")
+    cell_saturation: float | None = _effect(1e-3, 1e3, "where cells clip softly, full scales")
     noise_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's noise power")
     tau_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's time constant")
     noise_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the noise sources, Hz")
@@ -146,6 +178,8 @@ class ArrayPhysics:
     adc_dnl_lsb: float | None = _effect(0.0, 4.0, "std of the DNL at mid-scale, ADC steps")
     adc_rate_hz: float | None = _effect(1.0, 1e12, "highest rate of the converters, samples/s")
     adc_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the ADC's input filter, Hz")
+    adc_jitter_s: float | None = _effect(0.0, 1e-3, "rms aperture jitter of a conversion, s")
+    adc_skew_s: float | None = _effect(0.0, 1e-3, "std of each channel's sampling instant, s")
     cell_capacitance_f: float | None = _effect(1e-18, 1.0, "capacitance of a cell, farads")
     full_scale_v: float | None = _effect(1e-6, 1e6, "volts that are an ADC full scale")
     device_seed: int = field(default=0, metadata={"range": (0, 2**63 - 1), "doc": "which device"})
@@ -157,6 +191,13 @@ class ArrayPhysics:
                 object.__setattr__(self, f.name, check_integer(f.name, value, low, high))
             elif value is not None:
                 object.__setattr__(self, f.name, check_real(f.name, value, low, high))
+        if self.cell_saturation is not None:
+            for name in ("adc_jitter_s", "adc_skew_s"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"cell_saturation = {self.cell_saturation} beside {name} = "
+                        f"{getattr(self, name)} is not modelled; legal: one of them None"
+                    )
 
     @classmethod
     def ideal(cls) -> ArrayPhysics:
@@ -197,8 +238,9 @@ class ArrayPhysics:
 
     @property
     def states_per_cell(self) -> int:
-        """How many states the array has for each cell: its voltage, and one of each bandwidth."""
-        return 1 + sum(name.endswith("_bandwidth_hz") for name in self.beyond_modes)
+        """How many states the array has for each cell: see `linear.linear_system`."""
+        states = 1 + sum(name.endswith("_bandwidth_hz") for name in self.beyond_modes)
+        return states + (0 if self.cell_flicker is None else len(FLICKER_RATES))
 
     # ---- beside a spec --------------------------------------------------------------------------
 
@@ -214,7 +256,16 @@ class ArrayPhysics:
         spec : UnitSpec
         stacklevel : int
             As of `warnings.warn`.
+
+        Raises
+        ------
+        ValueError
+            If jitter or skew is more than a twentieth of the spec's shortest interval.
         """
+        interval = spec.shortest_interval(second_moments=False) * spec.clock_s
+        for name in ("adc_jitter_s", "adc_skew_s"):
+            if (time := getattr(self, name)) is not None:
+                check_real(name, time, 0.0, MOST_APERTURE * interval)
         rate = spec.clock_hz / spec.shortest_interval(second_moments=False)
         if self.adc_rate_hz is not None and rate > self.adc_rate_hz * (1.0 + 1e-9):
             warnings.warn(
