@@ -242,7 +242,7 @@ class LinearDischarges(Discharges):
         self, array: NoiseArray, drift: Floats, settle_cycles: int, interval_cycles: int
     ) -> None:
         law = self._linear = LinearLaw.of(array, settle_cycles, interval_cycles)
-        self._jitters = array.physics.adc_jitter_s is not None
+        self._seen, self._jitters = law.seen, array.physics.adc_jitter_s is not None
         self._means = [alone(drift, drive, self._streams) for drive in law.drives]
 
     @property
@@ -309,7 +309,7 @@ class LinearDischarges(Discharges):
         outputs = room.buffer(1, vectors, stretch.rows * n)
         draws = self._draw(JITTER, stretch, room, 2, n) if self._jitters else None
         for (rows, (blocks, length, count)), run in zip(stretch.runs, runs, strict=True):
-            seen = run[..., self._linear.seen].reshape(vectors, blocks, count, length, -1)
+            seen = run[..., self._seen].reshape(vectors, blocks, count, length, -1)
             seen = seen.swapaxes(2, 3)
             place = slice(rows.start * n, rows.stop * n)
             part = outputs[:, place].reshape(vectors, blocks, length, count, n)
