@@ -6,14 +6,17 @@ The matrix has eigenvalues spread geometrically up to `--top` in units in which 
 the mean. Of each effect alone: the covariance of what the converters see, settled, by Lyapunov's
 equation, beside the inverse of the matrix, as a relative error (Frobenius, median over devices and
 matrices); the variance that it leaves to the stiffest mode, as a multiple; and the time of a sample
-of one long run. No sampling noise is in the errors, nor rounding, nor what a converter adds.
+of one long run. No sampling noise is in the errors, nor rounding, nor what a converter adds. 1/f
+noise is stated by the frequency at which it meets the white source's, at full temperature.
 
-Prints one Markdown table for each condition number.
+Prints one Markdown table for each condition number, and one of what a clamp leaves of the variance
+of a single cell, by Boltzmann's distribution, and of the time that its short steps take.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
@@ -24,7 +27,7 @@ import scipy.linalg
 
 from thermokron.host.tables import markdown
 from thermokron.model import ArrayPhysics, Job, NoiseArray, NumericUnit, UnitSpec
-from thermokron.model.linear import linear_system
+from thermokron.model.linear import instants, linear_system, step_through
 
 TAU_S = 1e-6
 SAMPLES = 20_000
@@ -33,6 +36,11 @@ SAMPLES = 20_000
 def bandwidth(lag: float) -> float:
     """Of a pole at so many τ."""
     return 1.0 / (2.0 * np.pi * lag * TAU_S)
+
+
+def flicker(corner: float) -> float:
+    """Amplitude at 1 Hz of 1/f noise as dense at a corner as the white noise, 4 T τ."""
+    return float(np.sqrt(4.0 * UnitSpec(cells=2).temperature_full_scale * TAU_S * corner))
 
 
 EFFECTS = {
@@ -45,6 +53,9 @@ EFFECTS = {
     "noise bandwidth, 0.05 τ": ArrayPhysics(noise_bandwidth_hz=bandwidth(0.05)),
     "coupling amplifiers, 0.1 τ": ArrayPhysics(coupling_bandwidth_hz=bandwidth(0.1)),
     "ADC input filter, 0.05 τ": ArrayPhysics(adc_bandwidth_hz=bandwidth(0.05)),
+    "1/f noise, corner 100 Hz": ArrayPhysics(cell_flicker=flicker(100.0)),
+    "jitter, 0.001 τ": ArrayPhysics(adc_jitter_s=1e-3 * TAU_S),
+    "skew, 0.01 τ": ArrayPhysics(adc_skew_s=1e-2 * TAU_S),
     "all of these": ArrayPhysics(
         coupling_mismatch=0.01,
         coupling_drift=0.002,
@@ -56,6 +67,9 @@ EFFECTS = {
         noise_bandwidth_hz=bandwidth(0.05),
         coupling_bandwidth_hz=bandwidth(0.1),
         adc_bandwidth_hz=bandwidth(0.05),
+        cell_flicker=flicker(100.0),
+        adc_jitter_s=1e-3 * TAU_S,
+        adc_skew_s=1e-2 * TAU_S,
     ),
 }
 
@@ -82,16 +96,40 @@ def settled(
     codes, scale = programmed(args, condition, seed)
     unit = spec(args, scale)
     array = NoiseArray(unit, replace(physics, device_seed=seed), codes, unit.temperature_max)
-    system = linear_system(array)
-    found = scipy.linalg.solve_continuous_lyapunov(system.drift, -system.diffusion)
-    found = found[system.seen, system.seen] / unit.temperature_full_scale
+    found = seen_covariance(array) / unit.temperature_full_scale
     matrix = unit.coupling_values(codes)
     exact, stiff = np.linalg.inv(matrix), np.linalg.eigh(matrix)[1][:, -1]
     error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     return float(error), float(stiff @ found @ stiff / (stiff @ exact @ stiff))
 
 
-def sample_time(args: argparse.Namespace, physics: ArrayPhysics, condition: float) -> float:
+def seen_covariance(array: NoiseArray) -> np.ndarray:
+    """Stationary, of what the converters convert, in the mean over the instants of jitter."""
+    system, delays = linear_system(array), instants(array)
+    whole = scipy.linalg.solve_continuous_lyapunov(system.drift, -system.diffusion)
+    if delays is None:
+        return whole[system.seen, system.seen]
+    n, found = array.spec.cells, np.zeros((array.spec.cells,) * 2)
+    chances = [1 / 6, 2 / 3, 1 / 6] if len(delays) == 3 else [1.0]
+    law = step_through(system._replace(start=whole), 0.0, delays)
+    joint = law.covariance + law.transition @ whole @ law.transition.T
+    joint = joint[len(whole) :, len(whole) :].reshape(len(delays), n, len(delays), n)
+    for (k, first), (q, second) in itertools.product(enumerate(chances), repeat=2):
+        found += first * second * joint[k, :, q]
+    np.fill_diagonal(found, np.diag(whole[system.seen, system.seen]))
+    return found
+
+
+def clamped_variance(ratio: float) -> float:
+    """Of a cell with a clamp at so many standard deviations, over that without."""
+    x = np.linspace(-8.0, 8.0, 20_001)
+    weight = np.exp(-(x**2 / 2.0 + x**2 * (x / ratio) ** 8 / 10.0))
+    return float(weight @ x**2 / weight.sum())
+
+
+def sample_time(
+    args: argparse.Namespace, physics: ArrayPhysics, condition: float, samples: int = SAMPLES
+) -> float:
     """Microseconds a sample."""
     codes, scale = programmed(args, condition, 0)
     unit = spec(args, scale)
@@ -101,7 +139,7 @@ def sample_time(args: argparse.Namespace, physics: ArrayPhysics, condition: floa
         temperature=9,
         settle_cycles=10_000,
         interval_cycles=max(100, unit.shortest_interval()),
-        samples=SAMPLES,
+        samples=samples,
     )
     opened = NumericUnit(unit, physics)
     opened.run(job)
@@ -110,7 +148,7 @@ def sample_time(args: argparse.Namespace, physics: ArrayPhysics, condition: floa
         begun = time.perf_counter()
         opened.run(job)
         times.append(time.perf_counter() - begun)
-    return statistics.median(times) / SAMPLES * 1e6
+    return statistics.median(times) / samples * 1e6
 
 
 def main() -> None:
@@ -131,6 +169,12 @@ def main() -> None:
         head = ["effect", "error of the covariance", "stiffest mode", "µs a sample"]
         print(f"κ = {condition:g}, {args.cells} cells, λ up to {args.top:g}\n")
         print(markdown(head, rows) + "\n")
+    clamps = [(ratio, clamped_variance(ratio)) for ratio in (1.0, 1.5, 2.0, 3.0, 4.0)]
+    rows = [[f"{ratio:g}", f"{left:.3f}"] for ratio, left in clamps]
+    print(markdown(["clamp, standard deviations", "variance left"], rows) + "\n")
+    array = ArrayPhysics(cell_saturation=1.0)
+    micros = sample_time(args, array, args.condition[0], 300)
+    print(f"with clamps, {args.cells} cells: {micros:.0f} µs a sample of an interval of 1 µs")
 
 
 if __name__ == "__main__":
