@@ -10,7 +10,7 @@ of one long run. No sampling noise is in the errors, nor rounding, nor what a co
 noise is stated by the frequency at which it meets the white source's, at full temperature.
 
 Prints one Markdown table for each condition number, and one of what a clamp leaves of the variance
-of a single cell, by Boltzmann's distribution, and of the time that its short steps take.
+of a single cell, by Boltzmann's distribution, with the time of a short step.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import numpy as np
 import scipy.linalg
 
 from thermokron.host.tables import markdown
-from thermokron.model import ArrayPhysics, Job, NoiseArray, NumericUnit, UnitSpec
+from thermokron.model import ArrayPhysics, Job, NoiseArray, NumericUnit, UnitSpec, sample_blocks
 from thermokron.model.linear import instants, linear_system, step_through
+from thermokron.model.saturation import SaturatedLaw
 
 TAU_S = 1e-6
 SAMPLES = 20_000
@@ -53,10 +54,7 @@ EFFECTS = {
     "noise bandwidth, 0.05 τ": ArrayPhysics(noise_bandwidth_hz=bandwidth(0.05)),
     "coupling amplifiers, 0.1 τ": ArrayPhysics(coupling_bandwidth_hz=bandwidth(0.1)),
     "ADC input filter, 0.05 τ": ArrayPhysics(adc_bandwidth_hz=bandwidth(0.05)),
-    "1/f noise, corner 100 Hz": ArrayPhysics(cell_flicker=flicker(100.0)),
-    "jitter, 0.001 τ": ArrayPhysics(adc_jitter_s=1e-3 * TAU_S),
-    "skew, 0.01 τ": ArrayPhysics(adc_skew_s=1e-2 * TAU_S),
-    "all of these": ArrayPhysics(
+    "all of the above": ArrayPhysics(
         coupling_mismatch=0.01,
         coupling_drift=0.002,
         coupling_age_s=86_400.0,
@@ -67,10 +65,10 @@ EFFECTS = {
         noise_bandwidth_hz=bandwidth(0.05),
         coupling_bandwidth_hz=bandwidth(0.1),
         adc_bandwidth_hz=bandwidth(0.05),
-        cell_flicker=flicker(100.0),
-        adc_jitter_s=1e-3 * TAU_S,
-        adc_skew_s=1e-2 * TAU_S,
     ),
+    "1/f noise, corner 100 Hz": ArrayPhysics(cell_flicker=flicker(100.0)),
+    "jitter, 0.001 τ": ArrayPhysics(adc_jitter_s=1e-3 * TAU_S),
+    "skew, 0.01 τ": ArrayPhysics(adc_skew_s=1e-2 * TAU_S),
 }
 
 
@@ -127,9 +125,7 @@ def clamped_variance(ratio: float) -> float:
     return float(weight @ x**2 / weight.sum())
 
 
-def sample_time(
-    args: argparse.Namespace, physics: ArrayPhysics, condition: float, samples: int = SAMPLES
-) -> float:
+def sample_time(args: argparse.Namespace, physics: ArrayPhysics, condition: float) -> float:
     """Microseconds a sample."""
     codes, scale = programmed(args, condition, 0)
     unit = spec(args, scale)
@@ -139,7 +135,7 @@ def sample_time(
         temperature=9,
         settle_cycles=10_000,
         interval_cycles=max(100, unit.shortest_interval()),
-        samples=samples,
+        samples=SAMPLES,
     )
     opened = NumericUnit(unit, physics)
     opened.run(job)
@@ -148,7 +144,20 @@ def sample_time(
         begun = time.perf_counter()
         opened.run(job)
         times.append(time.perf_counter() - begun)
-    return statistics.median(times) / samples * 1e6
+    return statistics.median(times) / SAMPLES * 1e6
+
+
+def step_time(args: argparse.Namespace, condition: float) -> float:
+    """Microseconds a short step of an array with clamps."""
+    codes, scale = programmed(args, condition, 0)
+    array = NoiseArray(spec(args, scale), ArrayPhysics(cell_saturation=1.0), codes, 9)
+    program = {"settle_cycles": 100, "interval_cycles": 100, "seed": 0, "stream": 0}
+    blocks = sample_blocks(array, np.zeros((1, args.cells), int), **program)
+    next(blocks)  # the first sample, and the law
+    steps = SaturatedLaw(array, 100, 100).steps[1]
+    begun = time.perf_counter()
+    next(blocks)  # fifteen
+    return (time.perf_counter() - begun) / (15 * steps) * 1e6
 
 
 def main() -> None:
@@ -172,9 +181,8 @@ def main() -> None:
     clamps = [(ratio, clamped_variance(ratio)) for ratio in (1.0, 1.5, 2.0, 3.0, 4.0)]
     rows = [[f"{ratio:g}", f"{left:.3f}"] for ratio, left in clamps]
     print(markdown(["clamp, standard deviations", "variance left"], rows) + "\n")
-    array = ArrayPhysics(cell_saturation=1.0)
-    micros = sample_time(args, array, args.condition[0], 300)
-    print(f"with clamps, {args.cells} cells: {micros:.0f} µs a sample of an interval of 1 µs")
+    micros = step_time(args, args.condition[0])
+    print(f"with clamps, {args.cells} cells: {micros:.1f} µs a short step")
 
 
 if __name__ == "__main__":

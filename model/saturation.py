@@ -36,15 +36,16 @@ def clamped(x: Floats, time: Floats, saturation: float) -> Floats:
     saturation : float
         x_sat, in full scales.
     """
-    # a number so large that its eighth power is not finite has lost all memory of itself anyway
-    ratio = np.clip(x / saturation, -1e30, 1e30)
+    ratio = x / saturation
     power = ratio * ratio
     power *= power
     power *= power
     power *= 8.0 * time
     power += 1.0
-    root: Floats = np.sqrt(np.sqrt(np.sqrt(power)))
-    return ratio * saturation / root
+    for _ in range(3):
+        np.sqrt(power, out=power)
+    clamped: Floats = x / power
+    return clamped
 
 
 class SaturatedLaw:
