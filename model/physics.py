@@ -17,7 +17,7 @@ __all__ = ["ArrayPhysics"]
 MAX_INL_LSB = 4.0
 #: Of the variance of a mode of λ = 1, what an ADC's input filter has to pass, or it is said.
 LEAST_PASSED = 0.9
-#: Effects that make the array more than n cells with a symmetric matrix.
+#: Effects that make the array more than n linear cells with a symmetric matrix, seen at once.
 BEYOND_MODES = (
     "coupling_asymmetry",
     "noise_bandwidth_hz",
