@@ -13,8 +13,9 @@ from thermokron.model.converters import (
     applied_couplings,
     applied_temperatures,
 )
+from thermokron.model.device import Device
 from thermokron.model.discretisation import covariance_factor, relaxation
-from thermokron.model.physics import ArrayPhysics, Device
+from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import UnitSpec
 from thermokron.model.threads import single_threaded_blas
 
@@ -56,7 +57,8 @@ class NoiseArray:
     drift D A in its columns, x = V z, and V takes the place of Q in all of the above.
 
     Where the array is more than its cells (`ArrayPhysics.beyond_modes`), or A is not symmetric, no
-    such modes describe it, and `model.linear` has its states and their exact step.
+    such modes describe it, and `model.linear` has its states and their exact step; of cells that
+    saturate, `model.saturation` has the short steps.
 
     An indefinite A is no error: its modes grow, and the ADC clips.
 

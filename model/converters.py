@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermokron.model.physics import ArrayPhysics, Device
+from thermokron.model.device import Device
+from thermokron.model.physics import ArrayPhysics
 from thermokron.model.spec import UnitSpec
 
 __all__ = ["AnalogToDigital", "applied_bias", "applied_couplings", "applied_temperatures"]

@@ -20,6 +20,8 @@ from thermokron.model.threads import single_threaded_blas
 
 __all__ = [
     "BLOCKS",
+    "JITTER",
+    "SETTLING",
     "THERMAL",
     "Discharges",
     "Room",
@@ -46,7 +48,7 @@ ROWS = 32
 ROOMS_KEPT, NUMBERS_KEPT = 8, 2**19
 
 # What a generator is for.
-THERMAL, CONVERSION = 0, 1
+THERMAL, CONVERSION, JITTER, SETTLING = range(4)
 
 Floats = NDArray[np.float64]
 
@@ -120,11 +122,11 @@ def wipe(stretch: Stretch, steps: Floats, samples: int) -> None:
 
 
 class Room:
-    """What a thread needs to work in: a generator, and two buffers that are used again."""
+    """What a thread needs to work in: a generator, and buffers that are used again."""
 
     def __init__(self) -> None:
         self.normals = Normals()
-        self._buffers = [np.empty(0), np.empty(0)]
+        self._buffers = [np.empty(0)] * 3
 
     @property
     def size(self) -> int:
@@ -132,7 +134,7 @@ class Room:
         return max(buffer.size for buffer in self._buffers)
 
     def buffer(self, number: int, vectors: int, count: int) -> Floats:
-        """One of the two, (vectors, count), with whatever is in it."""
+        """One of the three, (vectors, count), with whatever is in it."""
         size = vectors * count
         if self._buffers[number].size < size:
             self._buffers[number] = np.empty(size)

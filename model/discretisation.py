@@ -15,6 +15,8 @@ __all__ = ["Step", "covariance_factor", "linear_step", "relaxation", "van_loan"]
 Floats = NDArray[np.float64]
 #: Terms of the series of a short step, the last of them below 10^-17 of the first.
 TERMS = 14
+#: A term below this part of the first does not count.
+NEGLIGIBLE = 1e-18
 
 #: Largest growth exponent of a step. A mode that has grown by e^100 is beyond every rail, and
 #: stopping there keeps every product of two modes finite.
@@ -76,11 +78,17 @@ def linear_step(
     norm = float(np.abs(drift).sum(axis=0).max()) * dt
     doublings = max(0, math.ceil(math.log2(norm)) + 3) if norm > 0.0 else 0
     h = math.ldexp(dt, -doublings)
+    terms, size = TERMS, norm
+    if not doublings:  # very short steps, as between two channels of a converter, take few
+        terms = 1
+        while terms < TERMS and size > NEGLIGIBLE:
+            terms += 1
+            size *= norm / terms
     of_transition, of_response, of_covariance = np.eye(len(drift)), drive * h, diffusion * h
     transition, response, covariance = (
         np.zeros_like(each) for each in (of_transition, of_response, of_covariance)
     )
-    for term in range(1, TERMS + 1):
+    for term in range(1, terms + 1):
         transition += of_transition
         response += of_response
         covariance += of_covariance

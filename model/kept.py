@@ -54,6 +54,7 @@ class KeptArrays:
 def _numbers(cells: int, physics: ArrayPhysics) -> int:
     """About how many numbers a programmed array holds: its matrices, and its law's."""
     if physics.beyond_modes:
-        states = physics.states_per_cell * cells
+        instants = 0 if physics.adc_skew_s is physics.adc_jitter_s is None else 3
+        states = (physics.states_per_cell + instants) * cells
         return cells * cells + 3 * states * states + 2 * states * cells
     return cells * (3 * cells + 2 * CHUNK**2)

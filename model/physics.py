@@ -1,4 +1,4 @@
-"""How a built array departs from its nominal: `ArrayPhysics`, and one device drawn from it."""
+"""How a built array departs from its nominal: `ArrayPhysics`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import json
 import math
 import warnings
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from thermokron.model.checks import check_integer, check_real, fields_from_json
 from thermokron.model.spec import UnitSpec
 
-__all__ = ["ArrayPhysics", "Device"]
+__all__ = ["ArrayPhysics"]
 
 #: Largest |INL| in ADC steps at which the bow is monotone at every legal ADC width (4 bits up).
 MAX_INL_LSB = 4.0
-#: The widest code of an ADC.
-MAX_ADC_BITS = 16
 #: Of the variance of a mode of λ = 1, what an ADC's input filter has to pass, or it is said.
 LEAST_PASSED = 0.9
-#: Effects that make the array more than n cells with a symmetric matrix.
+#: Effects that make the array more than n linear cells with a symmetric matrix, seen at once.
 BEYOND_MODES = (
     "coupling_asymmetry",
     "noise_bandwidth_hz",
     "coupling_bandwidth_hz",
     "adc_bandwidth_hz",
+    "cell_flicker",
+    "cell_saturation",
+    "adc_jitter_s",
+    "adc_skew_s",
 )
+#: Rates in 1/τ of the processes that flicker noise is the sum of: a decade apart.
+FLICKER_RATES = tuple(10.0**k for k in range(-6, 2))
+#: Of the shortest interval between samples, what jitter and skew may be.
+MOST_APERTURE = 0.05
 #: Boltzmann's constant in J/K, exact by definition (SI Brochure, 9th edition, 2019).
 BOLTZMANN = 1.380649e-23
 
@@ -76,6 +78,19 @@ class ArrayPhysics:
         Standard deviation of the input-referred offset of each integrator. It adds to the
         bias, τ dx = -(A x - b - o) dt + …, so the mean moves by A⁻¹o, and x = 0 holds during
         discharge. (An offset at the output is `adc_offset`.)
+    cell_flicker : float or None, in ADC full scales per √Hz
+        1/f noise a at each integrator's input, beside the bias, as amplifiers have it: one-sided
+        density a²/f in full scales squared per Hz, so a is its root at 1 Hz. With the white
+        source's 4 T τ it meets at the corner a²/(4 T τ). It is a sum of Ornstein-Uhlenbeck
+        processes whose rates are a decade apart, from 1e-6/τ to 10/τ, each of variance a² ln 10
+        (van der Ziel, Physica 16, 359, 1950): within 8 % of a²/f from 2π f τ = 1e-5 to 1. Slower
+        is what stays through a run, as `cell_offset` does. Each discharge has its own.
+    cell_saturation : float or None, in ADC full scales
+        Voltage at which a clamp across each cell takes the current of a coupling of 1, so that
+        cells clip softly: τ dx = -(A x - b + x (x/x_sat)^8) dt + …, 0.4 % at half of it. For
+        symmetric A the stationary density is Boltzmann's, exp(-U/T) with
+        U = xᵀA x/2 - bᵀx + Σ_i x_i² (x_i/x_sat)^8/10; an indefinite A has one, too. Integrated in
+        short steps, see `model.saturation`. Not beside jitter or skew.
     noise_mismatch : float or None, relative
         Standard deviation of each cell's noise power: T → T f_i, with f_i log-normal of mean 1,
         which keeps a power positive.
@@ -118,6 +133,14 @@ class ArrayPhysics:
         -3 dB bandwidth f of the low-pass filter at the input of each converter, of its data sheet,
         of first order: what is converted is w, dw = 2π f (x - w) dt. With 1/(2π f) = ε τ a mode of
         λ keeps 1/(1 + ε λ) of its variance. `check` says where it is too narrow for the cells.
+    adc_jitter_s : float or None, in seconds
+        Aperture jitter: rms deviation of the instant of each conversion in each channel from the
+        mean, independent. Instants are -√3, 0 and √3 of it from the mean, of probabilities ⅙, ⅔, ⅙:
+        the Gauss-Hermite quadrature whose moments up to the fifth are those of a normal deviation.
+        The array is sampled there exactly, with no expansion in slopes, which noise has not.
+    adc_skew_s : float or None, in seconds
+        Standard deviation of the instant at which each channel samples, about that of all; the
+        earliest channel samples at CONVST. Exact, as jitter is.
     cell_capacitance_f : float or None, in farads
         Capacitance of a cell, and
     full_scale_v : float or None, in volts
@@ -129,7 +152,8 @@ class ArrayPhysics:
     Raises
     ------
     ValueError
-        If a field is out of range; the message names the field, its value and the legal range.
+        If a field is out of range; the message names the field, its value and the legal range. If
+        saturation is beside jitter or skew.
     TypeError
         If a field is not a number of the right kind.
     """
@@ -141,6 +165,8 @@ class ArrayPhysics:
     coupling_tempco_per_k: float | None = _effect(0.0, 1e-2, "std of tempcos of couplings, 1/K")
     temperature_rise_k: float | None = _effect(-300.0, 300.0, "departure from nominal, kelvin")
     cell_offset: float | None = _effect(0.0, 1.0, "std of each cell's input offset, full scales")
+    cell_flicker: float | None = _effect(0.0, 1.0, "1/f noise at 1 Hz, full scales/sqrt(Hz)")
+    cell_saturation: float | None = _effect(1e-3, 1e3, "where cells clip softly, full scales")
     noise_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's noise power")
     tau_mismatch: float | None = _effect(0.0, 10.0, "relative std of each cell's time constant")
     noise_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the noise sources, Hz")
@@ -152,6 +178,8 @@ class ArrayPhysics:
     adc_dnl_lsb: float | None = _effect(0.0, 4.0, "std of the DNL at mid-scale, ADC steps")
     adc_rate_hz: float | None = _effect(1.0, 1e12, "highest rate of the converters, samples/s")
     adc_bandwidth_hz: float | None = _effect(1.0, 1e15, "bandwidth of the ADC's input filter, Hz")
+    adc_jitter_s: float | None = _effect(0.0, 1e-3, "rms aperture jitter of a conversion, s")
+    adc_skew_s: float | None = _effect(0.0, 1e-3, "std of each channel's sampling instant, s")
     cell_capacitance_f: float | None = _effect(1e-18, 1.0, "capacitance of a cell, farads")
     full_scale_v: float | None = _effect(1e-6, 1e6, "volts that are an ADC full scale")
     device_seed: int = field(default=0, metadata={"range": (0, 2**63 - 1), "doc": "which device"})
@@ -163,6 +191,13 @@ class ArrayPhysics:
                 object.__setattr__(self, f.name, check_integer(f.name, value, low, high))
             elif value is not None:
                 object.__setattr__(self, f.name, check_real(f.name, value, low, high))
+        if self.cell_saturation is not None:
+            for name in ("adc_jitter_s", "adc_skew_s"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"cell_saturation = {self.cell_saturation} beside {name} = "
+                        f"{getattr(self, name)} is not modelled; legal: one of them None"
+                    )
 
     @classmethod
     def ideal(cls) -> ArrayPhysics:
@@ -203,8 +238,9 @@ class ArrayPhysics:
 
     @property
     def states_per_cell(self) -> int:
-        """How many states the array has for each cell: its voltage, and one of each bandwidth."""
-        return 1 + sum(name.endswith("_bandwidth_hz") for name in self.beyond_modes)
+        """How many states the array has for each cell: see `linear.linear_system`."""
+        states = 1 + sum(name.endswith("_bandwidth_hz") for name in self.beyond_modes)
+        return states + (0 if self.cell_flicker is None else len(FLICKER_RATES))
 
     # ---- beside a spec --------------------------------------------------------------------------
 
@@ -220,7 +256,16 @@ class ArrayPhysics:
         spec : UnitSpec
         stacklevel : int
             As of `warnings.warn`.
+
+        Raises
+        ------
+        ValueError
+            If jitter or skew is more than a twentieth of the spec's shortest interval.
         """
+        interval = spec.shortest_interval(second_moments=False) * spec.clock_s
+        for name in ("adc_jitter_s", "adc_skew_s"):
+            if (time := getattr(self, name)) is not None:
+                check_real(name, time, 0.0, MOST_APERTURE * interval)
         rate = spec.clock_hz / spec.shortest_interval(second_moments=False)
         if self.adc_rate_hz is not None and rate > self.adc_rate_hz * (1.0 + 1e-9):
             warnings.warn(
@@ -300,96 +345,3 @@ class ArrayPhysics:
     def from_json(cls, text: str) -> ArrayPhysics:
         """The inverse of `to_json`; unknown or missing fields are a `ValueError`."""
         return cls(**fields_from_json(cls, text))
-
-
-@dataclass(frozen=True, eq=False)
-class Device:
-    """The static deviations of one device; `None` where its array is ideal.
-
-    Attributes
-    ----------
-    coupling_factors : (n, n) float64, symmetric, or None
-        Each coupling over its programmed value.
-    direction_factors : (n, n) float64, or None
-        Each coupling in one direction over what both have in common; 1 on the diagonal.
-    cell_offsets : (n,) float64 in ADC full scales, or None
-        Added to the bias.
-    noise_factors : (n,) float64, or None
-        Noise power of each cell over its programmed value.
-    time_factors : (n,) float64, or None
-        Time constant of each cell over its nominal value.
-    adc_gains : (n,) float64, or None
-        Gain of each ADC channel.
-    adc_offsets : (n,) float64 in ADC full scales, or None
-        Input-referred offset of each ADC channel.
-    adc_elements : (n, 16), or None
-        Error of the elements of each bit of a channel, bit 0 first, in their standard deviations.
-    """
-
-    coupling_factors: NDArray[np.float64] | None
-    direction_factors: NDArray[np.float64] | None
-    cell_offsets: NDArray[np.float64] | None
-    noise_factors: NDArray[np.float64] | None
-    time_factors: NDArray[np.float64] | None
-    adc_gains: NDArray[np.float64] | None
-    adc_offsets: NDArray[np.float64] | None
-    adc_elements: NDArray[np.float64] | None
-
-    @staticmethod
-    @lru_cache(maxsize=16)
-    def draw(physics: ArrayPhysics, cells: int) -> Device:
-        """The device that (`physics`, `cells`) stands for, always the same."""
-
-        def normal(effect: int, count: int) -> NDArray[np.float64]:
-            # a spawn key per effect: the draws of one do not depend on whether another is on
-            seeds = np.random.SeedSequence(physics.device_seed, spawn_key=(effect,))
-            return np.random.Generator(np.random.PCG64(seeds)).standard_normal(count)
-
-        def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
-            array.setflags(write=False)
-            return array
-
-        def spread(effect: int, deviation: float) -> NDArray[np.float64]:
-            # log-normal of mean 1
-            variance = math.log1p(deviation**2)
-            return np.exp(math.sqrt(variance) * normal(effect, cells) - variance / 2)
-
-        couplings = directions = offsets = noise = times = gains = adc_offsets = elements = None
-
-        def pairs(effect: int) -> NDArray[np.float64]:
-            # one element makes a coupling in both directions
-            upper, draws = np.triu_indices(cells), np.empty((cells, cells))
-            draws[upper] = normal(effect, len(upper[0]))
-            draws.T[upper] = draws[upper]
-            return draws
-
-        if physics.coupling_mismatch is not None:
-            couplings = 1.0 + physics.coupling_mismatch * pairs(0)
-        if physics.coupling_drift is not None and physics.coupling_age_s is not None:
-            drifted = np.exp(
-                -physics.coupling_drift * math.log1p(physics.coupling_age_s) * pairs(7)
-            )
-            couplings = drifted if couplings is None else couplings * drifted
-        if physics.coupling_tempco_per_k is not None and physics.temperature_rise_k is not None:
-            warmed = 1.0 + physics.coupling_tempco_per_k * physics.temperature_rise_k * pairs(8)
-            couplings = warmed if couplings is None else couplings * warmed
-        if couplings is not None:
-            couplings = frozen(couplings)
-        if physics.coupling_asymmetry is not None:
-            factors = normal(6, cells * cells).reshape(cells, cells)
-            factors = 1.0 + physics.coupling_asymmetry * factors
-            np.fill_diagonal(factors, 1.0)
-            directions = frozen(factors)
-        if physics.cell_offset is not None:
-            offsets = frozen(physics.cell_offset * normal(1, cells))
-        if physics.noise_mismatch is not None:
-            noise = frozen(spread(2, physics.noise_mismatch))
-        if physics.tau_mismatch is not None:
-            times = frozen(spread(5, physics.tau_mismatch))
-        if physics.adc_gain_error is not None:
-            gains = frozen(1.0 + physics.adc_gain_error * normal(3, cells))
-        if physics.adc_offset is not None:
-            adc_offsets = frozen(physics.adc_offset * normal(4, cells))
-        if physics.adc_dnl_lsb is not None:
-            elements = frozen(normal(9, cells * MAX_ADC_BITS).reshape(cells, MAX_ADC_BITS))
-        return Device(couplings, directions, offsets, noise, times, gains, adc_offsets, elements)

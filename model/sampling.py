@@ -22,6 +22,7 @@ from thermokron.model.discharges import (
     wipe,
 )
 from thermokron.model.linear import LinearDischarges
+from thermokron.model.saturation import SaturatedDischarges
 from thermokron.model.threads import single_threaded_blas, threads_at_hand
 
 __all__ = ["BLOCKS", "SampleBlocks", "sample_blocks"]
@@ -72,6 +73,8 @@ def sample_blocks(
         What the ADC makes of them.
     """
     discharges = Discharges if array.modal else LinearDischarges
+    if array.physics.cell_saturation is not None:
+        discharges = SaturatedDischarges
     return SampleBlocks(
         discharges(
             array,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from thermokron.model import ArrayPhysics, UnitSpec
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 __all__ = ["Conversion"]
 

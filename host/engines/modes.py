@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from thermokron.host.products import product
 from thermokron.model import UnitSpec
 from thermokron.model.converters import applied_couplings
+from thermokron.model.device import Device
 from thermokron.model.discretisation import MAX_GROWTH, relaxation
-from thermokron.model.physics import Device
 
 __all__ = ["BEYOND_ALL_RAILS", "Modes"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from thermokron.model import ArrayPhysics, BaseUnit, Job, Readout, UnitSpec
 from thermokron.model.converters import AnalogToDigital, applied_bias
+from thermokron.model.device import Device
 from thermokron.model.normals import ALIGNMENT, Normals
-from thermokron.model.physics import Device
 
 if TYPE_CHECKING:
     import torch

@@ -13,6 +13,7 @@ with more samples and refinement.
 from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.api import inv, load, program, solve
 from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.positive import positive
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refinement import NotConverged
 from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
@@ -38,6 +39,7 @@ __all__ = [
     "check_settle",
     "inv",
     "load",
+    "positive",
     "program",
     "solve",
 ]

@@ -19,7 +19,7 @@ from thermokron.host.calibration import (
 from thermokron.host.calibration.programs import tournament
 from thermokron.host.linalg import inv, program, solve
 from thermokron.model import ArrayPhysics, NumericUnit, UnitSpec
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 FLAWS = ArrayPhysics(
     coupling_mismatch=0.05,

@@ -11,7 +11,7 @@ from thermokron.host.engines.conversion import Conversion
 from thermokron.host.engines.laws import Law, convolved, correlated, geometric
 from thermokron.model import ArrayPhysics, UnitSpec
 from thermokron.model.converters import AnalogToDigital
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 RATES = [1e-9, 0.003, 0.2, 0.2, 1.5, 40.0]
 

@@ -7,7 +7,7 @@ import pytest
 
 from thermokron.model import ArrayPhysics, UnitSpec
 from thermokron.model.converters import AnalogToDigital
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 
 def make(bits: int, **effects) -> AnalogToDigital:

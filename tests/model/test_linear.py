@@ -52,6 +52,16 @@ ALL = ArrayPhysics(
     cell_offset=0.01,
     device_seed=2,
 )
+#: With everything else that a linear array may have; and noise of conversions, where it matters.
+MORE = replace(ALL, cell_flicker=1e-3, adc_noise=1e-3)
+WALKED = pytest.mark.parametrize(
+    "physics",
+    [
+        replace(ALL, adc_noise=1e-3),
+        replace(MORE, adc_skew_s=1e-10, adc_jitter_s=1e-10),
+    ],
+    ids=["all", "more"],
+)
 pytestmark = pytest.mark.filterwarnings("ignore:cells of tau_s")
 
 
@@ -244,11 +254,13 @@ def test_what_each_effect_costs_a_stiff_matrix():
 # ---- the same for all -----------------------------------------------------------------------
 
 
+@WALKED
 @pytest.mark.parametrize("cells", [2, 33])
-def test_samples_do_not_depend_on_their_company(spd_codes, cells):
+def test_samples_do_not_depend_on_their_company(spd_codes, cells, physics):
     """Bit for bit the same alone, at any place among others, and however many others there are."""
+    cells = min(cells, 99 // physics.states_per_cell)  # of as many states
     spec = UnitSpec(cells=cells, adc_bits=16, tau_s=1e-6)
-    array = NoiseArray(spec, replace(ALL, adc_noise=1e-3), spd_codes(spec, 20), 900)
+    array = NoiseArray(spec, physics, spd_codes(spec, 20), 900)
     biases = np.random.default_rng(0).integers(-900, 900, (40, cells))
     grid = {"settle_cycles": 40, "interval_cycles": 9, "seed": 3}
     together = list(islice(sample_blocks(array, biases, stream=17, **grid), 3))
@@ -259,9 +271,10 @@ def test_samples_do_not_depend_on_their_company(spd_codes, cells):
                 np.testing.assert_array_equal(found, expected[part])
 
 
-def test_samples_do_not_depend_on_how_blocks_are_walked(spd_codes, monkeypatch):
+@WALKED
+def test_samples_do_not_depend_on_how_blocks_are_walked(spd_codes, monkeypatch, physics):
     """One by one, or shown in stretches of any length, by any number of threads."""
-    array = NoiseArray(SPEC, replace(ALL, adc_noise=1e-3), spd_codes(SPEC, 20), 900)
+    array = NoiseArray(SPEC, physics, spd_codes(SPEC, 20), 900)
     biases = np.array([BIASES, -BIASES])
     program = {"settle_cycles": 40, "interval_cycles": 9, "seed": 3, "stream": 31}
     blocks = islice(sample_blocks(array, biases, **program), 5)

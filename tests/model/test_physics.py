@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 from thermokron.model import ArrayPhysics, Job, NoiseArray, NumericUnit, UnitSpec
-from thermokron.model.physics import Device
+from thermokron.model.device import Device
 
 RANGES = {f.name: f.metadata["range"] for f in fields(ArrayPhysics)}
 EFFECTS = [name for name in RANGES if name != "device_seed"]
@@ -19,6 +19,7 @@ EFFECTS = [name for name in RANGES if name != "device_seed"]
 STATED = (
     "noise_bandwidth_hz",
     "coupling_bandwidth_hz",
+    "cell_saturation",
     "adc_rate_hz",
     "adc_bandwidth_hz",
     "cell_capacitance_f",
@@ -27,7 +28,9 @@ STATED = (
 # what takes another one to have an effect
 IN_PAIRS = ("coupling_drift", "coupling_age_s", "coupling_tempco_per_k", "temperature_rise_k")
 # of size zero they are the ideal but for rounding: what makes modes depend on each other is there
-UNEQUAL = ("noise_mismatch", "tau_mismatch", "coupling_asymmetry")
+UNEQUAL = ("noise_mismatch", "tau_mismatch", "coupling_asymmetry", "cell_flicker")
+# times that an interval has to be long beside, and of size zero the ideal but for rounding
+TIMES = ("adc_jitter_s", "adc_skew_s")
 
 # 1,000 clock cycles per time constant
 SPEC = UnitSpec(
@@ -64,6 +67,12 @@ def test_an_effect_out_of_range_is_refused_by_name(name):
             ArrayPhysics(**{name: value})
 
 
+@pytest.mark.parametrize("name", TIMES)
+def test_saturation_beside_instants_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"cell_saturation = 0.5 beside {name} = 1e-09 is not"):
+        ArrayPhysics(cell_saturation=0.5, **{name: 1e-9})
+
+
 def test_a_device_seed_out_of_range_is_refused_by_name():
     with pytest.raises(ValueError, match="device_seed = -1 "):
         ArrayPhysics(device_seed=-1)
@@ -96,6 +105,7 @@ ALL = ArrayPhysics(
     adc_gain_error=0.03,
     adc_offset=0.04,
     adc_dnl_lsb=0.5,
+    adc_skew_s=1e-9,
     device_seed=7,
 )
 STATIC = {
@@ -107,6 +117,7 @@ STATIC = {
     "adc_gains": "adc_gain_error",
     "adc_offsets": "adc_offset",
     "adc_elements": "adc_dnl_lsb",
+    "adc_delays": "adc_skew_s",
 }
 
 
@@ -119,11 +130,12 @@ def test_an_effect_does_not_change_the_draws_of_the_others(drawn, effect):
     assert [name for name in STATIC if getattr(Device.draw(alone, 6), name) is not None] == [drawn]
     other = Device.draw(ArrayPhysics(**{effect: getattr(ALL, effect)}, device_seed=8), 6)
     same = getattr(other, drawn) == getattr(Device.draw(ALL, 6), drawn)
-    assert np.count_nonzero(same) == (6 if drawn == "direction_factors" else 0)  # the diagonal
+    # the diagonal; the earliest channel, if it is the same one
+    assert np.count_nonzero(same) <= {"direction_factors": 6, "adc_delays": 1}.get(drawn, 0)
 
 
 def test_devices_spread_as_stated(chance):
-    """Mean and variance of each deviation over 300 devices of 6 cells; 16 scores."""
+    """Mean and variance of each deviation over 300 devices of 6 cells; 18 scores."""
     devices = [
         Device.draw(ArrayPhysics.from_json(ALL.to_json().replace(": 7}", f": {seed}}}")), 6)
         for seed in range(300)
@@ -143,6 +155,8 @@ def test_devices_spread_as_stated(chance):
         "gains": (np.array([d.adc_gains for d in devices]) - 1) / 0.03,
         "elements": np.array([d.adc_elements for d in devices]),
         "offsets": np.array([d.adc_offsets for d in devices]) / 0.04,
+        # that of two channels, which does not depend on which is the earliest
+        "delays": np.array([np.diff(d.adc_delays)[::2] for d in devices]) / 1e-9 / np.sqrt(2),
     }
     for name, draws in normal.items():
         assert abs(draws.mean()) * np.sqrt(draws.size) < chance.sigmas, name
@@ -383,7 +397,7 @@ def test_inl_bows_between_the_rails(bow):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in EFFECTS if name not in (*UNEQUAL, *STATED, *IN_PAIRS)]
+    "name", [name for name in EFFECTS if name not in (*UNEQUAL, *TIMES, *STATED, *IN_PAIRS)]
 )
 def test_an_effect_of_size_zero_is_the_ideal(spd_codes, name):
     codes = spd_codes(SPEC, 5)
