@@ -55,9 +55,9 @@ PASSED_OVER = {"ideal", "ADC noise 1%, INL 1 LSB"}
 def epochs(spec: UnitSpec, physics: ArrayPhysics, seed: int, known: bool, most: int) -> float:
     """To a training loss of 0.01; infinite if not within `most`."""
     physics = replace(physics, device_seed=seed)
-    calibration = calibrate(NumericUnit(spec, physics)) if known else None
     config = TrainConfig(network="mlp", optimizer="kfac", engine="numeric", seed=seed, epochs=most)
     try:
+        calibration = calibrate(NumericUnit(spec, physics)) if known else None
         run = train(config, spec=spec, physics=physics, calibration=calibration)
     except (FloatingPointError, ValueError):
         return math.inf

@@ -172,7 +172,11 @@ class Bench:
         for readout in self.unit.run_many(jobs()):
             self._enter(samples * len(readout.sums), readout.total_cycles)
             if readout.clipped.max() > CLIPPED * samples + 1:
-                raise Clipping(f"{int(readout.clipped.max())} of {samples} readings of a cell clip")
+                raise Clipping(
+                    f"{int(readout.clipped.max())} of {samples} readings of a cell clip under a "
+                    "known program: its couplings, gain or offset are off by more than calibration "
+                    "allows for, or it is broken"
+                )
             parts.append(np.multiply(readout.sums, scale, dtype=np.float64))
             if len(parts) == counts[0]:  # jobs of the next may have been made already
                 counts.pop(0)
