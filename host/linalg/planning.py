@@ -1,0 +1,402 @@
+"""The planner: how an inverse or a solution of a wanted accuracy is best had, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, get_args
+
+import numpy as np
+
+from thermokron.host.calibration import Calibrated, Calibration
+from thermokron.host.linalg.arrays import (
+    Floats,
+    Kind,
+    check_lambda_min,
+    check_second_moments,
+    entries,
+    right_hand_sides,
+    symmetric_matrix,
+)
+from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.choices import Choice, Choices, Limits, Method
+from thermokron.host.linalg.definite import Definiteness
+from thermokron.host.linalg.explanation import explained, reasons
+from thermokron.host.linalg.forecast import Parts
+from thermokron.host.linalg.offsets import Offsets, check_offsets
+from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.rehearsal import Task
+from thermokron.host.linalg.result import Account, Result
+from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
+from thermokron.model import Unit
+from thermokron.model.checks import check_integer, check_real
+from thermokron.model.threads import single_threaded_blas
+from thermokron.model.unit import check_unit
+
+__all__ = ["Plan", "Planned", "Unreachable", "check_tolerance", "plan"]
+
+#: Columns that are tried, for all.
+TRIED = 16
+#: Refinements at most, unless told.
+MOST_REFINEMENTS = 20
+LEAST_TOLERANCE = 1e-9
+
+
+class Unreachable(ValueError):
+    """A tolerance that no plan within its limits keeps; the message says what would help."""
+
+
+def check_tolerance(tolerance: Any) -> float:
+    """A relative error, as a float.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number from `LEAST_TOLERANCE` to 1.
+    """
+    return check_real("tolerance", tolerance, LEAST_TOLERANCE, 1.0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """How an inverse, or solutions, of a wanted accuracy are had of a unit; made by `plan`.
+
+    Attributes
+    ----------
+    unit : Unit
+    tolerance : float
+        The relative error, Frobenius, that was wanted.
+    choice : Choice
+        Method, samples, interval, settling and refinements, expected error and cost.
+    blocks : int
+        Into which the matrix is cut: 1 if it fits the array.
+    alternatives : tuple of Choice
+        The quickest way of every other method.
+    flops : int
+        Digital operations that planning took.
+    """
+
+    unit: Unit
+    tolerance: float
+    choice: Choice
+    blocks: int
+    alternatives: tuple[Choice, ...]
+    flops: int
+    choices: Choices
+    _kind: Kind = field(repr=False)
+    _given: Any = field(repr=False, default=None)
+
+    @property
+    def error(self) -> float:
+        """Expected relative error, Frobenius, of an ideal unit: of many tries the rms."""
+        return self.choice.error
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What the error is made of; of means by rehearsing without each, when first asked for."""
+        with single_threaded_blas():
+            return self.choices.parts(self.choice)
+
+    @property
+    def hardware_seconds(self) -> float:
+        """Time of the runs, as of `Result.hardware_seconds`."""
+        return sum(self.choice.cost.seconds.values())
+
+    @property
+    def port_seconds(self) -> float:
+        """For how long what they move takes the ports, as of `Result.port_seconds`."""
+        return self.choice.cost.port_seconds
+
+    @property
+    def bytes(self) -> int:
+        """What passes the ports, both ways."""
+        return self.choice.cost.bytes_to_unit + self.choice.cost.bytes_from_unit
+
+    @property
+    def digital_flops(self) -> int:
+        """Of the host, as of `Result.digital_flops`."""
+        return self.choice.cost.digital_flops
+
+    @property
+    def temperature(self) -> float:
+        """T that the unit is likely to be set to, in full scales squared."""
+        if self.choice.method == "covariance":
+            return self.choices.covariance.temperature
+        return self.choices.rehearsal.temperature
+
+    @single_threaded_blas()
+    def run(self, B: Any = None) -> Result:
+        """Carry it out.
+
+        Parameters
+        ----------
+        B : (n,), (n, k) or (..., n, k) array or tensor, optional
+            Right-hand sides, of a plan for solving; those that it was made with by default.
+
+        Returns
+        -------
+        Result
+            As of `inv` or `solve`, of M's or B's kind.
+
+        Raises
+        ------
+        ValueError
+            If B is given and an inverse was planned, or missing.
+        NotPositiveDefinite, UnitFault
+            As of `inv` and `solve`.
+        """
+        task, way = self.choices.task, self.choice
+        if task.inverse and B is not None:
+            raise ValueError("B is given, but what was planned is an inverse; legal: None")
+        if B is None:
+            B = self._given
+        if B is None and not task.inverse:
+            raise ValueError("B is missing: the plan was made for columns that were not given")
+        on_array = self._on_array()
+        if way.method == "covariance":
+            assert isinstance(on_array, Programmed)
+            result = on_array.inv(samples=way.samples, interval=way.interval, correct=way.correct)
+            return result.with_cost_of(on_array.cost).looked_at()
+        assert way.settle is not None
+        options: dict[str, Any] = {
+            "samples": way.samples,
+            "settle": way.settle,
+            "interval": way.interval,
+            "refine": way.refine,
+            "offsets": task.offsets,
+        }
+        if not task.inverse:
+            return on_array.solve(B, **options).with_cost_of(on_array.cost)
+        solved = on_array.solve(np.eye(len(task.matrix)), **options).with_cost_of(on_array.cost)
+        return _symmetrised(solved, task, self._kind)
+
+    def _on_array(self) -> Programmed | Eliminated:
+        task, solver = self.choices.task, self.choices.rehearsal.solver
+        if isinstance(solver, Programmed) and not isinstance(self.unit, Calibrated):
+            made = Programmed(
+                self.unit,
+                task.matrix,
+                task.scale,
+                task.bound,
+                guard=task.guard,
+                kind=self._kind,
+                plan=solver.plan,
+            )
+            made.cost.add(solver.cost)
+            return made
+        return task.on(self.unit, self._kind)
+
+    def explain(self) -> str:
+        """What it does, what to expect, and why, in sentences."""
+        return explained(
+            self.choices, self.choice, self.parts, self.alternatives, self.blocks, self.flops
+        )
+
+    def __repr__(self) -> str:
+        n, way = len(self.choices.task.matrix), self.choice
+        what = f"{n}x{n} inverse" if self.choices.task.inverse else f"{n}x{n} solve"
+        return (
+            f"<Plan of {what} to {self.tolerance:.2g}: {way.method}, {way.samples} samples, "
+            f"{way.refine} refinements, error {self.error:.2g}, {self.hardware_seconds:.2g} s>"
+        )
+
+
+@single_threaded_blas()  # as what it plans
+def plan(
+    unit: Unit,
+    M: Any,
+    B: Any = None,
+    *,
+    tolerance: float = 0.05,
+    columns: int | None = None,
+    method: Method | None = None,
+    refine: int | None = None,
+    correct: bool = True,
+    lambda_min: Any = None,
+    guard: Guard = "lanczos",
+    offsets: Offsets = "kept",
+    calibration: Calibration | None = None,
+    host_flops: float = 1e10,
+) -> Plan:
+    """How to invert M, or to solve with it, so that the relative error is within a tolerance.
+
+    Of the ways that reach it, it takes the one that is done first: on the unit, on its ports and on
+    the host together. Nothing is run on the unit; no random number is drawn from its streams.
+
+        >>> found = plan(unit, M, tolerance=0.05)                    # doctest: +SKIP
+        >>> print(found.explain())                                   # doctest: +SKIP
+        >>> found.run().value                                        # doctest: +SKIP
+
+    M is rounded and guarded as `program` does it, so that E, what rounding adds, is known. An
+    inverse by covariance is forecast by sampling theory (`thermokron.host.linalg.forecast`); one by
+    means, and solutions, by solving for up to 16 of the columns on an ideal unit that is worked out
+    digitally (`thermokron.host.linalg.rehearsal`). Flaws of a unit that its host does not know are
+    in no forecast. Up to 192 rows planning diagonalises A and A + E, 18n³ operations, beyond it
+    takes O(n²), thousands of products of a vector at most; `Plan.flops` has them. It is for once a
+    kind of matrix: it costs more than inverting a matrix of a thousand rows digitally.
+
+    Parameters
+    ----------
+    unit : Unit
+        Any engine of any size.
+    M : (n, n) array or tensor, SciPy sparse array or LinearOperator
+        Symmetric positive definite, real.
+    B : (n,), (n, k) or (..., n, k) array or tensor, optional
+        Right-hand sides to solve for. Without, and without `columns`, an inverse is planned.
+    tolerance : float
+        Wanted relative error, ‖X - M⁻¹‖/‖M⁻¹‖ or ‖X - M⁻¹B‖/‖M⁻¹B‖ (Frobenius), 1e-9 to 1.
+    columns : int, optional
+        Solve for so many right-hand sides, that are not known yet: of independent Gaussian entries.
+    method : {"covariance", "means"}, optional
+        How to invert; the quicker one by default. "means" solves for the columns of the identity
+        and symmetrises, which needs no second moments and far fewer readings. "covariance" is not
+        disturbed by offsets.
+    refine : int, optional
+        Refinements at most, 0 to 100, 2n² operations a column each; 20 by default.
+    correct : bool
+        Whether what rounding did to a covariance may be taken off, by 4n³ operations.
+    lambda_min, guard, calibration
+        As for `program`. What calibration does to the rounding is not forecast.
+    offsets : {"kept", "blank", "chopped"}
+        As for `Programmed.solve`.
+    host_flops : float
+        Operations a second of the host, 1 to 1e18, by which its part of the time is reckoned.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError, TypeError
+        If M or B is not as it should be, or an option out of range; the message says which.
+    Unreachable
+        If no way keeps within the tolerance. A `ValueError` too; it says what limits it, and what
+        would reach it: more coupling bits, more damping, refinement, another method.
+    NotPositiveDefinite
+        If M is not positive definite as far as can be seen.
+    """
+    spec = check_unit(unit).spec
+    tolerance = check_tolerance(tolerance)
+    host_flops = check_real("host_flops", host_flops, 1.0, 1e18)
+    refine = MOST_REFINEMENTS if refine is None else check_integer("refine", refine, 0, 100)
+    check_offsets(offsets, spec)
+    inverse = B is None and columns is None
+    for name, value, legal in (("guard", guard, GUARDS), ("method", method, get_args(Method))):
+        if value not in legal and not (name == "method" and value is None):
+            raise ValueError(f"{name} = {value!r} is unknown; legal: {', '.join(legal)}")
+    if not isinstance(correct, bool):
+        raise TypeError(f"correct = {correct!r} is not a bool")
+    if B is not None and columns is not None:
+        raise ValueError("B and columns are both given; legal: one of them, or none for an inverse")
+    matrix, restore = symmetric_matrix(entries(M))
+    n = len(matrix)
+    methods: tuple[Method, ...] = ("means",)
+    if method == "covariance":
+        if not inverse:
+            raise ValueError("method = 'covariance' is for inverses; legal for solving: 'means'")
+        check_second_moments(spec, "an inverse with method = 'covariance'")
+        if n > spec.cells:
+            raise ValueError(
+                f"method = 'covariance' is planned for matrices that fit the array; M has {n} rows;"
+                f" legal: up to the unit's {spec.cells} cells, or 'means'"
+            )
+        methods = ("covariance",)
+    elif method is None and inverse and spec.second_moments and n <= spec.cells:
+        methods = ("means", "covariance")
+    if calibration is not None:
+        unit = Calibrated(unit, calibration)
+    account = Account()
+    bound = check_lambda_min(lambda_min, matrix.diagonal())
+    scaled, scale, least = equilibrated(matrix, bound, account)
+    right, count = _tried(n, B, columns, scale)
+    task = Task(spec, scaled, scale, least, guard, right, count, inverse, offsets)
+    choices = Choices(task, Limits(tolerance, methods, refine, correct, host_flops))
+    quickest = choices.quickest()
+    if quickest is None:
+        raise Unreachable(reasons(choices))
+    others = tuple(way for way in choices.best.values() if way is not quickest)
+    return Plan(
+        unit,
+        tolerance,
+        quickest,
+        math.ceil(n / spec.cells),
+        others,
+        choices.flops + account.digital_flops,
+        choices,
+        Kind(restore, check=True),
+        B,
+    )
+
+
+def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, int]:
+    """Right-hand sides that stand for all, (p, n), and how many these are."""
+    rng = np.random.default_rng(n)
+    if columns is not None:
+        columns = check_integer("columns", columns, 1, 2**30)
+        return rng.standard_normal((min(columns, TRIED), n)), columns
+    if B is None:
+        all_of, count = np.eye(n), n
+    else:
+        given = right_hand_sides(B, n, True, scale)
+        all_of = given.columns.T.astype(np.float64)
+        sizes = np.abs(all_of).max(axis=1, keepdims=True)
+        live = sizes[:, 0] > 0.0
+        if not live.any():
+            raise ValueError("B is zero, and so is its solution; a plan wants a column that is not")
+        whole = float(sizes.max())  # so that squares are numbers
+        all_of, count = all_of[live] / whole, len(all_of)
+    some = np.sort(rng.permutation(len(all_of))[:TRIED])
+    return all_of[some], count
+
+
+def _symmetrised(solved: Result, task: Task, kind: Kind) -> Result:
+    """An inverse of the solutions for the columns of the identity.
+
+    What differs between X_ij and X_ji is noise, which the mean halves in variance; the rest of the
+    error both have in common.
+    """
+    value = np.asarray(solved.value, np.float64)
+    mean = 0.5 * (value + value.T)
+
+    def deviation() -> Floats:
+        variance = np.asarray(solved.standard_error, np.float64) ** 2
+        variance = 0.5 * (variance + variance.T)
+        skew = 0.25 * (value - value.T) ** 2
+        off = float(variance.sum() - variance.trace())
+        halved = min(float(skew.sum()) / off, 0.5) if off > 0.0 else 0.0
+        factor = np.full_like(variance, 1.0 - halved)
+        factor.flat[:: len(factor) + 1] = 1.0
+        found: Floats = np.sqrt(variance * factor)
+        return found
+
+    outer = 1.0 / (task.scale[:, None] * task.scale)
+    account = solved.cost
+    account.flops(2 * value.size)
+    return Result.of(
+        mean,
+        deviation,
+        kind.restore,
+        account,
+        residual=partial(getattr, solved, "residual"),
+        definiteness=Definiteness(mean / outer, task.matrix, outer),
+        settling=solved.settling,
+    ).looked_at()
+
+
+class Planned:
+    """One of several matrices, (n, n), each of which is planned for when its turn comes."""
+
+    def __init__(self, unit: Unit, M: Any, **options: Any) -> None:
+        self.unit, self.M, self.options = unit, M, options
+        self.shape: tuple[int, ...] = tuple(np.shape(M))
+        self.cost = Account()
+
+    def inv(self) -> Result:
+        """M⁻¹."""
+        return plan(self.unit, self.M, **self.options).run()
+
+    def solve(self, B: Any) -> Result:
+        """M⁻¹B."""
+        return plan(self.unit, self.M, B, **self.options).run()

@@ -1,0 +1,241 @@
+"""What a solution by mean readings will be off by, and what it costs: by doing it, on a stand-in.
+
+A few of the columns are solved for as the solver solves, reruns and refinement included, on an
+ideal unit that is worked out digitally (`thermokron.host.linalg.standin`). The rounding is that of
+the couplings that the unit will be given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from thermokron.host.linalg.arrays import Floats, Kind
+from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.elimination import Reduction
+from thermokron.host.linalg.functions import Functions
+from thermokron.host.linalg.offsets import Offsets
+from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.refinement import Answer, refined
+from thermokron.host.linalg.refusals import refusals
+from thermokron.host.linalg.result import Account
+from thermokron.host.linalg.rounding import Guard
+from thermokron.host.linalg.standin import Effect, StandIn
+from thermokron.model import Unit, UnitSpec
+
+__all__ = ["Asked", "Outcome", "Rehearsal", "Task"]
+
+#: As `solve` eliminates: for what is refined after.
+REDUCTION = {"complements": "means", "samples": 256, "tolerance": 0.003}
+#: Two of them differ by noise alone, which so is told from what is always the same.
+SEEDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is planned for, on a unit of a spec: A = D^-½ M D^-½, and right-hand sides.
+
+    Attributes
+    ----------
+    spec : UnitSpec
+    matrix : (n, n) float
+        A, of unit diagonal.
+    scale : (n,) float
+        The diagonal of D^½.
+    bound : float or None
+        Lower bound on A's smallest eigenvalue.
+    guard : str
+        Of its rounding.
+    right : (p, n) float
+        Right-hand sides of M, one per row: all, or some that stand for them.
+    columns : int
+        How many there are.
+    inverse : bool
+        Whether they are the columns of the identity, so that solutions may be symmetrised.
+    offsets : str
+        As for `Programmed.solve`.
+    """
+
+    spec: UnitSpec
+    matrix: Floats
+    scale: Floats
+    bound: float | None
+    guard: Guard
+    right: Floats
+    columns: int
+    inverse: bool
+    offsets: Offsets = "kept"
+
+    def on(self, unit: Unit, kind: Kind) -> Programmed | Eliminated:
+        """The matrix on a unit of that spec."""
+        own = (unit, self.matrix, self.scale, self.bound)
+        with refusals(self.bound, self.guard != "none"):
+            if len(self.matrix) <= self.spec.cells:
+                return Programmed(*own, guard=self.guard, kind=kind)
+            reduction = Reduction(**REDUCTION, guard=self.guard)  # type: ignore[arg-type]
+            return Eliminated(*own, kind=kind, reduction=reduction)
+
+    @cached_property
+    def own(self) -> Functions:
+        """Functions of A."""
+        return Functions(self.matrix)
+
+    @cached_property
+    def exact(self) -> Floats:
+        """Solutions for `right`, (p, n)."""
+        solutions: Floats = self.own.inverse(self.right / self.scale) / self.scale
+        return solutions
+
+    def damped(self, by: float) -> Task:
+        """The same with `by` times M's diagonal added to M."""
+        whole = (self.matrix + by * np.eye(len(self.matrix))) / (1.0 + by)
+        bound = None if self.bound is None else (self.bound + by) / (1.0 + by)
+        return replace(self, matrix=whole, scale=self.scale * np.sqrt(1.0 + by), bound=bound)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How means are read: options of `Programmed.solve`."""
+
+    samples: int
+    settle: float
+    interval: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What so many passes come to.
+
+    Attributes
+    ----------
+    lasting, noise : float
+        Relative error, Frobenius: of what is the same at every try, and of what is not.
+    cost : Account
+    """
+
+    lasting: float
+    noise: float
+    cost: Account
+
+    @property
+    def error(self) -> float:
+        """Of both."""
+        return float(np.hypot(self.lasting, self.noise))
+
+
+class Rehearsal:
+    """Rehearsals of one task.
+
+    Attributes
+    ----------
+    task : Task
+    unit : StandIn
+    solver : Programmed or Eliminated
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.unit = StandIn(task.spec, min(task.spec.cells, len(task.matrix)))
+        self.solver = task.on(self.unit, Kind(lambda value: value, check=False))
+        pivots = self.solver.pivots if isinstance(self.solver, Eliminated) else ()
+        self._means = [pivot.array.means for pivot in pivots]
+        if isinstance(self.solver, Programmed):
+            self._means.append(self.solver.means)
+        self._gains = [dict(means.gains) for means in self._means]
+        self._spent = self.solver.cost.digital_flops
+
+    @property
+    def flops(self) -> int:
+        """Digital operations so far."""
+        return self._spent + self.unit.flops
+
+    def spent(self, flops: int) -> None:
+        """Enter more of them."""
+        self._spent += flops
+
+    @property
+    def temperature(self) -> float:
+        """T of the last run, in full scales squared."""
+        return self.task.spec.temperature_value(self.unit.calls[-1].job.temperature)
+
+    def tried(
+        self,
+        asked: Asked,
+        passes: int,
+        target: float = 0.0,
+        *,
+        without: frozenset[Effect] = frozenset(),
+        temperature: float | None = None,
+    ) -> list[Outcome]:
+        """After each of up to `passes`, the last of which comes below `target` if one does."""
+        found = []
+        for seed in SEEDS:
+            begin = (seed, without, temperature)
+            values, costs = self._once(asked, 1, target, begin)
+            if passes > 1 and (found or self._error(values[0]) > target):
+                count = len(found[0][0]) if found else passes
+                if count > 1:
+                    more = self._once(asked, count, target if not found else 0.0, begin)
+                    values, costs = values + more[0][1:], costs + more[1][1:]
+            found.append((values, costs))
+        outcomes = []
+        size = np.linalg.norm(self.task.exact)
+        for first, second, cost in zip(found[0][0], found[1][0], found[0][1], strict=True):
+            noise = np.linalg.norm(first - second) / size / np.sqrt(2.0)
+            square = 0.5 * (self._error(first) ** 2 + self._error(second) ** 2)
+            lasting = np.sqrt(max(square - noise**2, 0.0))
+            if self.task.inverse:  # of X and Xᵀ the mean is taken
+                noise /= np.sqrt(2.0)
+            outcomes.append(Outcome(float(lasting), float(noise), cost))
+        return outcomes
+
+    def _error(self, value: Floats) -> float:
+        exact = self.task.exact
+        return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
+
+    def _once(
+        self, asked: Asked, passes: int, target: float, begin: tuple[Any, ...]
+    ) -> tuple[list[Floats], list[Account]]:
+        """Values after each pass, and what all of them cost."""
+        task, unit, solver = self.task, self.unit, self.solver
+        unit.begin(*begin)
+        for means, gains in zip(self._means, self._gains, strict=True):
+            means.gains = dict(gains)
+        account = Account()
+        options: dict[str, Any] = vars(asked) | {"offsets": task.offsets}
+
+        def once(right: Floats, account: Account) -> Answer:
+            return solver.one_pass(right, account, unit=1.0, asked=options)
+
+        values: list[Floats] = []
+        costs: list[Account] = []
+
+        def watch(value: Floats) -> bool:
+            values.append(value / task.scale)
+            costs.append(self._cost(asked, account, refined=passes > 1))
+            # a first pass that is followed by others is not what it is alone
+            return len(values) > 1 and self._error(values[-1]) <= target
+
+        with solver.refusals():
+            solved = refined(
+                once, solver.matrix, task.right / task.scale, passes - 1, account, watch=watch
+            )
+        if passes == 1:
+            watch(solved.value)
+        self._spent += account.digital_flops
+        return values, costs
+
+    def _cost(self, asked: Asked, spent: Account, *, refined: bool) -> Account:
+        """Of all columns, if those that were tried are like them."""
+        times = self.task.columns / len(self.task.right)
+        cost = Account(samples=asked.samples)
+        cost.add(self.solver.cost)
+        for call in self.unit.calls:
+            call.enter(self.task.spec, cost, times)
+        n = len(self.task.matrix)
+        last = 2 * n * n * len(self.task.right) * refined  # the residual, once more
+        cost.flops((spent.digital_flops + last) * times)
+        return cost
