@@ -1,5 +1,4 @@
-"""What a planner may do, tried out: the ways to reach a tolerance, the quickest of which it takes.
-"""
+"""The ways to reach a tolerance, tried out, of which a planner takes the quickest."""
 
 from __future__ import annotations
 
@@ -154,7 +153,9 @@ class Choices:
 
     def _covariances(self) -> Iterator[Choice]:
         forecast, tolerance = self.covariance, self.limits.tolerance
-        corrections: tuple[Correct | None, ...] = (None, "rounding")[: 1 + self.limits.correct]
+        corrections: list[Correct | None] = [None, "rounding"]
+        if not self.limits.correct:
+            del corrections[1:]
         for correct in corrections:
             self._saw("covariance", forecast.lasting(correct))
             last: Choice | None = None
@@ -169,9 +170,7 @@ class Choices:
                 seconds, error = self._seconds(cost), forecast.parts(samples, interval, correct)
                 if last is not None and seconds > (1.0 - WORTH) * last.seconds:
                     continue
-                last = Choice(
-                    "covariance", samples, interval, error.error, cost, seconds, correct
-                )
+                last = Choice("covariance", samples, interval, error.error, cost, seconds, correct)
             if last is not None:
                 yield last
 

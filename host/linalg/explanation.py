@@ -98,9 +98,7 @@ def explained(
         )
     for method in choices.limits.methods:
         if method not in choices.best:
-            lines.append(
-                f"By {method} it is out of reach: {_part(choices.least[method])} at best."
-            )
+            lines.append(f"By {method} it is out of reach: {_part(choices.least[method])} at best.")
     lines.append(f"Planning took {flops:.2g} operations. Flaws of the unit are not in this.")
     return "\n".join(lines)
 

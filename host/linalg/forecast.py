@@ -84,10 +84,12 @@ class Covariance:
         self.array = Functions(programmed.equation.effective)
         n = len(task.matrix)
         if n <= EXACT:
-            self.probes, self.weight = np.eye(n), 1.0
+            self.probes: Floats = np.eye(n)
+            self.weight = 1.0
         else:
             signs = np.random.default_rng(n).integers(0, 2, (PROBES, n))
-            self.probes, self.weight = 2.0 * signs - 1.0, 1.0 / PROBES
+            self.probes = 2.0 * signs.astype(np.float64) - 1.0
+            self.weight = 1.0 / PROBES
 
     @property
     def flops(self) -> int:
@@ -155,7 +157,7 @@ class Covariance:
     @cached_property
     def _coarseness(self) -> float:
         """What an ADC takes for less than it is, relative to M⁻¹, see `Sampled.variance`."""
-        step, n = self.task.spec.adc_step ** 2 / self.temperature, len(self.task.matrix)
+        step, n = self.task.spec.adc_step**2 / self.temperature, len(self.task.matrix)
         spread = self._diagonal if n <= EXACT else np.ones(n)
         faded = np.exp(-2.0 * math.pi**2 * spread / step)
         slope = np.maximum(1.0 - 2.0 * faded, LEAST_SLOPE)
@@ -176,7 +178,8 @@ class Covariance:
         edges = np.minimum((np.cumsum(shares) * CLASSES).astype(int), CLASSES - 1)
         sums = np.bincount(edges, shares, CLASSES)
         means = np.bincount(edges, shares * rates, CLASSES)
-        return means[sums > 0] / sums[sums > 0], sums[sums > 0]
+        some = sums > 0.0
+        return means[some] / sums[some], sums[some].astype(np.float64)
 
     def _scattered(self, samples: int, spacing: float) -> float:
         """c̄/N."""

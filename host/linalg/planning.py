@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -19,22 +17,20 @@ from thermokron.host.linalg.arrays import (
     right_hand_sides,
     symmetric_matrix,
 )
-from thermokron.host.linalg.blocks import Eliminated
-from thermokron.host.linalg.choices import Choice, Choices, Limits, Method
-from thermokron.host.linalg.definite import Definiteness
-from thermokron.host.linalg.explanation import explained, reasons
-from thermokron.host.linalg.forecast import Parts
+from thermokron.host.linalg.choices import Choices, Limits, Method
+from thermokron.host.linalg.explanation import reasons
 from thermokron.host.linalg.offsets import Offsets, check_offsets
-from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.planned import Plan
 from thermokron.host.linalg.rehearsal import Task
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
+from thermokron.host.linalg.stack import Stack, bounds_of, each_of
 from thermokron.model import Unit
 from thermokron.model.checks import check_integer, check_real
 from thermokron.model.threads import single_threaded_blas
 from thermokron.model.unit import check_unit
 
-__all__ = ["Plan", "Planned", "Unreachable", "check_tolerance", "plan"]
+__all__ = ["Planned", "Unreachable", "check_alone", "plan", "planned"]
 
 #: Columns that are tried, for all.
 TRIED = 16
@@ -56,150 +52,6 @@ def check_tolerance(tolerance: Any) -> float:
         If it is no number from `LEAST_TOLERANCE` to 1.
     """
     return check_real("tolerance", tolerance, LEAST_TOLERANCE, 1.0)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Plan:
-    """How an inverse, or solutions, of a wanted accuracy are had of a unit; made by `plan`.
-
-    Attributes
-    ----------
-    unit : Unit
-    tolerance : float
-        The relative error, Frobenius, that was wanted.
-    choice : Choice
-        Method, samples, interval, settling and refinements, expected error and cost.
-    blocks : int
-        Into which the matrix is cut: 1 if it fits the array.
-    alternatives : tuple of Choice
-        The quickest way of every other method.
-    flops : int
-        Digital operations that planning took.
-    """
-
-    unit: Unit
-    tolerance: float
-    choice: Choice
-    blocks: int
-    alternatives: tuple[Choice, ...]
-    flops: int
-    choices: Choices
-    _kind: Kind = field(repr=False)
-    _given: Any = field(repr=False, default=None)
-
-    @property
-    def error(self) -> float:
-        """Expected relative error, Frobenius, of an ideal unit: of many tries the rms."""
-        return self.choice.error
-
-    @cached_property
-    def parts(self) -> Parts:
-        """What the error is made of; of means by rehearsing without each, when first asked for."""
-        with single_threaded_blas():
-            return self.choices.parts(self.choice)
-
-    @property
-    def hardware_seconds(self) -> float:
-        """Time of the runs, as of `Result.hardware_seconds`."""
-        return sum(self.choice.cost.seconds.values())
-
-    @property
-    def port_seconds(self) -> float:
-        """For how long what they move takes the ports, as of `Result.port_seconds`."""
-        return self.choice.cost.port_seconds
-
-    @property
-    def bytes(self) -> int:
-        """What passes the ports, both ways."""
-        return self.choice.cost.bytes_to_unit + self.choice.cost.bytes_from_unit
-
-    @property
-    def digital_flops(self) -> int:
-        """Of the host, as of `Result.digital_flops`."""
-        return self.choice.cost.digital_flops
-
-    @property
-    def temperature(self) -> float:
-        """T that the unit is likely to be set to, in full scales squared."""
-        if self.choice.method == "covariance":
-            return self.choices.covariance.temperature
-        return self.choices.rehearsal.temperature
-
-    @single_threaded_blas()
-    def run(self, B: Any = None) -> Result:
-        """Carry it out.
-
-        Parameters
-        ----------
-        B : (n,), (n, k) or (..., n, k) array or tensor, optional
-            Right-hand sides, of a plan for solving; those that it was made with by default.
-
-        Returns
-        -------
-        Result
-            As of `inv` or `solve`, of M's or B's kind.
-
-        Raises
-        ------
-        ValueError
-            If B is given and an inverse was planned, or missing.
-        NotPositiveDefinite, UnitFault
-            As of `inv` and `solve`.
-        """
-        task, way = self.choices.task, self.choice
-        if task.inverse and B is not None:
-            raise ValueError("B is given, but what was planned is an inverse; legal: None")
-        if B is None:
-            B = self._given
-        if B is None and not task.inverse:
-            raise ValueError("B is missing: the plan was made for columns that were not given")
-        on_array = self._on_array()
-        if way.method == "covariance":
-            assert isinstance(on_array, Programmed)
-            result = on_array.inv(samples=way.samples, interval=way.interval, correct=way.correct)
-            return result.with_cost_of(on_array.cost).looked_at()
-        assert way.settle is not None
-        options: dict[str, Any] = {
-            "samples": way.samples,
-            "settle": way.settle,
-            "interval": way.interval,
-            "refine": way.refine,
-            "offsets": task.offsets,
-        }
-        if not task.inverse:
-            return on_array.solve(B, **options).with_cost_of(on_array.cost)
-        solved = on_array.solve(np.eye(len(task.matrix)), **options).with_cost_of(on_array.cost)
-        return _symmetrised(solved, task, self._kind)
-
-    def _on_array(self) -> Programmed | Eliminated:
-        task, solver = self.choices.task, self.choices.rehearsal.solver
-        if isinstance(solver, Programmed) and not isinstance(self.unit, Calibrated):
-            made = Programmed(
-                self.unit,
-                task.matrix,
-                task.scale,
-                task.bound,
-                guard=task.guard,
-                kind=self._kind,
-                plan=solver.plan,
-            )
-            made.cost.add(solver.cost)
-            return made
-        return task.on(self.unit, self._kind)
-
-    def explain(self) -> str:
-        """What it does, what to expect, and why, in sentences."""
-        return explained(
-            self.choices, self.choice, self.parts, self.alternatives, self.blocks, self.flops
-        )
-
-    def __repr__(self) -> str:
-        n, way = len(self.choices.task.matrix), self.choice
-        what = f"{n}x{n} inverse" if self.choices.task.inverse else f"{n}x{n} solve"
-        return (
-            f"<Plan of {what} to {self.tolerance:.2g}: {way.method}, {way.samples} samples, "
-            f"{way.refine} refinements, error {self.error:.2g}, {self.hardware_seconds:.2g} s>"
-        )
 
 
 @single_threaded_blas()  # as what it plans
@@ -351,42 +203,8 @@ def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, 
     return all_of[some], count
 
 
-def _symmetrised(solved: Result, task: Task, kind: Kind) -> Result:
-    """An inverse of the solutions for the columns of the identity.
-
-    What differs between X_ij and X_ji is noise, which the mean halves in variance; the rest of the
-    error both have in common.
-    """
-    value = np.asarray(solved.value, np.float64)
-    mean = 0.5 * (value + value.T)
-
-    def deviation() -> Floats:
-        variance = np.asarray(solved.standard_error, np.float64) ** 2
-        variance = 0.5 * (variance + variance.T)
-        skew = 0.25 * (value - value.T) ** 2
-        off = float(variance.sum() - variance.trace())
-        halved = min(float(skew.sum()) / off, 0.5) if off > 0.0 else 0.0
-        factor = np.full_like(variance, 1.0 - halved)
-        factor.flat[:: len(factor) + 1] = 1.0
-        found: Floats = np.sqrt(variance * factor)
-        return found
-
-    outer = 1.0 / (task.scale[:, None] * task.scale)
-    account = solved.cost
-    account.flops(2 * value.size)
-    return Result.of(
-        mean,
-        deviation,
-        kind.restore,
-        account,
-        residual=partial(getattr, solved, "residual"),
-        definiteness=Definiteness(mean / outer, task.matrix, outer),
-        settling=solved.settling,
-    ).looked_at()
-
-
 class Planned:
-    """One of several matrices, (n, n), each of which is planned for when its turn comes."""
+    """A matrix, (n, n), that is planned for when it is used."""
 
     def __init__(self, unit: Unit, M: Any, **options: Any) -> None:
         self.unit, self.M, self.options = unit, M, options
@@ -400,3 +218,31 @@ class Planned:
     def solve(self, B: Any) -> Result:
         """M⁻¹B."""
         return plan(self.unit, self.M, B, **self.options).run()
+
+
+def planned(
+    unit: Unit, M: Any, tolerance: float, lambda_min: Any = None, **options: Any
+) -> Planned | Stack:
+    """One matrix or several, (..., n, n), to invert or solve with to a tolerance."""
+    M = entries(M)
+    shape = tuple(getattr(M, "shape", ()))
+    if len(shape) < 3 or 0 in shape:
+        return Planned(unit, M, tolerance=tolerance, lambda_min=lambda_min, **options)
+    bounds = bounds_of(lambda_min, shape)
+    options["tolerance"] = tolerance
+
+    def one(index: tuple[int, ...]) -> Planned:
+        return Planned(unit, M[index], lambda_min=bounds[index], **options)
+
+    return Stack(shape[:-2], each_of(shape[:-2], one))
+
+
+def check_alone(tolerance: float, own: dict[str, Any]) -> None:
+    """Refuse what is the user's `own`, if it is not None, beside a tolerance."""
+    given = [name for name, value in own.items() if value is not None]
+    if given:
+        what = " and ".join(given)
+        raise ValueError(
+            f"tolerance = {tolerance!r} and {what} are both given; legal: one or the other, as a "
+            f"tolerance is what {what} would be chosen for"
+        )

@@ -16,7 +16,7 @@ import numpy as np
 from thermokron.host.linalg.arrays import Floats, Kind
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.elimination import Reduction
-from thermokron.host.linalg.functions import Functions
+from thermokron.host.linalg.functions import EXACT, Functions
 from thermokron.host.linalg.offsets import Offsets
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refinement import Answer, refined
@@ -30,8 +30,11 @@ __all__ = ["Asked", "Outcome", "Rehearsal", "Task"]
 
 #: As `solve` eliminates: for what is refined after.
 REDUCTION = {"complements": "means", "samples": 256, "tolerance": 0.003}
-#: Two of them differ by noise alone, which so is told from what is always the same.
-SEEDS = (1, 2)
+#: Columns that are solved for, tries counted: of the same column they differ by noise alone, which
+#: so is told from what is always the same. Half as many where each costs Krylov spaces.
+ROWS, LARGE_ROWS = 64, 32
+#: Passes that leave more than this of the error of that many passes before are the last.
+STALLED, PATIENCE = 0.9, 3
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class Rehearsal:
     task : Task
     unit : StandIn
     solver : Programmed or Eliminated
+    tries : int
+        Of every column.
     """
 
     def __init__(self, task: Task) -> None:
@@ -144,6 +149,8 @@ class Rehearsal:
         self._means = [pivot.array.means for pivot in pivots]
         if isinstance(self.solver, Programmed):
             self._means.append(self.solver.means)
+        rows = ROWS if self.unit.size <= EXACT else LARGE_ROWS
+        self.tries = max(rows // len(task.right), 2)
         self._gains = [dict(means.gains) for means in self._means]
         self._spent = self.solver.cost.digital_flops
 
@@ -170,38 +177,22 @@ class Rehearsal:
         without: frozenset[Effect] = frozenset(),
         temperature: float | None = None,
     ) -> list[Outcome]:
-        """After each of up to `passes`, the last of which comes below `target` if one does."""
-        found = []
-        for seed in SEEDS:
-            begin = (seed, without, temperature)
-            values, costs = self._once(asked, 1, target, begin)
-            if passes > 1 and (found or self._error(values[0]) > target):
-                count = len(found[0][0]) if found else passes
-                if count > 1:
-                    more = self._once(asked, count, target if not found else 0.0, begin)
-                    values, costs = values + more[0][1:], costs + more[1][1:]
-            found.append((values, costs))
-        outcomes = []
-        size = np.linalg.norm(self.task.exact)
-        for first, second, cost in zip(found[0][0], found[1][0], found[0][1], strict=True):
-            noise = np.linalg.norm(first - second) / size / np.sqrt(2.0)
-            square = 0.5 * (self._error(first) ** 2 + self._error(second) ** 2)
-            lasting = np.sqrt(max(square - noise**2, 0.0))
-            if self.task.inverse:  # of X and Xᵀ the mean is taken
-                noise /= np.sqrt(2.0)
-            outcomes.append(Outcome(float(lasting), float(noise), cost))
-        return outcomes
+        """After each of up to `passes`, the last of which comes below `target` if one does.
 
-    def _error(self, value: Floats) -> float:
-        exact = self.task.exact
-        return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
+        Fewer, if passes no longer help.
+        """
+        begin = (without, temperature)
+        outcomes = self._once(asked, 1, target, begin)
+        if passes > 1 and outcomes[0].error > target:
+            # a first pass that others follow is not what it is alone
+            outcomes += self._once(asked, passes, target, begin)[1:]
+        return outcomes
 
     def _once(
         self, asked: Asked, passes: int, target: float, begin: tuple[Any, ...]
-    ) -> tuple[list[Floats], list[Account]]:
-        """Values after each pass, and what all of them cost."""
-        task, unit, solver = self.task, self.unit, self.solver
-        unit.begin(*begin)
+    ) -> list[Outcome]:
+        task, solver = self.task, self.solver
+        self.unit.begin(*begin)
         for means, gains in zip(self._means, self._gains, strict=True):
             means.gains = dict(gains)
         account = Account()
@@ -210,32 +201,44 @@ class Rehearsal:
         def once(right: Floats, account: Account) -> Answer:
             return solver.one_pass(right, account, unit=1.0, asked=options)
 
-        values: list[Floats] = []
-        costs: list[Account] = []
+        outcomes: list[Outcome] = []
 
         def watch(value: Floats) -> bool:
-            values.append(value / task.scale)
-            costs.append(self._cost(asked, account, refined=passes > 1))
-            # a first pass that is followed by others is not what it is alone
-            return len(values) > 1 and self._error(values[-1]) <= target
+            cost = self._cost(asked, account, refined=passes > 1)
+            outcomes.append(self._outcome(value / task.scale, cost))
+            if len(outcomes) == 1:
+                return False
+            error = outcomes[-1].error
+            known = outcomes[-1 - PATIENCE].error if len(outcomes) > PATIENCE else np.inf
+            return error <= target or error > STALLED * known
 
+        right = np.tile(task.right / task.scale, (self.tries, 1))
         with solver.refusals():
-            solved = refined(
-                once, solver.matrix, task.right / task.scale, passes - 1, account, watch=watch
-            )
+            solved = refined(once, solver.matrix, right, passes - 1, account, watch=watch)
         if passes == 1:
             watch(solved.value)
         self._spent += account.digital_flops
-        return values, costs
+        return outcomes
+
+    def _outcome(self, values: Floats, cost: Account) -> Outcome:
+        """Of tries of all columns, one after the other."""
+        errors = values.reshape(self.tries, *self.task.exact.shape) - self.task.exact
+        size = float((self.task.exact**2).sum())
+        noise = float(errors.var(axis=0, ddof=1).sum()) / size
+        square = float((errors**2).sum()) / size / self.tries
+        lasting = max(square - noise, 0.0)
+        if self.task.inverse:  # of X and Xᵀ the mean is taken
+            noise *= 0.5
+        return Outcome(lasting**0.5, noise**0.5, cost)
 
     def _cost(self, asked: Asked, spent: Account, *, refined: bool) -> Account:
-        """Of all columns, if those that were tried are like them."""
-        times = self.task.columns / len(self.task.right)
+        """Of all columns once, if those that were tried are like them."""
+        n, tried = len(self.task.matrix), len(self.task.right) * self.tries
+        times = self.task.columns / tried
         cost = Account(samples=asked.samples)
         cost.add(self.solver.cost)
         for call in self.unit.calls:
             call.enter(self.task.spec, cost, times)
-        n = len(self.task.matrix)
-        last = 2 * n * n * len(self.task.right) * refined  # the residual, once more
+        last = 2 * n * n * tried * refined  # the residual, once more
         cost.flops((spent.digital_flops + last) * times)
         return cost

@@ -90,13 +90,12 @@ class StandIn(BaseUnit):
 
     def begin(
         self,
-        seed: int,
         without: frozenset[Effect] = frozenset(),
         temperature: float | None = None,
     ) -> None:
         """Forget what was run, for a rehearsal `without` some effect, or at a temperature T in full
         scales squared whatever jobs say."""
-        self.calls, self.seed, self.stream = [], seed, 0
+        self.calls, self.stream = [], 0
         self.without, self.temperature = without, temperature
 
     @property
