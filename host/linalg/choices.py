@@ -21,8 +21,8 @@ Method = Literal["covariance", "means"]
 #: Sampling intervals that are tried, in τ/λ_min: the longest wants the fewest samples, the
 #: shortest half the time. A shorter one has to save this part of the time of a longer one.
 INTERVALS, WORTH = (2.0, 1.0, 0.5, 0.25), 0.1
-#: Parts that settling may leave of the slowest mode.
-SETTLES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
+#: Parts that settling may leave of the slowest mode, the one that is likely to be best first.
+SETTLES = (0.1, 0.3, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
 #: Passes that more samples are tried for: later ones cost less than samples do.
 SAMPLED_PASSES = 3
 #: Of what noise may be, what is aimed at where samples are counted.
@@ -185,7 +185,11 @@ class Choices:
 
     def _settled(self, settle: float, best: float) -> Iterator[Choice]:
         target, asked = self.limits.tolerance, Asked(1, settle)
-        outcomes = self.rehearsal.tried(asked, self.limits.refine + 1, target)
+
+        def enough(outcome: Outcome) -> bool:
+            return outcome.error <= target or self._seconds(outcome.cost) > best
+
+        outcomes = self.rehearsal.tried(asked, self.limits.refine + 1, enough)
         done = len(outcomes)
         for passes, outcome in enumerate(outcomes):
             self._saw("means", outcome.error)

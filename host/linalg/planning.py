@@ -19,6 +19,7 @@ from thermokron.host.linalg.arrays import (
 )
 from thermokron.host.linalg.choices import Choices, Limits, Method
 from thermokron.host.linalg.explanation import reasons
+from thermokron.host.linalg.functions import EXACT
 from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.planned import Plan
 from thermokron.host.linalg.rehearsal import Task
@@ -32,8 +33,8 @@ from thermokron.model.unit import check_unit
 
 __all__ = ["Planned", "Unreachable", "check_alone", "plan", "planned"]
 
-#: Columns that are tried, for all.
-TRIED = 16
+#: Columns that are tried, for all; of a matrix that is not diagonalised for it.
+TRIED, LARGE_TRIED = 16, 8
 #: Refinements at most, unless told.
 MOST_REFINEMENTS = 20
 LEAST_TOLERANCE = 1e-9
@@ -184,10 +185,10 @@ def plan(
 
 def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, int]:
     """Right-hand sides that stand for all, (p, n), and how many these are."""
-    rng = np.random.default_rng(n)
+    rng, most = np.random.default_rng(n), TRIED if n <= EXACT else LARGE_TRIED
     if columns is not None:
         columns = check_integer("columns", columns, 1, 2**30)
-        return rng.standard_normal((min(columns, TRIED), n)), columns
+        return rng.standard_normal((min(columns, most), n)), columns
     if B is None:
         all_of, count = np.eye(n), n
     else:
@@ -199,7 +200,7 @@ def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, 
             raise ValueError("B is zero, and so is its solution; a plan wants a column that is not")
         whole = float(sizes.max())  # so that squares are numbers
         all_of, count = all_of[live] / whole, len(all_of)
-    some = np.sort(rng.permutation(len(all_of))[:TRIED])
+    some = np.sort(rng.permutation(len(all_of))[:most])
     return all_of[some], count
 
 

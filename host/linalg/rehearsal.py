@@ -7,6 +7,7 @@ the couplings that the unit will be given.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -31,8 +32,8 @@ __all__ = ["Asked", "Outcome", "Rehearsal", "Task"]
 #: As `solve` eliminates: for what is refined after.
 REDUCTION = {"complements": "means", "samples": 256, "tolerance": 0.003}
 #: Columns that are solved for, tries counted: of the same column they differ by noise alone, which
-#: so is told from what is always the same. Half as many where each costs Krylov spaces.
-ROWS, LARGE_ROWS = 64, 32
+#: so is told from what is always the same. A quarter of them where each costs Krylov spaces.
+ROWS, LARGE_ROWS = 64, 16
 #: Passes that leave more than this of the error of that many passes before are the last.
 STALLED, PATIENCE = 0.9, 3
 
@@ -172,51 +173,42 @@ class Rehearsal:
         self,
         asked: Asked,
         passes: int,
-        target: float = 0.0,
+        enough: Callable[[Outcome], bool] = lambda outcome: False,
         *,
         without: frozenset[Effect] = frozenset(),
         temperature: float | None = None,
     ) -> list[Outcome]:
-        """After each of up to `passes`, the last of which comes below `target` if one does.
-
-        Fewer, if passes no longer help.
-        """
-        begin = (without, temperature)
-        outcomes = self._once(asked, 1, target, begin)
-        if passes > 1 and outcomes[0].error > target:
-            # a first pass that others follow is not what it is alone
-            outcomes += self._once(asked, passes, target, begin)[1:]
-        return outcomes
-
-    def _once(
-        self, asked: Asked, passes: int, target: float, begin: tuple[Any, ...]
-    ) -> list[Outcome]:
+        """After each of up to `passes`; fewer, if one is `enough`, or they no longer help."""
         task, solver = self.task, self.solver
-        self.unit.begin(*begin)
+        self.unit.begin(without, temperature)
         for means, gains in zip(self._means, self._gains, strict=True):
             means.gains = dict(gains)
         account = Account()
         options: dict[str, Any] = vars(asked) | {"offsets": task.offsets}
-
-        def once(right: Floats, account: Account) -> Answer:
-            return solver.one_pass(right, account, unit=1.0, asked=options)
-
         outcomes: list[Outcome] = []
 
-        def watch(value: Floats) -> bool:
-            cost = self._cost(asked, account, refined=passes > 1)
+        def seen(value: Floats) -> None:
+            cost = self._cost(asked, account, refined=bool(outcomes))
             outcomes.append(self._outcome(value / task.scale, cost))
-            if len(outcomes) == 1:
-                return False
-            error = outcomes[-1].error
-            known = outcomes[-1 - PATIENCE].error if len(outcomes) > PATIENCE else np.inf
-            return error <= target or error > STALLED * known
+
+        def once(right: Floats, account: Account) -> Answer:
+            answer = solver.one_pass(right, account, unit=1.0, asked=options)
+            if not outcomes:  # as it is if nothing follows
+                seen(answer.value)
+            return answer
+
+        passed = 0
+
+        def watch(value: Floats) -> bool:
+            nonlocal passed
+            if passed:  # the first has been seen
+                seen(value)
+            passed += 1
+            return enough(outcomes[-1]) or _stalled(outcomes)
 
         right = np.tile(task.right / task.scale, (self.tries, 1))
         with solver.refusals():
-            solved = refined(once, solver.matrix, right, passes - 1, account, watch=watch)
-        if passes == 1:
-            watch(solved.value)
+            refined(once, solver.matrix, right, passes - 1, account, watch=watch)
         self._spent += account.digital_flops
         return outcomes
 
@@ -242,3 +234,9 @@ class Rehearsal:
         last = 2 * n * n * tried * refined  # the residual, once more
         cost.flops((spent.digital_flops + last) * times)
         return cost
+
+
+def _stalled(outcomes: list[Outcome]) -> bool:
+    if len(outcomes) <= PATIENCE:
+        return False
+    return outcomes[-1].error > STALLED * outcomes[-1 - PATIENCE].error

@@ -145,7 +145,7 @@ class StandIn(BaseUnit):
 
         mean = array.of(biases, response)
         if "sampling" not in self.without:
-            mean += array.of(rng.standard_normal(biases.shape), deviation)
+            mean += array.drawn(len(biases), deviation, rng)
         levels = mean / spec.adc_step
         if count > 1:
             levels = _converted(levels, math.sqrt(temperature) / spec.adc_step, count, rng)
