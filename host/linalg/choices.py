@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from thermokron.host.linalg.forecast import Covariance, Parts
+from thermokron.host.linalg.forecast import MOST_SAMPLES, Covariance, Parts
+from thermokron.host.linalg.functions import diagonalised
 from thermokron.host.linalg.inverse import Correct
 from thermokron.host.linalg.rehearsal import Asked, Outcome, Rehearsal, Task
 from thermokron.host.linalg.result import Account
+from thermokron.host.linalg.standin import Effect
 from thermokron.model.spec import MAX_SAMPLES
 
 __all__ = ["Choice", "Choices", "Limits", "Method"]
@@ -25,8 +27,10 @@ INTERVALS, WORTH = (2.0, 1.0, 0.5, 0.25), 0.1
 SETTLES = (0.1, 0.3, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
 #: Passes that more samples are tried for: later ones cost less than samples do.
 SAMPLED_PASSES = 3
-#: Of what noise may be, what is aimed at where samples are counted.
-AIM = 0.85
+#: Of what noise may be, what is aimed at where samples are counted; and of a tolerance, what a
+#: rehearsal has to keep to, as the plan that just does is one that was lucky in it. One of a matrix
+#: that is not diagonalised knows less.
+AIM, KEPT, LARGE_KEPT = 0.85, 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Choices:
     task : Task
     limits : Limits
     least : dict of str to float
-        The smallest error that was seen, by method; of a covariance for any number of samples.
+        The smallest error that was seen, by method; of a covariance of `MOST_SAMPLES`.
     """
 
     def __init__(self, task: Task, limits: Limits) -> None:
@@ -157,7 +161,6 @@ class Choices:
         if not self.limits.correct:
             del corrections[1:]
         for correct in corrections:
-            self._saw("covariance", forecast.lasting(correct))
             last: Choice | None = None
             for interval in INTERVALS:
                 cycles = forecast.interval_cycles(interval)
@@ -165,6 +168,8 @@ class Choices:
                     continue  # the unit cannot follow
                 samples = forecast.samples(tolerance, interval, correct)
                 if samples is None:
+                    most = forecast.parts(MOST_SAMPLES, interval, correct)
+                    self._saw("covariance", most.error)
                     break
                 cost = forecast.cost(samples, interval, correct)
                 seconds, error = self._seconds(cost), forecast.parts(samples, interval, correct)
@@ -184,7 +189,8 @@ class Choices:
                 yield way
 
     def _settled(self, settle: float, best: float) -> Iterator[Choice]:
-        target, asked = self.limits.tolerance, Asked(1, settle)
+        kept = KEPT if diagonalised(self.rehearsal.unit.size) else LARGE_KEPT
+        target, asked = kept * self.limits.tolerance, Asked(1, settle)
 
         def enough(outcome: Outcome) -> bool:
             return outcome.error <= target or self._seconds(outcome.cost) > best
@@ -221,26 +227,32 @@ class Choices:
             outcome.error,
             outcome.cost,
             self._seconds(outcome.cost),
-            settle=asked.settle,
+            settle=float(asked.settle),
             refine=passes,
         )
 
     def _parts_of_means(self, way: Choice) -> Parts:
-        """How much less the error is without each; the rounding's that of finer couplings."""
+        """How much less the error is without noise or conversion, which add up as independent ones
+        do; the rest is shared in proportion to what rounding and settling do without each other,
+        for they may cancel."""
         assert way.settle is not None
         asked, spec = Asked(way.samples, way.settle, way.interval), self.task.spec
-        passes = way.refine + 1
+        passes, silent = way.refine + 1, frozenset[Effect]({"sampling"})
 
         def saved(outcomes: list[Outcome]) -> float:
             return math.sqrt(max(way.error**2 - outcomes[-1].error ** 2, 0.0))
 
-        quiet = self.rehearsal.tried(asked, passes, without=frozenset({"sampling"}))
-        settled = self.rehearsal.tried(asked, passes, without=frozenset({"settling"}))
-        finer = Rehearsal(replace(self.task, spec=replace(spec, coupling_bits=16)))
-        exact = finer.tried(asked, passes)
-        heat = self.rehearsal.temperature
+        sampling = saved(self.rehearsal.tried(asked, passes, without=silent))
+        heat, waited = self.rehearsal.temperature, asked
+        if self.rehearsal.time is not None:  # the slowest rate is another one without rounding
+            waited = replace(asked, settle=f"{self.rehearsal.time!r}tau")
+        rounded = self.rehearsal.tried(asked, passes, without=silent | {"settling"})[-1].error
         sharp = Rehearsal(replace(self.task, spec=replace(spec, adc_bits=16, bias_bits=16)))
-        converted = sharp.tried(asked, passes, temperature=heat)
+        adc = saved(sharp.tried(asked, passes, temperature=heat))
+        finer = Rehearsal(replace(self.task, spec=replace(spec, coupling_bits=16)))
+        hasty = finer.tried(waited, passes, without=silent)[-1].error
         for other in (finer, sharp):
             self.rehearsal.spent(other.flops)
-        return Parts(saved(quiet), saved(exact), saved(converted), saved(settled))
+        rest = math.sqrt(max(way.error**2 - sampling**2 - adc**2, 0.0))
+        rest /= math.hypot(rounded, hasty) or 1.0
+        return Parts(sampling, rest * rounded, adc, rest * hasty)

@@ -113,12 +113,12 @@ def reasons(choices: Choices) -> str:
     spec = task.spec
     best = ", ".join(
         f"{_part(choices.least[method])} by {method}"
-        + (f" with up to {limits.refine} refinements" if method == "means" else "")
+        + f" with up to {_many(limits.refine, 'refinement')}" * (method == "means")
         for method in limits.methods
     )
     text = (
         f"tolerance = {limits.tolerance:g} cannot be reached with {spec.coupling_bits}-bit "
-        f"couplings and a {spec.adc_bits}-bit ADC: the error is {best}, whatever the samples"
+        f"couplings and a {spec.adc_bits}-bit ADC: the error is at least {best}"
     )
     helps = _what_helps(choices)
     return text + (f". What would reach it: {'; '.join(helps)}" if helps else "")

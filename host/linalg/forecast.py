@@ -26,7 +26,7 @@ from thermokron.host.linalg.covariance import (
     safe_temperature,
     spacing_cycles,
 )
-from thermokron.host.linalg.functions import EXACT, Functions
+from thermokron.host.linalg.functions import Functions, diagonalised
 from thermokron.host.linalg.inverse import Correct
 from thermokron.host.linalg.lags import scatter
 from thermokron.host.linalg.programmed import Programmed
@@ -83,7 +83,7 @@ class Covariance:
         self.rate = programmed.plan.rate
         self.array = Functions(programmed.equation.effective)
         n = len(task.matrix)
-        if n <= EXACT:
+        if diagonalised(n):
             self.probes: Floats = np.eye(n)
             self.weight = 1.0
         else:
@@ -102,7 +102,7 @@ class Covariance:
     @cached_property
     def _own(self) -> Floats:
         """D^-½ z."""
-        own: Floats = self.probes / self.task.scale
+        own: Floats = self.probes / self.task.weights
         return own
 
     @cached_property
@@ -121,7 +121,7 @@ class Covariance:
         return self._norm(self._exact)
 
     def _norm(self, image: Floats) -> float:
-        outer = image / self.task.scale
+        outer = image / self.task.weights
         return self._sum(outer, outer)
 
     def _corrected(self, rows: Floats) -> Floats:
@@ -149,19 +149,19 @@ class Covariance:
     def _diagonal(self) -> Floats:
         """Of X; an upper bound of a large matrix's, where only the largest is asked for."""
         n = len(self.task.matrix)
-        if n > EXACT:
+        if not diagonalised(n):
             return np.full(n, 1.0 / self.rate)
-        diagonal: Floats = (self._inverse * self.task.scale[:, None]).diagonal()
+        diagonal: Floats = (self._inverse * self.task.weights[:, None]).diagonal()
         return diagonal
 
     @cached_property
     def _coarseness(self) -> float:
         """What an ADC takes for less than it is, relative to M⁻¹, see `Sampled.variance`."""
         step, n = self.task.spec.adc_step**2 / self.temperature, len(self.task.matrix)
-        spread = self._diagonal if n <= EXACT else np.ones(n)
+        spread = self._diagonal if diagonalised(n) else np.ones(n)
         faded = np.exp(-2.0 * math.pi**2 * spread / step)
         slope = np.maximum(1.0 - 2.0 * faded, LEAST_SLOPE)
-        if n > EXACT:
+        if not diagonalised(n):
             return float(1.0 / slope[0] ** 2 - 1.0)
         missed = self._inverse * (slope * slope[:, None] - 1.0)
         return math.sqrt(self._norm(missed) / self._size)
@@ -189,7 +189,7 @@ class Covariance:
 
     def _spread(self, correct: Correct | None) -> tuple[float, float]:
         """(tr WXW)² + ‖WXW‖² relative to ‖M⁻¹‖², and what ADC noise adds to it."""
-        scale = self.task.scale
+        scale = self.task.weights
         if correct is None:
             image = self._inverse
         else:  # to first order δ(X + XEX) = (1 + XE) δX (1 + EX)

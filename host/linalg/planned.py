@@ -49,7 +49,7 @@ class Plan:
     blocks: int
     alternatives: tuple[Choice, ...]
     flops: int
-    choices: Choices
+    _choices: Choices
     _kind: Kind = field(repr=False)
     _given: Any = field(repr=False, default=None)
 
@@ -62,7 +62,7 @@ class Plan:
     def parts(self) -> Parts:
         """What the error is made of; of means by rehearsing without each, when first asked for."""
         with single_threaded_blas():
-            return self.choices.parts(self.choice)
+            return self._choices.parts(self.choice)
 
     @property
     def hardware_seconds(self) -> float:
@@ -85,11 +85,24 @@ class Plan:
         return self.choice.cost.digital_flops
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Those of `Programmed.inv`, or of `Programmed.solve` where means are read.
+
+        For other matrices of the same kind: `program(unit, other).solve(B, **plan.options)`.
+        """
+        way = self.choice
+        common = {"samples": way.samples, "interval": way.interval}
+        if way.method == "covariance":
+            return common | {"correct": way.correct}
+        offsets = self._choices.task.offsets
+        return common | {"settle": way.settle, "refine": way.refine, "offsets": offsets}
+
+    @property
     def temperature(self) -> float:
         """T that the unit is likely to be set to, in full scales squared."""
         if self.choice.method == "covariance":
-            return self.choices.covariance.temperature
-        return self.choices.rehearsal.temperature
+            return self._choices.covariance.temperature
+        return self._choices.rehearsal.temperature
 
     @single_threaded_blas()
     def run(self, B: Any = None) -> Result:
@@ -112,7 +125,7 @@ class Plan:
         NotPositiveDefinite, UnitFault
             As of `inv` and `solve`.
         """
-        task, way = self.choices.task, self.choice
+        task, way = self._choices.task, self.choice
         if task.inverse and B is not None:
             raise ValueError("B is given, but what was planned is an inverse; legal: None")
         if B is None:
@@ -122,23 +135,15 @@ class Plan:
         on_array = self._on_array()
         if way.method == "covariance":
             assert isinstance(on_array, Programmed)
-            result = on_array.inv(samples=way.samples, interval=way.interval, correct=way.correct)
+            result = on_array.inv(**self.options)
             return result.with_cost_of(on_array.cost).looked_at()
-        assert way.settle is not None
-        options: dict[str, Any] = {
-            "samples": way.samples,
-            "settle": way.settle,
-            "interval": way.interval,
-            "refine": way.refine,
-            "offsets": task.offsets,
-        }
         if not task.inverse:
-            return on_array.solve(B, **options).with_cost_of(on_array.cost)
-        solved = on_array.solve(np.eye(len(task.matrix)), **options).with_cost_of(on_array.cost)
-        return _symmetrised(solved, task, self._kind)
+            return on_array.solve(B, **self.options).with_cost_of(on_array.cost)
+        solved = on_array.solve(np.eye(len(task.matrix)), **self.options)
+        return _symmetrised(solved.with_cost_of(on_array.cost), task, self._kind)
 
     def _on_array(self) -> Programmed | Eliminated:
-        task, solver = self.choices.task, self.choices.rehearsal.solver
+        task, solver = self._choices.task, self._choices.rehearsal.solver
         if isinstance(solver, Programmed) and not isinstance(self.unit, Calibrated):
             made = Programmed(
                 self.unit,
@@ -156,12 +161,12 @@ class Plan:
     def explain(self) -> str:
         """What it does, what to expect, and why, in sentences."""
         return explained(
-            self.choices, self.choice, self.parts, self.alternatives, self.blocks, self.flops
+            self._choices, self.choice, self.parts, self.alternatives, self.blocks, self.flops
         )
 
     def __repr__(self) -> str:
-        n, way = len(self.choices.task.matrix), self.choice
-        what = f"{n}x{n} inverse" if self.choices.task.inverse else f"{n}x{n} solve"
+        n, way = len(self._choices.task.matrix), self.choice
+        what = f"{n}x{n} inverse" if self._choices.task.inverse else f"{n}x{n} solve"
         return (
             f"<Plan of {what} to {self.tolerance:.2g}: {way.method}, {way.samples} samples, "
             f"{way.refine} refinements, error {self.error:.2g}, {self.hardware_seconds:.2g} s>"

@@ -19,7 +19,7 @@ from thermokron.host.linalg.arrays import (
 )
 from thermokron.host.linalg.choices import Choices, Limits, Method
 from thermokron.host.linalg.explanation import reasons
-from thermokron.host.linalg.functions import EXACT
+from thermokron.host.linalg.functions import diagonalised
 from thermokron.host.linalg.offsets import Offsets, check_offsets
 from thermokron.host.linalg.planned import Plan
 from thermokron.host.linalg.rehearsal import Task
@@ -34,7 +34,7 @@ from thermokron.model.unit import check_unit
 __all__ = ["Planned", "Unreachable", "check_alone", "plan", "planned"]
 
 #: Columns that are tried, for all; of a matrix that is not diagonalised for it.
-TRIED, LARGE_TRIED = 16, 8
+TRIED, LARGE_TRIED = 32, 16
 #: Refinements at most, unless told.
 MOST_REFINEMENTS = 20
 LEAST_TOLERANCE = 1e-9
@@ -85,9 +85,9 @@ def plan(
     inverse by covariance is forecast by sampling theory (`thermokron.host.linalg.forecast`); one by
     means, and solutions, by solving for up to 16 of the columns on an ideal unit that is worked out
     digitally (`thermokron.host.linalg.rehearsal`). Flaws of a unit that its host does not know are
-    in no forecast. Up to 192 rows planning diagonalises A and A + E, 18n³ operations, beyond it
-    takes O(n²), thousands of products of a vector at most; `Plan.flops` has them. It is for once a
-    kind of matrix: it costs more than inverting a matrix of a thousand rows digitally.
+    in no forecast. It is for once a kind of matrix, as it costs more operations (`Plan.flops`) than
+    inverting M digitally: up to 512 rows 18n³ to diagonalise A and A + E and some ten thousand n²
+    to rehearse; beyond, where nothing is O(n³), ten times as many n².
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def plan(
 
 def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, int]:
     """Right-hand sides that stand for all, (p, n), and how many these are."""
-    rng, most = np.random.default_rng(n), TRIED if n <= EXACT else LARGE_TRIED
+    rng, most = np.random.default_rng(n), TRIED if diagonalised(n) else LARGE_TRIED
     if columns is not None:
         columns = check_integer("columns", columns, 1, 2**30)
         return rng.standard_normal((min(columns, most), n)), columns
@@ -194,12 +194,10 @@ def _tried(n: int, B: Any, columns: int | None, scale: Floats) -> tuple[Floats, 
     else:
         given = right_hand_sides(B, n, True, scale)
         all_of = given.columns.T.astype(np.float64)
-        sizes = np.abs(all_of).max(axis=1, keepdims=True)
-        live = sizes[:, 0] > 0.0
-        if not live.any():
-            raise ValueError("B is zero, and so is its solution; a plan wants a column that is not")
-        whole = float(sizes.max())  # so that squares are numbers
-        all_of, count = all_of[live] / whole, len(all_of)
+        sizes, count = np.abs(all_of).max(axis=1), len(all_of)
+        if not sizes.any():  # whose solutions are zero, however they are read
+            return rng.standard_normal((min(count, most), n)), count
+        all_of = all_of[sizes > 0.0] / sizes.max()  # so that squares are numbers
     some = np.sort(rng.permutation(len(all_of))[:most])
     return all_of[some], count
 

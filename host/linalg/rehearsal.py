@@ -17,13 +17,14 @@ import numpy as np
 from thermokron.host.linalg.arrays import Floats, Kind
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.elimination import Reduction
-from thermokron.host.linalg.functions import EXACT, Functions
+from thermokron.host.linalg.functions import Functions, diagonalised
 from thermokron.host.linalg.offsets import Offsets
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refinement import Answer, refined
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.rounding import Guard
+from thermokron.host.linalg.settling import Settle
 from thermokron.host.linalg.standin import Effect, StandIn
 from thermokron.model import Unit, UnitSpec
 
@@ -32,8 +33,8 @@ __all__ = ["Asked", "Outcome", "Rehearsal", "Task"]
 #: As `solve` eliminates: for what is refined after.
 REDUCTION = {"complements": "means", "samples": 256, "tolerance": 0.003}
 #: Columns that are solved for, tries counted: of the same column they differ by noise alone, which
-#: so is told from what is always the same. A quarter of them where each costs Krylov spaces.
-ROWS, LARGE_ROWS = 64, 16
+#: so is told from what is always the same. Half as many where each costs Krylov spaces.
+ROWS, LARGE_ROWS = 64, 32
 #: Passes that leave more than this of the error of that many passes before are the last.
 STALLED, PATIENCE = 0.9, 3
 
@@ -54,7 +55,7 @@ class Task:
     guard : str
         Of its rounding.
     right : (p, n) float
-        Right-hand sides of M, one per row: all, or some that stand for them.
+        Right-hand sides of M, one per row, in any unit: all, or some that stand for them.
     columns : int
         How many there are.
     inverse : bool
@@ -90,8 +91,14 @@ class Task:
     @cached_property
     def exact(self) -> Floats:
         """Solutions for `right`, (p, n)."""
-        solutions: Floats = self.own.inverse(self.right / self.scale) / self.scale
+        solutions: Floats = self.own.inverse(self.right / self.weights) / self.weights
         return solutions
+
+    @cached_property
+    def weights(self) -> Floats:
+        """`scale` over its largest entry: relative errors are the same, and squares are numbers."""
+        weights: Floats = self.scale / self.scale.max()
+        return weights
 
     def damped(self, by: float) -> Task:
         """The same with `by` times M's diagonal added to M."""
@@ -105,7 +112,7 @@ class Asked:
     """How means are read: options of `Programmed.solve`."""
 
     samples: int
-    settle: float
+    settle: Settle
     interval: float = 1.0
 
 
@@ -150,7 +157,7 @@ class Rehearsal:
         self._means = [pivot.array.means for pivot in pivots]
         if isinstance(self.solver, Programmed):
             self._means.append(self.solver.means)
-        rows = ROWS if self.unit.size <= EXACT else LARGE_ROWS
+        rows = ROWS if diagonalised(self.unit.size) else LARGE_ROWS
         self.tries = max(rows // len(task.right), 2)
         self._gains = [dict(means.gains) for means in self._means]
         self._spent = self.solver.cost.digital_flops
@@ -168,6 +175,14 @@ class Rehearsal:
     def temperature(self) -> float:
         """T of the last run, in full scales squared."""
         return self.task.spec.temperature_value(self.unit.calls[-1].job.temperature)
+
+    @property
+    def time(self) -> float | None:
+        """For how long the array last settled, in τ; None of a matrix in blocks, which differ."""
+        if isinstance(self.solver, Eliminated):
+            return None
+        spec = self.task.spec
+        return self.unit.calls[-1].job.settle_cycles * spec.clock_s / spec.tau_s
 
     def tried(
         self,
@@ -189,7 +204,7 @@ class Rehearsal:
 
         def seen(value: Floats) -> None:
             cost = self._cost(asked, account, refined=bool(outcomes))
-            outcomes.append(self._outcome(value / task.scale, cost))
+            outcomes.append(self._outcome(value / task.weights, cost))
 
         def once(right: Floats, account: Account) -> Answer:
             answer = solver.one_pass(right, account, unit=1.0, asked=options)
@@ -206,7 +221,7 @@ class Rehearsal:
             passed += 1
             return enough(outcomes[-1]) or _stalled(outcomes)
 
-        right = np.tile(task.right / task.scale, (self.tries, 1))
+        right = np.tile(task.right / task.weights, (self.tries, 1))
         with solver.refusals():
             refined(once, solver.matrix, right, passes - 1, account, watch=watch)
         self._spent += account.digital_flops
