@@ -307,7 +307,7 @@ def solve(
     tolerance: float | None = None,
     refine: int | None = None,
     rtol: float | None = None,
-    settle: Settle | None = None,
+    settle: Settle = SETTLING_BIAS,
     lambda_min: Any = None,
     interval: float | None = None,
     guard: Guard = "lanczos",
@@ -344,7 +344,7 @@ def solve(
     rtol : float, optional
         As for `Programmed.solve`: passes until the residual is that small.
     settle, interval, offsets
-        As for `Programmed.solve`; settled to 1e-4, and 2 apart, by default.
+        As for `Programmed.solve`, 2 apart by default.
 
     Returns
     -------
@@ -362,13 +362,18 @@ def solve(
         If the unit failed.
     """
     if tolerance is not None:
-        own = {"samples": samples, "refine": refine, "rtol": rtol, "settle": settle}
-        check_alone(tolerance, own | {"interval": interval})
+        own: dict[str, Any] = {
+            "samples": samples,
+            "refine": refine,
+            "rtol": rtol,
+            "interval": interval,
+        }
+        own["settle"] = None if settle == SETTLING_BIAS else settle
+        check_alone(tolerance, own)
         how: dict[str, Any] = {"guard": guard, "offsets": offsets, "calibration": calibration}
         return planned(unit, M, tolerance, lambda_min, **how).solve(B)
     samples = 1000 if samples is None else samples
     interval = 2.0 if interval is None else interval
-    settle = SETTLING_BIAS if settle is None else settle
     programmed = program(
         unit,
         M,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from thermokron.host.linalg.choices import Choice, Choices
+from thermokron.host.linalg.choices import Choice, Choices, Method
 from thermokron.host.linalg.forecast import Parts
 
 __all__ = ["explained", "reasons"]
@@ -111,17 +111,25 @@ def reasons(choices: Choices) -> str:
     """Why a tolerance is out of reach, and what would reach it."""
     task, limits = choices.task, choices.limits
     spec = task.spec
-    best = ", ".join(
-        f"{_part(choices.least[method])} by {method}"
-        + f" with up to {_many(limits.refine, 'refinement')}" * (method == "means")
-        for method in limits.methods
-    )
+    best = ", ".join(_limit(choices, method) for method in limits.methods)
     text = (
         f"tolerance = {limits.tolerance:g} cannot be reached with {spec.coupling_bits}-bit "
         f"couplings and a {spec.adc_bits}-bit ADC: the error is at least {best}"
     )
     helps = _what_helps(choices)
     return text + (f". What would reach it: {'; '.join(helps)}" if helps else "")
+
+
+def _limit(choices: Choices, method: Method) -> str:
+    """The least error of a method, and what it is of."""
+    least = f"{_part(choices.least[method])} by {method}"
+    if method == "means":
+        return f"{least} with up to {_many(choices.limits.refine, 'refinement')}"
+    rounding = choices.covariance.rounding(None)
+    corrected = ""
+    if choices.limits.correct:
+        corrected = f", {_part(choices.covariance.rounding('rounding'))} of it to second order"
+    return f"{least}, where rounded couplings alone make {_part(rounding)}{corrected}"
 
 
 def _what_helps(choices: Choices) -> list[str]:

@@ -34,7 +34,7 @@ from thermokron.model.unit import check_unit
 __all__ = ["Planned", "Unreachable", "check_alone", "plan", "planned"]
 
 #: Columns that are tried, for all; of a matrix that is not diagonalised for it.
-TRIED, LARGE_TRIED = 32, 16
+TRIED, LARGE_TRIED = 64, 16
 #: Refinements at most, unless told.
 MOST_REFINEMENTS = 20
 LEAST_TOLERANCE = 1e-9
@@ -83,7 +83,7 @@ def plan(
 
     M is rounded and guarded as `program` does it, so that E, what rounding adds, is known. An
     inverse by covariance is forecast by sampling theory (`thermokron.host.linalg.forecast`); one by
-    means, and solutions, by solving for up to 16 of the columns on an ideal unit that is worked out
+    means, and solutions, by solving for up to 64 of the columns on an ideal unit that is worked out
     digitally (`thermokron.host.linalg.rehearsal`). Flaws of a unit that its host does not know are
     in no forecast. It is for once a kind of matrix, as it costs more operations (`Plan.flops`) than
     inverting M digitally: up to 512 rows 18n³ to diagonalise A and A + E and some ten thousand n²

@@ -33,8 +33,8 @@ __all__ = ["Asked", "Outcome", "Rehearsal", "Task"]
 #: As `solve` eliminates: for what is refined after.
 REDUCTION = {"complements": "means", "samples": 256, "tolerance": 0.003}
 #: Columns that are solved for, tries counted: of the same column they differ by noise alone, which
-#: so is told from what is always the same. Half as many where each costs Krylov spaces.
-ROWS, LARGE_ROWS = 64, 32
+#: so is told from what is always the same. A quarter where each costs Krylov spaces.
+ROWS, LARGE_ROWS = 128, 32
 #: Passes that leave more than this of the error of that many passes before are the last.
 STALLED, PATIENCE = 0.9, 3
 
