@@ -27,10 +27,9 @@ INTERVALS, WORTH = (2.0, 1.0, 0.5, 0.25), 0.1
 SETTLES = (0.1, 0.3, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
 #: Passes that more samples are tried for: later ones cost less than samples do.
 SAMPLED_PASSES = 3
-#: Of what noise may be, what is aimed at where samples are counted; and of a tolerance, what a
-#: rehearsal has to keep to, as the plan that just does is one that was lucky in it. One of a matrix
-#: that is not diagonalised knows less.
-AIM, KEPT, LARGE_KEPT = 0.85, 0.95, 0.8
+#: What a rehearsal has to keep to of a tolerance, as the plan that just does is one that was lucky
+#: in it. One of a matrix that is not diagonalised knows less.
+KEPT, LARGE_KEPT = 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Choices:
             room = target**2 - outcome.lasting**2
             if room <= 0.0 or self._seconds(outcome.cost) > best:
                 continue
-            count = math.ceil(outcome.noise**2 / (AIM**2 * room))
+            count = math.ceil(outcome.noise**2 / room)
             for _ in range(3):
                 if not 1 < count <= MAX_SAMPLES:
                     break
@@ -217,7 +216,7 @@ class Choices:
                 if tried.error <= target:
                     yield self._way(more, passes, tried)
                     break
-                count *= 2
+                count = math.ceil(1.2 * count)
 
     def _way(self, asked: Asked, passes: int, outcome: Outcome) -> Choice:
         return Choice(

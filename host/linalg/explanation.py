@@ -11,6 +11,14 @@ __all__ = ["explained", "reasons"]
 
 #: Damping that is tried where a tolerance is beyond reach, in parts of M's diagonal.
 DAMPINGS = tuple(0.001 * 2.0**k for k in range(12))
+#: Parts of an error that are not worth naming.
+SMALL = 0.05
+NAMES = {
+    "sampling": "sampling",
+    "rounding": "rounded couplings",
+    "adc": "ADC and bias codes",
+    "settling": "settling",
+}
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -74,10 +82,15 @@ def explained(
     where = f"{spec.cells} cells, {spec.coupling_bits}-bit couplings, {spec.adc_bits}-bit ADC"
     cut = f", in {blocks} blocks" if blocks > 1 else ""
     lines = [f"To {_what(choices)} ({where}{cut}): {_how(choices, way)}."]
-    share = ", ".join(
-        f"{name} {_part(value)}"
+    small = SMALL * way.error
+    shares = [
+        f"{NAMES[name]} {_part(value)}"
         for name, value in sorted(vars(parts).items(), key=lambda each: -each[1])
-    )
+        if value > small
+    ]
+    if len(shares) < len(NAMES):
+        shares.append(f"anything else {_part(small)} at most")
+    share = ", ".join(shares)
     lines.append(f"Expected error: {_part(way.error)} (Frobenius, relative), of which {share}.")
     lines.append(f"It takes {_takes(way)}.")
     plan = getattr(solver, "plan", None)

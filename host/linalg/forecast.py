@@ -81,6 +81,8 @@ class Covariance:
     def __init__(self, task: Task, programmed: Programmed) -> None:
         self.task, self.programmed = task, programmed
         self.rate = programmed.plan.rate
+        self._rounding: dict[Correct | None, float] = {}
+        self._spreads: dict[Correct | None, tuple[float, float]] = {}
         self.array = Functions(programmed.equation.effective)
         n = len(task.matrix)
         if diagonalised(n):
@@ -106,6 +108,11 @@ class Covariance:
         return own
 
     @cached_property
+    def _error(self) -> Floats:
+        """E."""
+        return self.programmed.equation.rounding
+
+    @cached_property
     def _inverse(self) -> Floats:
         """X D^-½ z."""
         return self.array.inverse(self._own)
@@ -124,14 +131,16 @@ class Covariance:
         outer = image / self.task.weights
         return self._sum(outer, outer)
 
-    def _corrected(self, rows: Floats) -> Floats:
-        """(X + X E X) rows."""
-        inverse = self._inverse if rows is self._own else self.array.inverse(rows)
-        return inverse + self.array.inverse(inverse @ self.programmed.equation.rounding)
-
     def rounding(self, correct: Correct | None) -> float:
         """What rounded couplings do, relative to M⁻¹."""
-        value = self._inverse if correct is None else self._corrected(self._own)
+        if correct not in self._rounding:
+            self._rounding[correct] = self._rounded(correct)
+        return self._rounding[correct]
+
+    def _rounded(self, correct: Correct | None) -> float:
+        value = self._inverse
+        if correct is not None:  # X + X E X
+            value = value + self.array.inverse(value @ self._error)
         return math.sqrt(self._norm(value - self._exact) / self._size)
 
     @cached_property
@@ -189,14 +198,18 @@ class Covariance:
 
     def _spread(self, correct: Correct | None) -> tuple[float, float]:
         """(tr WXW)² + ‖WXW‖² relative to ‖M⁻¹‖², and what ADC noise adds to it."""
+        if correct not in self._spreads:
+            self._spreads[correct] = self._spread_of(correct)
+        return self._spreads[correct]
+
+    def _spread_of(self, correct: Correct | None) -> tuple[float, float]:
         scale = self.task.weights
         if correct is None:
             image = self._inverse
         else:  # to first order δ(X + XEX) = (1 + XE) δX (1 + EX)
-            E = self.programmed.equation.rounding
-            left = self._own + self._inverse @ E
+            left = self._own + self._inverse @ self._error
             right = self.array.inverse(left)
-            image = right + self.array.inverse(right @ E)
+            image = right + self.array.inverse(right @ self._error)
         trace, norm = self._sum(self._own, image), self._norm(image)
         noise = self.task.spec.adc_step**2 / 12.0 / self.temperature
         own = scale**-2.0

@@ -224,7 +224,7 @@ def test_a_calibrated_unit():
 def test_it_explains_itself():
     found = plan(unit(32), spd(32, 10), tolerance=0.05)
     text = found.explain()
-    for what in ("invert a 32 x 32 matrix to 5%", "Expected error", "rounding", "bytes", "λ_min"):
+    for what in ("invert a 32 x 32 matrix to 5%", "Expected error", "sampling", "bytes", "λ_min"):
         assert what in text
     assert "By covariance" in text
     assert found.parts.error == pytest.approx(found.error, rel=1e-6)
