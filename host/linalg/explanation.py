@@ -106,7 +106,7 @@ def explained(
         )
     for other in others:
         lines.append(
-            f"By {_named(other)}: {_how(choices, other)}; an error of {_part(other.error)}, and "
+            f"By {other.method}: {_how(choices, other)}; an error of {_part(other.error)}, and "
             f"{other.seconds / way.seconds:.2g} times as long, all in all."
         )
     for method in choices.limits.methods:
@@ -114,10 +114,6 @@ def explained(
             lines.append(f"By {method} it is out of reach: {_part(choices.least[method])} at best.")
     lines.append(f"Planning took {flops:.2g} operations. Flaws of the unit are not in this.")
     return "\n".join(lines)
-
-
-def _named(way: Choice) -> str:
-    return "covariance" if way.method == "covariance" else "means"
 
 
 def reasons(choices: Choices) -> str:

@@ -86,8 +86,8 @@ def plan(
     means, and solutions, by solving for up to 64 of the columns on an ideal unit that is worked out
     digitally (`thermokron.host.linalg.rehearsal`). Flaws of a unit that its host does not know are
     in no forecast. It is for once a kind of matrix, as it costs more operations (`Plan.flops`) than
-    inverting M digitally: up to 512 rows 18n³ to diagonalise A and A + E, and some fifty thousand
-    n² to rehearse; beyond, where nothing is O(n³), a hundred thousand n².
+    inverting M digitally: up to 512 rows 18n³ to diagonalise A and A + E; to rehearse, and
+    beyond, where nothing is O(n³), up to a hundred thousand n².
 
     Parameters
     ----------
