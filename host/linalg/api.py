@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, get_args
 
-import numpy as np
-
 from thermokron.host.calibration import Calibrated, Calibration
 from thermokron.host.linalg.arrays import (
     Kind,
@@ -22,18 +20,19 @@ from thermokron.host.linalg.covariance import SETTLING_BIAS
 from thermokron.host.linalg.elimination import Complements, Reduction
 from thermokron.host.linalg.inverse import Correct, check_correct
 from thermokron.host.linalg.offsets import Offsets
+from thermokron.host.linalg.planning import check_alone, planned
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refusals import refusals
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
 from thermokron.host.linalg.settling import Settle, check_settle
-from thermokron.host.linalg.stack import Stack, each_of
+from thermokron.host.linalg.stack import Stack, bounds_of, each_of
 from thermokron.model import Unit
 from thermokron.model.checks import check_real
 from thermokron.model.threads import single_threaded_blas
 from thermokron.model.unit import check_unit
 
-__all__ = ["inv", "load", "program", "solve"]
+__all__ = ["inv", "program", "solve"]
 
 
 @single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
@@ -142,13 +141,7 @@ def program(
     shape = tuple(getattr(M, "shape", ()))
     if len(shape) > 2 and 0 not in shape:
         batch = shape[:-2]
-        try:
-            bounds = np.broadcast_to(lambda_min, batch)
-        except ValueError:
-            raise ValueError(
-                f"lambda_min has shape {np.shape(lambda_min)}; legal for M, {shape}: a number, or "
-                f"what broadcasts to {batch}"
-            ) from None
+        bounds = bounds_of(lambda_min, shape)
         of_each = partial(
             program,
             unit,
@@ -200,23 +193,14 @@ def program(
     return made
 
 
-def load(unit: Unit, state: dict[str, Any]) -> Programmed | Eliminated:
-    """What `state_dict()` of a programmed matrix was made of, on a unit of the same spec.
-
-    Its results are NumPy arrays, or of the kind of the right-hand sides.
-    """
-    kind = Kind(unchecked(state["matrix"])[1], check=False)
-    made = Eliminated if "pivots" in state else Programmed
-    return made.load(unit, state, kind)
-
-
 def inv(
     unit: Unit,
     M: Any,
     *,
-    samples: int = 1000,
+    samples: int | None = None,
+    tolerance: float | None = None,
     lambda_min: Any = None,
-    interval: float = 2.0,
+    interval: float | None = None,
     guard: Guard = "lanczos",
     complements: Complements = "auto",
     equilibrate: bool = True,
@@ -251,13 +235,18 @@ def inv(
     ----------
     unit, M, lambda_min, guard, equilibrate, calibration
         As for `program`.
-    samples : int
-        Samples per run; from 2. Error falls as 1/√samples, hardware time grows in proportion.
-    interval : float
-        Sampling interval in units of τ/λ_min, if the accumulator can follow. At 2 samples are as
-        good as independent; below, they tell less each, which the standard error knows to 8%. The
-        variance that the subtracted mean takes along is given back, to a tenth of it or so: 0.25
-        and 20 samples lose 20% of the trace, of which 2 to 4% are left, 50 less than 2%.
+    samples : int, optional
+        Samples per run; from 2, 1000 by default. Error falls as 1/√samples, hardware time grows in
+        proportion.
+    tolerance : float, optional
+        The relative error (Frobenius) that is wanted, instead of how to sample: `plan` chooses, in
+        what way too.
+    interval : float, optional
+        Sampling interval in units of τ/λ_min, 2 by default, if the accumulator can follow. At 2
+        samples are as good as independent; below, they tell less each, which the standard error
+        knows to 8%. The variance that the subtracted mean takes along is given back, to a tenth of
+        it or so: 0.25 and 20 samples lose 20% of the trace, of which 2 to 4% are left, 50 less
+        than 2%.
     correct : "rounding", optional
         Takes off, to first order, what rounded couplings did, by 4n³ digital operations. It is
         worth them where bits are few and samples many.
@@ -277,12 +266,22 @@ def inv(
     NotPositiveDefinite
         If M is not positive definite as far as can be seen without O(n³), or was not after
         rounding, and nothing guarded against it. A `ValueError` too.
+    Unreachable
+        If no way of inverting keeps within the tolerance. A `ValueError` too.
     UnitFault
         If the unit failed.
     """
+    check_correct(correct)
+    if tolerance is not None:
+        own: dict[str, Any] = {"samples": samples, "interval": interval, "correct": correct}
+        own["complements"] = None if complements == "auto" else complements
+        own["equilibrate"] = None if equilibrate else equilibrate
+        check_alone(tolerance, own)
+        return planned(unit, M, tolerance, lambda_min, guard=guard, calibration=calibration).inv()
+    samples = 1000 if samples is None else samples
+    interval = 2.0 if interval is None else interval
     check_reading(samples, interval, 2)
     check_second_moments(check_unit(unit).spec, "an inverse")
-    check_correct(correct)
     programmed = program(
         unit,
         M,
@@ -304,12 +303,13 @@ def solve(
     M: Any,
     B: Any,
     *,
-    samples: int = 1000,
+    samples: int | None = None,
+    tolerance: float | None = None,
     refine: int | None = None,
     rtol: float | None = None,
     settle: Settle = SETTLING_BIAS,
     lambda_min: Any = None,
-    interval: float = 2.0,
+    interval: float | None = None,
     guard: Guard = "lanczos",
     offsets: Offsets = "kept",
     calibration: Calibration | None = None,
@@ -335,14 +335,16 @@ def solve(
         As for `program`.
     B : (n,), (n, k) or (..., n, k) array or tensor
         Right-hand sides, real; with several M, as `numpy.linalg.solve` broadcasts.
-    samples : int
-        Samples per right-hand side and pass.
+    samples : int, optional
+        Samples per right-hand side and pass, 1000 by default.
+    tolerance : float, optional
+        The relative error (Frobenius) that is wanted, instead of how to read: `plan` chooses.
     refine : int, optional
         Passes after the first, 0 to 100; 1 by default.
     rtol : float, optional
         As for `Programmed.solve`: passes until the residual is that small.
     settle, interval, offsets
-        As for `Programmed.solve`.
+        As for `Programmed.solve`, 2 apart by default.
 
     Returns
     -------
@@ -354,11 +356,24 @@ def solve(
 
     Raises
     ------
-    ValueError, NotPositiveDefinite
+    ValueError, NotPositiveDefinite, Unreachable
         As for `inv`, and if B's shape does not fit.
     UnitFault
         If the unit failed.
     """
+    if tolerance is not None:
+        own: dict[str, Any] = {
+            "samples": samples,
+            "refine": refine,
+            "rtol": rtol,
+            "interval": interval,
+        }
+        own["settle"] = None if settle == SETTLING_BIAS else settle
+        check_alone(tolerance, own)
+        how: dict[str, Any] = {"guard": guard, "offsets": offsets, "calibration": calibration}
+        return planned(unit, M, tolerance, lambda_min, **how).solve(B)
+    samples = 1000 if samples is None else samples
+    interval = 2.0 if interval is None else interval
     programmed = program(
         unit,
         M,

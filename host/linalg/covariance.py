@@ -26,6 +26,7 @@ __all__ = [
     "SETTLING_BIAS",
     "Estimator",
     "check_estimator",
+    "safe_temperature",
     "sample_inverse",
     "spacing_cycles",
     "tolerated_part",
@@ -243,6 +244,11 @@ def _moments(readout: Readout) -> tuple[Floats, Floats, NDArray[np.int64]]:
     return readout.products.astype(float), readout.sums[0].astype(float), readout.clipped[0]
 
 
+def safe_temperature(spec: UnitSpec, rate: float) -> float:
+    """T, in full scales squared, at which no cell of a matrix of that λ_min comes near the rail."""
+    return min(rate / HEADROOM**2, spec.temperature_full_scale)
+
+
 def _temperature(unit: Unit, plan: Rounded, job: Job, account: Account) -> int:
     """Temperature code at which the noisiest cell keeps `HEADROOM` below the rail.
 
@@ -252,7 +258,7 @@ def _temperature(unit: Unit, plan: Rounded, job: Job, account: Account) -> int:
     """
     spec = unit.spec
     full = spec.temperature_full_scale
-    safe = min(plan.rate / HEADROOM**2, full)
+    safe = safe_temperature(spec, plan.rate)
     if safe < spec.adc_step**2:
         trial = min(1.0 / COARSE_HEADROOM**2, full)
         while trial > safe:

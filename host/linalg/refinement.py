@@ -124,11 +124,13 @@ def refined(
     *,
     enough: float = 0.0,
     scale: Floats | float = 1.0,
+    watch: Callable[[Floats], bool] | None = None,
 ) -> Solved:
     """Solve A x = b for (k, n) rows b with `refine` refinements; without any, no product is made.
 
     It ends before where ‖b - A x‖/‖b‖, of entries times their `scale`, is at most `enough` in every
-    row, and where passes no longer lower it.
+    row, and where passes no longer lower it; or where `watch`, which is shown the solutions of
+    every pass, says so.
     """
     if refine == 0:
         answer = once(right, account)
@@ -151,6 +153,8 @@ def refined(
         residual = residual - part * image
         account.flops(2 * n * n * k + (8 + 8 * len(before)) * n * k)
         before.append((step, image, weight))
+        if watch is not None and watch(value):
+            break
         if enough and passes < refine:
             left = _lengths(residual)
             account.flops(5 * n * k)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from thermokron.host.linalg.arrays import library
+from thermokron.host.linalg.arrays import Kind, library, unchecked
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.result import Account, Result
+from thermokron.model import Unit
 
-__all__ = ["Stack", "each_of"]
+__all__ = ["Stack", "bounds_of", "each_of", "load"]
 
 T = TypeVar("T")
-Matrix: TypeAlias = "Programmed | Eliminated | Stack"
 
 
 class Stack:
@@ -28,12 +29,12 @@ class Stack:
     shape : tuple of int
         Of M.
     matrices : tuple of Programmed or Eliminated
-        In the order of M's entries.
+        In the order of M's entries; or of others with their methods and attributes.
     cost : Account
         What programming them cost.
     """
 
-    def __init__(self, batch: tuple[int, ...], matrices: Sequence[Matrix]) -> None:
+    def __init__(self, batch: tuple[int, ...], matrices: Sequence[Any]) -> None:
         self.batch, self.matrices = batch, tuple(matrices)
         self.shape: tuple[int, ...] = (*batch, *self.matrices[0].shape)
         self.cost = Account()
@@ -62,13 +63,24 @@ class Stack:
         """Draws, (..., count, n), each as `Programmed.sample` makes them."""
         return self._all(lambda _, matrix: matrix.sample(count, b, **options))
 
-    def _all(self, one: Callable[[tuple[int, ...], Matrix], Result]) -> Result:
+    def _all(self, one: Callable[[tuple[int, ...], Any], Result]) -> Result:
         matrices = iter(self.matrices)
         results = each_of(self.batch, lambda index: one(index, next(matrices)))
         return Result.stacked(self.batch, results)
 
     def __repr__(self) -> str:
         return f"<Stack of {len(self.matrices)}, the first: {self.matrices[0]!r}>"
+
+
+def bounds_of(lambda_min: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """`lambda_min` for each of a stack of matrices of this shape, (..., n, n)."""
+    try:
+        return np.broadcast_to(lambda_min, shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"lambda_min has shape {np.shape(lambda_min)}; legal for M, {shape}: a number, or "
+            f"what broadcasts to {shape[:-2]}"
+        ) from None
 
 
 def each_of(batch: tuple[int, ...], one: Callable[[tuple[int, ...]], T]) -> list[T]:
@@ -81,3 +93,13 @@ def each_of(batch: tuple[int, ...], one: Callable[[tuple[int, ...]], T]) -> list
             error.add_note(f"It is M[{', '.join(map(str, index))}] of a stack {batch}.")
             raise
     return made
+
+
+def load(unit: Unit, state: dict[str, Any]) -> Programmed | Eliminated:
+    """What `state_dict()` of a programmed matrix was made of, on a unit of the same spec.
+
+    Its results are NumPy arrays, or of the kind of the right-hand sides.
+    """
+    kind = Kind(unchecked(state["matrix"])[1], check=False)
+    made = Eliminated if "pivots" in state else Programmed
+    return made.load(unit, state, kind)
