@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 def test_bench(bench):
-    assert bench("codes") == {"random_loads", "patience", "reset_in_mid_flight"}
+    assert bench("codes") == {"random_loads", "packets", "patience", "reset_in_mid_flight"}
