@@ -11,8 +11,10 @@ with more samples and refinement.
 """
 
 from thermokron.host.linalg.activity import Activity
-from thermokron.host.linalg.api import inv, load, program, solve
+from thermokron.host.linalg.api import inv, program, solve
 from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.dithered import Dithered
+from thermokron.host.linalg.loading import load
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.refinement import NotConverged
 from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
@@ -26,6 +28,7 @@ __all__ = [
     "Account",
     "Activity",
     "Clipping",
+    "Dithered",
     "Eliminated",
     "Guard",
     "NotConverged",

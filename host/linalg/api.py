@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from thermokron.host.linalg.arrays import (
 )
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
+from thermokron.host.linalg.dithered import Dithered, draws_of, rounded_each
 from thermokron.host.linalg.elimination import Complements, Reduction
 from thermokron.host.linalg.inverse import Correct, check_correct
 from thermokron.host.linalg.offsets import Offsets
@@ -29,11 +31,11 @@ from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
 from thermokron.host.linalg.settling import Settle, check_settle
 from thermokron.host.linalg.stack import Stack, each_of
 from thermokron.model import Unit
-from thermokron.model.checks import check_real
+from thermokron.model.checks import check_integer, check_real
 from thermokron.model.threads import single_threaded_blas
 from thermokron.model.unit import check_unit
 
-__all__ = ["inv", "load", "program", "solve"]
+__all__ = ["inv", "program", "solve"]
 
 
 @single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
@@ -44,7 +46,7 @@ def program(
     lambda_min: Any = None,
     guard: Guard = "lanczos",
     equilibrate: bool = True,
-    like: Programmed | Eliminated | None = None,
+    like: Programmed | Eliminated | Dithered | None = None,
     check: bool = True,
     complements: Complements = "means",
     samples: int = 1000,
@@ -52,7 +54,9 @@ def program(
     interval: float = 2.0,
     tolerance: float = 0.01,
     calibration: Calibration | None = None,
-) -> Programmed | Eliminated | Stack:
+    dither: int | None = None,
+    seed: int = 0,
+) -> Programmed | Eliminated | Dithered | Stack:
     """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
 
     It is scaled to unit diagonal, rounded to coupling codes and guarded, once, as `scipy.linalg`'s
@@ -83,7 +87,7 @@ def program(
         False divides M by its largest entry instead of scaling it to unit diagonal. There for
         comparison: coupling codes are then spent on a range that most entries do not use. Only for
         matrices that fit the array.
-    like : Programmed or Eliminated, optional
+    like : Programmed, Eliminated or Dithered, optional
         The matrix before, where matrices follow each other and differ little, as in training: what
         the guard found of it is taken over for up to 15 matrices, if the rounding has not grown and
         `lambda_min` is about the same, and how strongly its columns could be driven.
@@ -103,12 +107,17 @@ def program(
     calibration : Calibration, optional
         What `thermokron.host.calibrate` has found of this unit: codes, biases and readings are
         corrected by it. A `thermokron.host.calibration.Calibrated` unit brings its own.
+    dither, seed : int, optional
+        Rounds so many times at random, E[code] = value, with draws from `seed`, and merges what
+        each gives (`thermokron.host.linalg.dithered`), in as many times the hardware time. What
+        rounding does falls from ε towards ε²: 16 halve it at 5 bits, where one such rounding is
+        worse than the nearest, and 4 as good. Of a matrix in blocks 1, a rounding at random.
 
     Returns
     -------
-    Programmed, Eliminated or Stack
+    Programmed, Eliminated, Dithered or Stack
         With methods `solve`, `inv` and `sample`, `cost`, and a `repr` that says what it is: of a
-        matrix that fits the array, of one in blocks, or of several.
+        matrix that fits the array, of one in blocks, of one rounded several times, or of several.
 
     Raises
     ------
@@ -136,7 +145,7 @@ def program(
         check_second_moments(spec, "complements = 'covariance'")
     check_settle(settle)
     tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
-    if not isinstance(like, Programmed | Eliminated | None):
+    if not isinstance(like, Programmed | Eliminated | Dithered | None):
         raise TypeError(f"like = {like!r} is no programmed matrix")
     M = entries(M)
     shape = tuple(getattr(M, "shape", ()))
@@ -161,8 +170,13 @@ def program(
             settle=settle,
             interval=interval,
             tolerance=tolerance,
+            dither=dither,
         )
-        return Stack(batch, each_of(batch, lambda i: of_each(M[i], lambda_min=bounds[i])))
+        seeds = check_integer("seed", seed, 0, 2**62) + np.arange(math.prod(batch)).reshape(batch)
+        return Stack(
+            batch,
+            each_of(batch, lambda i: of_each(M[i], lambda_min=bounds[i], seed=int(seeds[i]))),
+        )
     matrix, restore = symmetric_matrix(M) if check else unchecked(M)
     kind = Kind(restore, check)
     bound = check_lambda_min(lambda_min, matrix.diagonal())
@@ -171,20 +185,22 @@ def program(
             f"equilibrate = False, but M has {len(matrix)} rows; legal: up to the unit's "
             f"{spec.cells} cells, or a unit with cells = {len(matrix)} or more"
         )
+    draws = draws_of(dither, seed, guard, len(matrix), spec.cells)
     account = Account()
     scaled, scale, least = equilibrated(matrix, bound, account, whole=not equilibrate)
-    made: Programmed | Eliminated
+    made: Programmed | Eliminated | Dithered
     with refusals(least, guard != "none"):
         if len(matrix) <= spec.cells:
-            made = Programmed(
-                unit,
-                scaled,
-                scale,
-                least,
-                guard=guard,
-                kind=kind,
-                interval=interval,
-                like=like if isinstance(like, Programmed) else None,
+            made = rounded_each(
+                draws,
+                like,
+                lambda **which: Programmed(
+                    *(unit, scaled, scale, least),
+                    guard=guard,
+                    kind=kind,
+                    interval=interval,
+                    **which,
+                ),
             )
         else:
             made = Eliminated(
@@ -193,21 +209,13 @@ def program(
                 scale,
                 least,
                 kind=kind,
-                reduction=Reduction(complements, samples, settle, interval, tolerance, guard),
+                reduction=Reduction(
+                    complements, samples, settle, interval, tolerance, guard, draws[0]
+                ),
                 like=like if isinstance(like, Eliminated) else None,
             )
     made.cost.add(account)
     return made
-
-
-def load(unit: Unit, state: dict[str, Any]) -> Programmed | Eliminated:
-    """What `state_dict()` of a programmed matrix was made of, on a unit of the same spec.
-
-    Its results are NumPy arrays, or of the kind of the right-hand sides.
-    """
-    kind = Kind(unchecked(state["matrix"])[1], check=False)
-    made = Eliminated if "pivots" in state else Programmed
-    return made.load(unit, state, kind)
 
 
 def inv(
@@ -222,6 +230,8 @@ def inv(
     equilibrate: bool = True,
     correct: Correct | None = None,
     calibration: Calibration | None = None,
+    dither: int | None = None,
+    seed: int = 0,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -249,7 +259,7 @@ def inv(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, equilibrate, calibration
+    unit, M, lambda_min, guard, equilibrate, calibration, dither, seed
         As for `program`.
     samples : int
         Samples per run; from 2. Error falls as 1/√samples, hardware time grows in proportion.
@@ -294,6 +304,8 @@ def inv(
         interval=interval,
         tolerance=0.03,
         calibration=calibration,
+        dither=dither,
+        seed=seed,
     )
     result = programmed.inv(samples=samples, interval=interval, correct=correct)
     return result.with_cost_of(programmed.cost).looked_at()
@@ -313,6 +325,8 @@ def solve(
     guard: Guard = "lanczos",
     offsets: Offsets = "kept",
     calibration: Calibration | None = None,
+    dither: int | None = None,
+    seed: int = 0,
 ) -> Result:
     """Solve M X = B for a symmetric positive definite M, from the mean of the array.
 
@@ -331,7 +345,7 @@ def solve(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, calibration
+    unit, M, lambda_min, guard, calibration, dither, seed
         As for `program`.
     B : (n,), (n, k) or (..., n, k) array or tensor
         Right-hand sides, real; with several M, as `numpy.linalg.solve` broadcasts.
@@ -368,6 +382,8 @@ def solve(
         interval=interval,
         tolerance=0.003,
         calibration=calibration,
+        dither=dither,
+        seed=seed,
     )
     if refine is None and rtol is None:
         refine = 1

@@ -9,13 +9,14 @@ import numpy as np
 
 from thermokron.host.linalg.arrays import library
 from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.dithered import Dithered
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.result import Account, Result
 
 __all__ = ["Stack", "each_of"]
 
 T = TypeVar("T")
-Matrix: TypeAlias = "Programmed | Eliminated | Stack"
+Matrix: TypeAlias = "Programmed | Eliminated | Dithered | Stack"
 
 
 class Stack:
@@ -27,7 +28,7 @@ class Stack:
     ----------
     shape : tuple of int
         Of M.
-    matrices : tuple of Programmed or Eliminated
+    matrices : tuple of Programmed, Eliminated or Dithered
         In the order of M's entries.
     cost : Account
         What programming them cost.
