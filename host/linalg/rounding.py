@@ -192,9 +192,8 @@ def rounded(
         rate = ritz.lower
     shrinkage = 0.0
     if rate is None:
-        before = like.shrinkage if like is not None and len(like.codes) == n else 0.0
         shrinking = Shrinking(spec, matrix, bound, least, guard, account, weights, uniform)
-        codes, rate, shrinkage = shrinking.least_part(before)
+        codes, rate, shrinkage = shrinking.least_part()
         account.shrinkage = max(account.shrinkage, shrinkage)
     checked = certain or guard not in TRUSTING
     return Rounded(codes, min(rate, 1.0), checked, shrinkage, bound, bound, size)

@@ -22,8 +22,6 @@ Guard = Literal["lanczos", "norm", "cholesky", "clipping", "none"]
 KEEP = 0.5
 #: Part of the shrinking that may be too much, and how often less is tried at most.
 CLOSE, HALVINGS = 0.1, 3
-#: What is tried first where the matrix before had to be shrunk: so much of that.
-LESS = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class Shrinking:
     (1-s) A + s I has the eigenvalues (1-s) λ + s, so s = (wanted - λ)/(1 - λ) lifts λ to what is
     wanted. Rounding anew moves λ again, either way: with 4 bits and n = 65 by as much as s does.
     Hence attempts: upwards until the guard is content, by what λ lacks; then halfway back, three
-    times at most, as what it lacks with one rounding is often twice what it lacks with another.
+    times at most, as what it lacks with one rounding is often twice what it lacks with another. A
+    matrix like it tells little of how far to go.
 
     Attributes
     ----------
@@ -59,35 +58,24 @@ class Shrinking:
     weights: Floats | None = None
     uniform: Floats | None = None
 
-    def least_part(self, before: float = 0.0) -> tuple[NDArray[np.int16], float, float]:
-        """Codes, a lower bound on their λ_min, and the s that was found.
-
-        `before` is that of a matrix that was much like this one: 0.95 of it are tried first.
-        """
-        certain = self._certain()
-        shortest = 0.5 / self.spec.coupling_max
-        failed, part = 0.0, LESS * before
-        if not before:
-            part = min(shortest, certain)
-        while True:
-            codes, rate, lacking = self._attempt(part, certain)
-            if rate is not None:
-                break
-            failed = part
-            if part < before:
-                part = min(before, certain)
-                continue
-            shortest *= 1.2
+    def least_part(self) -> tuple[NDArray[np.int16], float, float]:
+        """Codes, a lower bound on their λ_min, and the s that was found."""
+        certain, shortest = self._certain(), 0.5 / self.spec.coupling_max
+        failed, part = 0.0, min(shortest, certain)
+        codes, rate, lacking = self._attempt(part, certain)
+        while rate is None:
+            failed, shortest = part, 1.2 * shortest
             part = min(1.0 - (1.0 - part) * (1.0 - min(max(lacking, shortest), 0.9)), certain)
+            codes, rate, lacking = self._attempt(part, certain)
         for _ in range(HALVINGS):
-            if part - failed <= CLOSE * part or (before and part <= before):
+            if part - failed <= CLOSE * part:
                 break
             less = 0.5 * (failed + part)
-            fewer, slower, _ = self._attempt(less, certain)
+            others, slower, _ = self._attempt(less, certain)
             if slower is None:
                 failed = less
             else:
-                codes, rate, part = fewer, slower, less
+                codes, rate, part = others, slower, less
         return codes, rate, part
 
     def _certain(self) -> float:

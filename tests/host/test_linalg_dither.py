@@ -293,22 +293,6 @@ def test_couplings_are_shrunk_by_little_more_than_is_needed(bits):
     assert np.mean(found) < 1.25 * np.mean(needed)
 
 
-def test_a_sequence_begins_where_it_ended():
-    """Each next matrix is tried with a little less: so much it shrinks by, or a little more."""
-    spec, A = UnitSpec(cells=48, coupling_bits=4), correlated(48, 0)
-    bound = float(np.linalg.eigvalsh(A)[0])
-    plan, account = rounded(spec, A, bound, "lanczos", Account()), Account()
-    first = plan.shrinkage
-    assert first > 0.0
-    for _ in range(8):
-        plan = rounded(spec, A, bound, "lanczos", account, like=plan)
-        assert plan.shrinkage <= first
-    alone = Account()
-    for _ in range(8):
-        rounded(spec, A, bound, "lanczos", alone)
-    assert account.digital_flops < alone.digital_flops
-
-
 # ---- K-FAC ---------------------------------------------------------------------------------------
 
 
