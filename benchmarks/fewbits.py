@@ -250,7 +250,10 @@ def training(seeds: int) -> None:
             _shown(middle / least),
             ", ".join(map(_shown, epochs)),
             f"{statistics.median(losses[-1] for losses, _, _ in found):.2g}",
-            f"{statistics.median(flops for _, flops, _ in found) / 1e6:.3g}",
+            # what emulation itself costs is nobody's
+            ""
+            if "emulated" in name
+            else f"{statistics.median(flops for _, flops, _ in found) / 1e6:.3g}",
             f"{1e3 * statistics.median(seconds for _, _, seconds in found):.3g}",
         ]
         rows.append([name, *cells])
