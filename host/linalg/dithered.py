@@ -4,8 +4,9 @@ Rounding a coupling to the code above with a probability of what the code below 
 the value that is wanted. The error of one such matrix, A⁻¹EA⁻¹ to first order, is of mean zero;
 over R of them it falls as 1/√R. What stays is the second order, A⁻¹E(A⁻¹)EA⁻¹, which has a mean:
 from ε the error falls towards ε² (arXiv 2401.16231, "Error mitigation for thermodynamic
-computing"). An entry halfway between two codes has √3 times the error of the nearest, others up to
-√2 times on average, so that two or three members only make up for that.
+computing"). One rounding at random has √2 times the error of the nearest codes where entries lie
+anywhere between two, and more where they are small beside a step, so that the first two to four
+members only make up for that.
 
 A guard looks at every member. Where it has to shrink couplings, E[code] is what is left of them:
 that part of the error all members have in common, and no number of them averages it out.
