@@ -12,24 +12,28 @@ costs, which a `tolerance` has them do.
 """
 
 from thermokron.host.linalg.activity import Activity
-from thermokron.host.linalg.api import inv, program, solve
+from thermokron.host.linalg.api import inv, solve
 from thermokron.host.linalg.blocks import Eliminated
+from thermokron.host.linalg.dithered import Dithered
+from thermokron.host.linalg.loading import load
 from thermokron.host.linalg.planned import Plan
 from thermokron.host.linalg.planning import Unreachable, plan
 from thermokron.host.linalg.positive import positive
 from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.programming import program
 from thermokron.host.linalg.refinement import NotConverged
 from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard
 from thermokron.host.linalg.settling import Settle, Settling, check_settle
-from thermokron.host.linalg.stack import Stack, load
+from thermokron.host.linalg.stack import Stack
 
 __all__ = [
     "GUARDS",
     "Account",
     "Activity",
     "Clipping",
+    "Dithered",
     "Eliminated",
     "Guard",
     "NotConverged",

@@ -1,196 +1,27 @@
-"""`program`, and its short uses `inv` and `solve`."""
+"""Short uses of `program`: `inv` and `solve`."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
-from thermokron.host.calibration import Calibrated, Calibration
+from thermokron.host.calibration import Calibration
 from thermokron.host.linalg.arrays import (
-    Kind,
-    check_lambda_min,
     check_reading,
     check_second_moments,
-    entries,
-    symmetric_matrix,
-    unchecked,
 )
-from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.covariance import SETTLING_BIAS
-from thermokron.host.linalg.elimination import Complements, Reduction
+from thermokron.host.linalg.elimination import Complements
 from thermokron.host.linalg.inverse import Correct, check_correct
 from thermokron.host.linalg.offsets import Offsets
 from thermokron.host.linalg.planning import check_alone, planned
-from thermokron.host.linalg.programmed import Programmed
-from thermokron.host.linalg.refusals import refusals
-from thermokron.host.linalg.result import Account, Result
-from thermokron.host.linalg.rounding import GUARDS, Guard, equilibrated
-from thermokron.host.linalg.settling import Settle, check_settle
-from thermokron.host.linalg.stack import Stack, bounds_of, each_of
+from thermokron.host.linalg.programming import program
+from thermokron.host.linalg.result import Result
+from thermokron.host.linalg.rounding import Guard
+from thermokron.host.linalg.settling import Settle
 from thermokron.model import Unit
-from thermokron.model.checks import check_real
-from thermokron.model.threads import single_threaded_blas
 from thermokron.model.unit import check_unit
 
-__all__ = ["inv", "program", "solve"]
-
-
-@single_threaded_blas()  # small matrices, and jobs that do not depend on the number of threads
-def program(
-    unit: Unit,
-    M: Any,
-    *,
-    lambda_min: Any = None,
-    guard: Guard = "lanczos",
-    equilibrate: bool = True,
-    like: Programmed | Eliminated | None = None,
-    check: bool = True,
-    complements: Complements = "means",
-    samples: int = 1000,
-    settle: Settle = SETTLING_BIAS,
-    interval: float = 2.0,
-    tolerance: float = 0.01,
-    calibration: Calibration | None = None,
-) -> Programmed | Eliminated | Stack:
-    """Put a symmetric positive definite matrix on the array, to solve with it, invert or sample it.
-
-    It is scaled to unit diagonal, rounded to coupling codes and guarded, once, as `scipy.linalg`'s
-    `lu_factor` factorises once:
-
-        >>> M = program(unit, covariance)                            # doctest: +SKIP
-        >>> M.solve(B), M.inv(samples=1000), M.sample(100)           # doctest: +SKIP
-
-    Parameters
-    ----------
-    unit : Unit
-        Any engine of any size.
-    M : (n, n) or (..., n, n) array or tensor, SciPy sparse array or LinearOperator
-        Symmetric positive definite, real. Of several each is programmed when its turn comes. A
-        `LinearOperator` is multiplied n times, for what is programmed are entries.
-    lambda_min : float or (...) array, optional
-        A lower bound on the smallest eigenvalue of M, such as the damping added to it. Without it
-        Lanczos estimates one, in at most 32 steps of 2n² flops.
-    guard : {"lanczos", "norm", "cholesky", "clipping", "none"}
-        How to make sure that rounding leaves the programmed matrix positive definite. "norm": a
-        rigorous O(n²) bound on the rounding, too timid below 8 bits. "lanczos": where that bound
-        does not decide, λ_min of the rounded matrix by Lanczos, at most 32 steps of O(n²).
-        "cholesky": by factorisation, n³/3 flops per try. "clipping": trust it until samples clip,
-        then Lanczos looks. Where a guard is not content, off-diagonal couplings shrink by the least
-        part that helps, and `Result.shrinkage` says so. "none": trust it to the end, for
-        comparison; an array whose modes grow clips at any temperature, and M is refused.
-    equilibrate : bool
-        False divides M by its largest entry instead of scaling it to unit diagonal. There for
-        comparison: coupling codes are then spent on a range that most entries do not use. Only for
-        matrices that fit the array.
-    like : Programmed or Eliminated, optional
-        The matrix before, where matrices follow each other and differ little, as in training: what
-        the guard found of it is taken over for up to 15 matrices, if the rounding has not grown and
-        `lambda_min` is about the same, and how strongly its columns could be driven.
-    check : bool
-        False does not look whether M and right-hand sides are finite, and M symmetric.
-    complements, samples, settle, interval, tolerance
-        Only for matrices larger than the array, which are eliminated block by block
-        (`thermokron.host.linalg.blocks`): how W = P⁻¹Q is found of a block P and its row Q.
-        "covariance" multiplies the sampled inverse: one run per block, but its error grows with the
-        condition number (n = 64 on 16 cells with 1,000 samples, relative to the inverse: 0.18 at
-        10, 0.28 at 30, 1.2 at 100, useless at 300). "means" solves for its columns, in about twice
-        the hardware time: 0.11, at all of these. "auto" uses means where λ_min of the scaled matrix
-        is below √(cells/samples), the error of a block's inverse. `samples` are those of an
-        inverse, or of all columns of W together, but at least 8 each; `settle` and `interval` are
-        as of `Programmed.solve`; where couplings are coarse, means are refined, six times at
-        most, until their residual is within `tolerance`.
-    calibration : Calibration, optional
-        What `thermokron.host.calibrate` has found of this unit: codes, biases and readings are
-        corrected by it. A `thermokron.host.calibration.Calibrated` unit brings its own.
-
-    Returns
-    -------
-    Programmed, Eliminated or Stack
-        With methods `solve`, `inv` and `sample`, `cost`, and a `repr` that says what it is: of a
-        matrix that fits the array, of one in blocks, or of several.
-
-    Raises
-    ------
-    ValueError
-        If M is not square or not symmetric, holds NaN or inf, or an option is out of range; the
-        message says which.
-    NotPositiveDefinite
-        If M is not positive definite as far as can be seen without O(n³). A `ValueError` too.
-    ForeignCalibration, StaleCalibration
-        If the calibration is another unit's, or not to be trusted any more. `ValueError`s too.
-    UnitFault
-        If the unit failed.
-    """
-    spec = check_unit(unit).spec
-    if calibration is not None:
-        unit = Calibrated(unit, calibration)
-    for name, value, legal in (
-        ("guard", guard, GUARDS),
-        ("complements", complements, get_args(Complements)),
-    ):
-        if value not in legal:
-            raise ValueError(f"{name} = {value!r} is unknown; legal: {', '.join(legal)}")
-    check_reading(samples, interval, 1 if complements == "means" else 2)
-    if complements == "covariance":
-        check_second_moments(spec, "complements = 'covariance'")
-    check_settle(settle)
-    tolerance = check_real("tolerance", tolerance, 1e-9, 1.0)
-    if not isinstance(like, Programmed | Eliminated | None):
-        raise TypeError(f"like = {like!r} is no programmed matrix")
-    M = entries(M)
-    shape = tuple(getattr(M, "shape", ()))
-    if len(shape) > 2 and 0 not in shape:
-        batch = shape[:-2]
-        bounds = bounds_of(lambda_min, shape)
-        of_each = partial(
-            program,
-            unit,
-            guard=guard,
-            equilibrate=equilibrate,
-            like=like,
-            check=check,
-            complements=complements,
-            samples=samples,
-            settle=settle,
-            interval=interval,
-            tolerance=tolerance,
-        )
-        return Stack(batch, each_of(batch, lambda i: of_each(M[i], lambda_min=bounds[i])))
-    matrix, restore = symmetric_matrix(M) if check else unchecked(M)
-    kind = Kind(restore, check)
-    bound = check_lambda_min(lambda_min, matrix.diagonal())
-    if not equilibrate and len(matrix) > spec.cells:
-        raise ValueError(
-            f"equilibrate = False, but M has {len(matrix)} rows; legal: up to the unit's "
-            f"{spec.cells} cells, or a unit with cells = {len(matrix)} or more"
-        )
-    account = Account()
-    scaled, scale, least = equilibrated(matrix, bound, account, whole=not equilibrate)
-    made: Programmed | Eliminated
-    with refusals(least, guard != "none"):
-        if len(matrix) <= spec.cells:
-            made = Programmed(
-                unit,
-                scaled,
-                scale,
-                least,
-                guard=guard,
-                kind=kind,
-                interval=interval,
-                like=like if isinstance(like, Programmed) else None,
-            )
-        else:
-            made = Eliminated(
-                unit,
-                scaled,
-                scale,
-                least,
-                kind=kind,
-                reduction=Reduction(complements, samples, settle, interval, tolerance, guard),
-                like=like if isinstance(like, Eliminated) else None,
-            )
-    made.cost.add(account)
-    return made
+__all__ = ["inv", "solve"]
 
 
 def inv(
@@ -206,6 +37,8 @@ def inv(
     equilibrate: bool = True,
     correct: Correct | None = None,
     calibration: Calibration | None = None,
+    dither: int | None = None,
+    seed: int = 0,
 ) -> Result:
     """The inverse of a symmetric positive definite matrix, from the covariance of the array.
 
@@ -233,7 +66,7 @@ def inv(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, equilibrate, calibration
+    unit, M, lambda_min, guard, equilibrate, calibration, dither, seed
         As for `program`.
     samples : int, optional
         Samples per run; from 2, 1000 by default. Error falls as 1/√samples, hardware time grows in
@@ -274,6 +107,7 @@ def inv(
     check_correct(correct)
     if tolerance is not None:
         own: dict[str, Any] = {"samples": samples, "interval": interval, "correct": correct}
+        own["dither"] = dither
         own["complements"] = None if complements == "auto" else complements
         own["equilibrate"] = None if equilibrate else equilibrate
         check_alone(tolerance, own)
@@ -293,6 +127,8 @@ def inv(
         interval=interval,
         tolerance=0.03,
         calibration=calibration,
+        dither=dither,
+        seed=seed,
     )
     result = programmed.inv(samples=samples, interval=interval, correct=correct)
     return result.with_cost_of(programmed.cost).looked_at()
@@ -313,6 +149,8 @@ def solve(
     guard: Guard = "lanczos",
     offsets: Offsets = "kept",
     calibration: Calibration | None = None,
+    dither: int | None = None,
+    seed: int = 0,
 ) -> Result:
     """Solve M X = B for a symmetric positive definite M, from the mean of the array.
 
@@ -331,7 +169,7 @@ def solve(
 
     Parameters
     ----------
-    unit, M, lambda_min, guard, calibration
+    unit, M, lambda_min, guard, calibration, dither, seed
         As for `program`.
     B : (n,), (n, k) or (..., n, k) array or tensor
         Right-hand sides, real; with several M, as `numpy.linalg.solve` broadcasts.
@@ -368,6 +206,7 @@ def solve(
             "rtol": rtol,
             "interval": interval,
         }
+        own["dither"] = dither
         own["settle"] = None if settle == SETTLING_BIAS else settle
         check_alone(tolerance, own)
         how: dict[str, Any] = {"guard": guard, "offsets": offsets, "calibration": calibration}
@@ -383,6 +222,8 @@ def solve(
         interval=interval,
         tolerance=0.003,
         calibration=calibration,
+        dither=dither,
+        seed=seed,
     )
     if refine is None and rtol is None:
         refine = 1

@@ -93,6 +93,11 @@ class Eliminated(Solver):
         rows *= unit
         return _Substituted(rows, unit, tuple(steps))
 
+    @property
+    def shrinkage(self) -> float:
+        """As of `Solver`."""
+        return max(pivot.array.shrinkage for pivot in self.pivots)
+
     def refusals(self) -> AbstractContextManager[None]:
         """As of `Solver`."""
         return refusals(self.bound, self.reduction.guard != "none")

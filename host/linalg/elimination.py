@@ -72,6 +72,8 @@ class Reduction:
         coarse.
     guard : str
         Of the pivots' rounding, see `program`.
+    draw : int or None
+        Of the first pivot's rounding at random, which that of the next follows; None: the nearest.
     """
 
     complements: Complements = "means"
@@ -80,6 +82,7 @@ class Reduction:
     interval: float = 2.0
     tolerance: float = 0.01
     guard: Guard = "lanczos"
+    draw: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def eliminate(
             kind=kind,
             interval=reduction.interval,
             doubtful=start > 0,
+            draw=None if reduction.draw is None else reduction.draw + len(pivots),
         )
         if old is not None:
             array.means.recall(old.array.means)

@@ -21,7 +21,7 @@ from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.spread import Parts, excess
 
-__all__ = ["Correct", "Inverse", "check_correct", "rounding_variance"]
+__all__ = ["Correct", "Inverse", "check_correct", "inverse_of", "rounding_variance"]
 
 #: What may be taken off an inverse digitally.
 Correct = Literal["rounding"]
@@ -70,20 +70,20 @@ class Inverse:
 
     @cached_property
     def rounding(self) -> Floats:
-        """E, (n, n)."""
+        """E, (n, n); of several roundings O(n³) operations each."""
         return self.equation.rounding
 
     @cached_property
     def _moved(self) -> Floats:
-        """X E."""
-        moved: Floats = self.sampled.value @ self.rounding
+        """X E, of as much of E as is known without more than n² operations."""
+        moved: Floats = self.sampled.value @ self.equation.known_rounding
         return moved
 
     def value(self, account: Account) -> Floats:
         """A⁻¹, (n, n)."""
         if self.correct is None:
             return self.sampled.value
-        n = len(self.rounding)
+        n = len(self.sampled.value)
         account.flops(4 * n**3 + 3 * n * n)
         found = self.sampled.value + self._moved @ self.sampled.value
         value: Floats = 0.5 * (found + found.T)
@@ -93,16 +93,29 @@ class Inverse:
     def left(self) -> Floats:
         """What rounding has left in the matrix that the value is the inverse of, (n, n).
 
-        E, or where its first order is taken off E X E, of which X has that much less.
+        E, or where its first order is taken off E X E, of which X has that much less. Of several
+        roundings, whose mean has a second order that is as large, to no order.
         """
+        if self.equation.merged:
+            left: Floats = self.equation.matrix @ self._off @ self.equation.matrix
+            return left
         return self.rounding if self.correct is None else self.rounding @ self._moved
+
+    @cached_property
+    def _off(self) -> Floats:
+        """A⁻¹ less what the value expects, (n, n), digitally."""
+        expected = inverse_of(self.equation.effective)
+        if self.correct is not None:
+            expected = expected + expected @ self.equation.known_rounding @ expected
+        off: Floats = inverse_of(self.equation.matrix) - expected
+        return off
 
     def variance(self) -> Floats:
         """(n, n): of sampling, the ADC, and what rounding has left; O(n³).
 
         Samples of a corrected inverse vary as (1 + X E) x does. What is left there is not of
         random signs, as E X E is definite, so that only the shape of its variance is that of
-        random ones, the size its own.
+        random ones, the size its own; and so of what several roundings have in common.
         """
         value, raw = self.sampled.value, self.sampled.raw
         variance, rounded = self.sampled.variance(), rounding_variance(value, self.left)
@@ -110,8 +123,12 @@ class Inverse:
             whole = np.eye(len(raw)) + self._moved
             moved = whole @ raw @ whole.T
             variance = variance * (_isserlis(moved) / _isserlis(raw))
+        whole_of_it = max(float(rounded.sum()), 1e-300)
+        if self.equation.merged:
+            rounded *= float((self._off**2).sum()) / whole_of_it
+        elif self.correct is not None:
             size = float(((value @ self.left @ value) ** 2).sum())
-            rounded *= max(size / max(float(rounded.sum()), 1e-300), 1.0)
+            rounded *= max(size / whole_of_it, 1.0)
         return variance + rounded + self._flaws(variance, rounded)
 
     def _flaws(self, variance: Floats, rounded: Floats) -> Floats:
@@ -133,6 +150,12 @@ class Inverse:
         worse, better = (np.log(each) + error**2 / each for each in (known, known + added))
         gained = np.triu(worse - better).sum()
         return added if gained > 2.0 * len(flaws) else np.zeros_like(added)
+
+
+def inverse_of(matrix: Floats) -> Floats:
+    """Digitally, in double precision."""
+    inverse: Floats = np.linalg.inv(matrix.astype(np.float64, copy=False))
+    return inverse
 
 
 def _isserlis(covariance: Floats) -> Floats:

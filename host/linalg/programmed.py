@@ -70,10 +70,13 @@ class Programmed(Solver):
         doubtful: bool = False,
         like: Programmed | None = None,
         plan: Rounded | None = None,
+        draw: int | None = None,
     ) -> None:
-        """From A and the diagonal of D^½; with a `plan`, it was rounded before."""
+        """From A and the diagonal of D^½; with a `plan`, it was rounded before; with a `draw`, at
+        random."""
         self.unit, self.shape, self.kind = unit, matrix.shape, kind
         self.guard, self.interval, self.doubtful = guard, interval, doubtful
+        self.draw_number = draw
         self.matrix, self.scale, self.bound = matrix, scale, bound
         self.inverse_scale, self.cost = 1.0 / scale, Account()
         self.corrections = corrections_of(unit, len(matrix))
@@ -98,6 +101,7 @@ class Programmed(Solver):
             doubtful=self.doubtful,
             like=like,
             weights=None if self.corrections is None else self.corrections.weights,
+            draw=self.draw_number,
         )
 
     def _load(self, plan: Rounded) -> None:
@@ -137,6 +141,11 @@ class Programmed(Solver):
     ) -> Reading:
         """As of `Solver`."""
         return self.read(rows, account, unit=unit, **asked)
+
+    @property
+    def shrinkage(self) -> float:
+        """As of `Solver`."""
+        return self.plan.shrinkage
 
     def refusals(self) -> AbstractContextManager[None]:
         """As of `Solver`."""
@@ -293,6 +302,7 @@ class Programmed(Solver):
             "doubtful": self.doubtful,
             "coupling_bits": self.unit.spec.coupling_bits,
             "plan": vars(self.plan),
+            "draw": self.draw_number,
             "gains": dict(self.means.gains),
         }
 
@@ -318,6 +328,7 @@ class Programmed(Solver):
             interval=state["interval"],
             doubtful=state["doubtful"],
             plan=Rounded(**state["plan"]),
+            draw=state.get("draw"),
         )
         made.means.gains = dict(state["gains"])
         return made

@@ -72,6 +72,16 @@ class Equation:
         """E, (n, n): what rounding and shrinking added to the matrix."""
         return self.effective - self.matrix
 
+    @property
+    def known_rounding(self) -> Floats:
+        """As much of it, (n, n), as O(n²) operations tell."""
+        return self.rounding
+
+    @property
+    def merged(self) -> bool:
+        """Whether it stands for several roundings of the matrix."""
+        return False
+
 
 @dataclass(frozen=True)
 class Reading:

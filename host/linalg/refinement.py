@@ -68,7 +68,7 @@ class Solved:
     answer : Answer
         Of the last pass, in the array's units.
     residual : (k, n) float or None
-        b - A x in the array's units, where refinement has worked it out.
+        b - A x in the array's units, where refinement to an `rtol` has worked it out.
     unit : (n,) float, or 1
         What entries of `value` are, of those in the array's units.
     """
@@ -161,6 +161,8 @@ def refined(
             if (_lengths(residual * scale) <= wanted).all() or (left > STALLED * last).all():
                 break
             last = left
+    if not enough:  # nobody may ask
+        return Solved(value, answer, None)
     account.flops(2 * n * n * k + n * k)
     residual = right - value @ matrix
     return Solved(value, answer, residual)

@@ -16,27 +16,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.codes import codes_of, drawn, nearest
 from thermokron.host.linalg.refusals import Indefinite
 from thermokron.host.linalg.result import Account
-from thermokron.host.linalg.spectrum import Ritz, norm_bound, smallest_eigenvalue
+from thermokron.host.linalg.shrinking import KEEP, Guard, Shrinking, factorisable, lanczos
+from thermokron.host.linalg.spectrum import Ritz, norm_bound
 from thermokron.model import UnitSpec
-from thermokron.model.memory import symmetric
 
 __all__ = ["GUARDS", "Guard", "Rounded", "equilibrated", "rounded"]
 
-Guard = Literal["lanczos", "norm", "cholesky", "clipping", "none"]
 GUARDS: tuple[str, ...] = get_args(Guard)
 #: Those that let a rounded matrix pass unseen.
 TRUSTING = ("clipping", "none")
 
-#: What must be left of λ_min after rounding; below this the couplings are shrunk.
-KEEP = 0.5
 #: Matrices of a sequence for which a guard's finding holds, by what factor the bound on λ_min and
 #: the norm of the rounding may differ from those of the one that was looked at, and what the
 #: spectral norm that random roundings of that size have may be, relative to λ_min, which they move
@@ -110,6 +108,7 @@ def rounded(
     doubtful: bool = False,
     like: Rounded | None = None,
     weights: Floats | None = None,
+    draw: int | None = None,
 ) -> Rounded:
     """Choose the codes for one array-sized matrix.
 
@@ -138,6 +137,8 @@ def rounded(
     weights : (n, n) float, optional
         What a calibrated device wants for a coupling of 1, in full scales of code; 1 on the
         diagonal. Codes are then those whose effect is nearest to the matrix.
+    draw : int, optional
+        Rounds at random, up or down, so that the mean of codes is what is wanted; which draw.
 
     Raises
     ------
@@ -145,11 +146,12 @@ def rounded(
         If the matrix itself, not its rounding, has a direction of too little curvature.
     """
     n = len(matrix)
+    uniform = None if draw is None else drawn(n, draw)
     if like is not None and bound is not None and not doubtful:
-        known = _as_before(spec, matrix, bound, like, account, weights)
+        known = _as_before(spec, matrix, bound, like, account, weights, uniform)
         if known is not None:
             return known
-    codes, nearest, rounding = _nearest(spec, matrix, doubtful, weights)
+    codes, whole, rounding = nearest(spec, matrix, doubtful, weights, uniform)
     error = norm_bound(rounding)
     size = math.sqrt(float(np.vdot(rounding, rounding)))
     account.flops(5 * n * n)
@@ -158,13 +160,13 @@ def rounded(
     ritz: Ritz | None = None
     wanted = bound is None or bound < enough or doubtful
     if wanted or (guard == "lanczos" and not certain):
-        ritz = _lanczos(nearest, account)
+        ritz = lanczos(whole, account)
     least = bound  # what is certain of λ_min(A)
     if bound is None:
         assert ritz is not None
         least = ritz.lower - error
         if error > KEEP * least:
-            own = _lanczos(matrix, account)
+            own = lanczos(matrix, account)
             if own.value <= 0.0:
                 raise Indefinite(own.vector, own.value)
             least = max(own.lower, 0.25 * own.value)
@@ -185,12 +187,13 @@ def rounded(
     elif guard in TRUSTING:
         rate = KEEP * bound if ritz is None else max(ritz.lower, KEEP * bound)
     elif guard == "cholesky":
-        rate = _factorisable(nearest, KEEP * bound, account)
+        rate = factorisable(whole, KEEP * bound, account)
     elif ritz is not None and ritz.lower >= KEEP * bound:
         rate = ritz.lower
     shrinkage = 0.0
     if rate is None:
-        codes, rate, shrinkage = _shrunk(spec, matrix, bound, least, guard, account, weights)
+        shrinking = Shrinking(spec, matrix, bound, least, guard, account, weights, uniform)
+        codes, rate, shrinkage = shrinking.least_part()
         account.shrinkage = max(account.shrinkage, shrinkage)
     checked = certain or guard not in TRUSTING
     return Rounded(codes, min(rate, 1.0), checked, shrinkage, bound, bound, size)
@@ -203,6 +206,7 @@ def _as_before(
     like: Rounded,
     account: Account,
     weights: Floats | None,
+    uniform: Floats | None,
 ) -> Rounded | None:
     """Codes by what was found of the matrix before; None if that may not hold any more.
 
@@ -215,108 +219,10 @@ def _as_before(
     spectral = 2.0 * like.size / math.sqrt(n)
     if spectral > SMALL * like.rate or not 1.0 / ALIKE < bound / like.looked < ALIKE:
         return None
-    codes, added = _codes(spec, matrix, False, weights)
+    codes, added = codes_of(spec, matrix, False, weights, uniform)
     size = math.sqrt(float(np.vdot(added, added))) / spec.coupling_max
     account.flops(4 * matrix.size)
     if size > ALIKE * like.size:
         return None
     rate = min(like.rate * bound / like.bound, 1.0)
     return Rounded(codes, rate, True, 0.0, bound, like.looked, like.size, like.age + 1)
-
-
-def _codes(
-    spec: UnitSpec, matrix: Floats, doubtful: bool, weights: Floats | None
-) -> tuple[NDArray[np.int16], Floats]:
-    """The nearest codes, symmetric, and what they add to the matrix, in steps of a code.
-
-    A `doubtful` matrix, such as a complement that has become indefinite, may have entries beyond 1,
-    as one may that a calibrated device has to be asked for.
-    """
-    top = spec.coupling_max
-    scaled = matrix * matrix.dtype.type(top)
-    if weights is not None:
-        weights = weights.astype(matrix.dtype, copy=False)
-        scaled *= weights
-        doubtful = True
-    wanted = np.clip(scaled, -top, top) if doubtful else scaled
-    codes = np.empty(matrix.shape, np.int16)
-    np.rint(wanted, out=codes, casting="unsafe")
-    if not symmetric(codes):
-        # halves of a matrix that differ by rounding errors may round to different codes
-        lower = np.tril_indices(len(codes), -1)
-        codes[lower] = codes.T[lower]
-    added = np.subtract(codes, scaled, out=scaled)
-    return codes, added if weights is None else added / weights
-
-
-def _nearest(
-    spec: UnitSpec, matrix: Floats, doubtful: bool, weights: Floats | None
-) -> tuple[NDArray[np.int16], Floats, Floats]:
-    """The nearest codes, what they stand for, and what they add to the matrix."""
-    codes, rounding = _codes(spec, matrix, doubtful, weights)
-    step = matrix.dtype.type(1.0 / spec.coupling_max)
-    rounding *= step
-    return codes, codes * step if weights is None else matrix + rounding, rounding
-
-
-def _lanczos(matrix: Floats, account: Account) -> Ritz:
-    ritz = smallest_eigenvalue(matrix)
-    account.flops(ritz.flops)
-    return ritz
-
-
-def _factorisable(matrix: Floats, rate: float, account: Account) -> float | None:
-    """`rate` if the matrix less `rate` on its diagonal has a Cholesky factor, else None."""
-    n = len(matrix)
-    account.flops(n**3 / 3 + n)
-    try:
-        np.linalg.cholesky(matrix - rate * np.eye(n))
-    except np.linalg.LinAlgError:
-        return None
-    return rate
-
-
-def _shrunk(
-    spec: UnitSpec,
-    matrix: Floats,
-    bound: float,
-    least: float,
-    guard: Guard,
-    account: Account,
-    weights: Floats | None,
-) -> tuple[NDArray[np.int16], float, float]:
-    """Codes, rate and s of the least shrinking that the guard accepts.
-
-    (1-s) A + s I has the eigenvalues (1-s) λ + s, so s = (wanted - λ)/(1 - λ) lifts λ to what is
-    wanted. Rounding anew moves λ again, hence the attempts. The last is what no rounding can
-    defeat: |E_ij| ≤ step/2 off the diagonal has a norm of at most (n-1)·step/2.
-    """
-    n = len(matrix)
-    wanted = KEEP * bound
-    shrinkage, step = 0.0, 0.5 / spec.coupling_max
-    worst = 0.5 * (n - 1) / spec.coupling_max
-    certain = min((wanted + worst - least) / (1.0 - least), 1.0) if least < 1.0 else 0.0
-    while True:
-        shrinkage = min(1.0 - (1.0 - shrinkage) * (1.0 - min(step, 0.9)), certain)
-        shrunk = matrix * (1.0 - shrinkage)
-        shrunk.flat[:: n + 1] = 1.0
-        codes, whole, rounding = _nearest(spec, shrunk, True, weights)
-        account.flops(7 * n * n)
-        rate: float | None
-        if shrinkage >= certain:
-            rate = wanted
-        elif guard == "norm":
-            rate = least + shrinkage * (1.0 - least) - norm_bound(rounding)
-            if rate < wanted:
-                step = max((wanted - rate) / (1.0 - rate), step)
-                rate = None
-        elif guard == "cholesky":
-            rate = _factorisable(whole, wanted, account)
-            step *= 1.5
-        else:
-            rate = _lanczos(whole, account).lower
-            if rate < wanted:
-                step = max((wanted - rate) / (1.0 - rate), 1.2 * step)
-                rate = None
-        if rate is not None:
-            return codes, rate, shrinkage

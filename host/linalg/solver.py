@@ -37,6 +37,11 @@ class Solver(ABC):
     ) -> Answer:
         """A⁻¹ of (k, n) rows, which may be overwritten, entries times their `unit`."""
 
+    @property
+    @abstractmethod
+    def shrinkage(self) -> float:
+        """Largest part by which off-diagonal couplings were shrunk, see `Result.shrinkage`."""
+
     @abstractmethod
     def refusals(self) -> AbstractContextManager[None]:
         """What goes wrong inside, in terms of M."""

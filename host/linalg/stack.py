@@ -8,13 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from thermokron.host.linalg.arrays import Kind, library, unchecked
-from thermokron.host.linalg.blocks import Eliminated
-from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.arrays import library
 from thermokron.host.linalg.result import Account, Result
-from thermokron.model import Unit
 
-__all__ = ["Stack", "bounds_of", "each_of", "load"]
+__all__ = ["Stack", "bounds_of", "each_of"]
 
 T = TypeVar("T")
 
@@ -28,7 +25,7 @@ class Stack:
     ----------
     shape : tuple of int
         Of M.
-    matrices : tuple of Programmed or Eliminated
+    matrices : tuple of Programmed, Eliminated or Dithered
         In the order of M's entries; or of others with their methods and attributes.
     cost : Account
         What programming them cost.
@@ -93,13 +90,3 @@ def each_of(batch: tuple[int, ...], one: Callable[[tuple[int, ...]], T]) -> list
             error.add_note(f"It is M[{', '.join(map(str, index))}] of a stack {batch}.")
             raise
     return made
-
-
-def load(unit: Unit, state: dict[str, Any]) -> Programmed | Eliminated:
-    """What `state_dict()` of a programmed matrix was made of, on a unit of the same spec.
-
-    Its results are NumPy arrays, or of the kind of the right-hand sides.
-    """
-    kind = Kind(unchecked(state["matrix"])[1], check=False)
-    made = Eliminated if "pivots" in state else Programmed
-    return made.load(unit, state, kind)

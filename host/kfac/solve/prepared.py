@@ -18,8 +18,9 @@ import torch
 from thermokron.host.kfac.solve.cost import Cost
 from thermokron.host.kfac.solve.dense import definite_cholesky, solved
 from thermokron.host.kfac.solve.inverses import Inverter, Thermodynamic
-from thermokron.host.linalg import Eliminated, Programmed, load
+from thermokron.host.linalg import Dithered, Eliminated, Programmed, load
 from thermokron.host.products import product
+from thermokron.model import Unit
 
 __all__ = [
     "EIGEN",
@@ -78,7 +79,7 @@ def restore(state: dict[str, Any], inverse: Inverter) -> Prepared:
         on_a, on_g = (
             each
             if isinstance(each, torch.Tensor)
-            else tuple(load(inverse.unit, one) for one in each)
+            else tuple(_loaded(inverse.unit, one) for one in each)
             for each in (a, g)
         )
         return Programs(on_a, on_g, batched, kappa)
@@ -258,6 +259,12 @@ class Eigen:
             "damping": self.damping,
             "kappa": self.kappa,
         }
+
+
+def _loaded(unit: Unit, state: dict[str, Any]) -> Programmed | Eliminated:
+    programmed = load(unit, state)
+    assert not isinstance(programmed, Dithered), "a factor is rounded once"
+    return programmed
 
 
 def _read(
