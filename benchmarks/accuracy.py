@@ -328,7 +328,7 @@ def _solve(unit: Any, M: np.ndarray, seed: int, how: dict[str, Any]) -> float:
     how = dict(how)
     B = np.random.default_rng([seed, 1]).standard_normal((len(M), 8)) * M.diagonal()[:, None] ** 0.5
     options = {
-        name: how.pop(name) for name in ("equilibrate", "calibration", "guard") if name in how
+        name: how.pop(name) for name in ("equilibrate", "calibration", "dither") if name in how
     }
     try:
         made = program(unit, M, **options)
@@ -344,6 +344,7 @@ PARTS: list[tuple[str, str, bool, dict[str, Any]]] = [
     ("`inv`, divided by its largest entry", "inv", False, {"equilibrate": False}),
     ("`inv`, equilibrated", "inv", False, {}),
     ('and `correct="rounding"`', "inv", False, {"correct": "rounding"}),
+    ("`inv`, dither 16", "inv", False, {"dither": 16}),
     ("`inv` on a flawed array", "inv", True, {}),
     ("and calibrated", "inv", True, {"calibrated": True}),
     ("and corrected", "inv", True, {"calibrated": True, "correct": "rounding"}),
@@ -352,6 +353,8 @@ PARTS: list[tuple[str, str, bool, dict[str, Any]]] = [
     ("and refined once", "solve", False, {"refine": 1}),
     ("three times", "solve", False, {"refine": 3}),
     ("`rtol=1e-10`", "solve", False, {"rtol": 1e-10}),
+    ("`solve`, dither 16", "solve", False, {"dither": 16}),
+    ("and refined once", "solve", False, {"dither": 16, "refine": 1}),
     ("`solve` on a flawed array", "solve", True, {}),
     ("and chopped", "solve", True, {"offsets": "chopped"}),
     ("and calibrated", "solve", True, {"calibrated": True}),
