@@ -21,8 +21,7 @@ from thermokron.host.linalg.planning import Unreachable, plan
 from thermokron.host.linalg.positive import positive
 from thermokron.host.linalg.programmed import Programmed
 from thermokron.host.linalg.programming import program
-from thermokron.host.linalg.refinement import NotConverged
-from thermokron.host.linalg.refusals import Clipping, NotPositiveDefinite
+from thermokron.host.linalg.refusals import Clipping, NotConverged, NotPositiveDefinite
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.rounding import GUARDS, Guard
 from thermokron.host.linalg.settling import Settle, Settling, check_settle

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thermokron.host.linalg.arrays import Floats
+from thermokron.host.linalg.schulz import Polished, newton_schulz
 from thermokron.host.linalg.spectrum import LANCZOS_STEPS, norm_bound, smallest_eigenvalue
 
 __all__ = ["Definiteness", "Several"]
@@ -65,6 +66,13 @@ class Definiteness:
         nearest = 0.5 * (nearest + nearest.T)
         return replace(self, value=nearest, singular=False), 11 * n**3
 
+    def polished(self, rtol: float) -> tuple[Definiteness, list[Polished]]:
+        """The same of the inverse to a residual of `rtol`, from the nearest that is definite."""
+        start, flops = self.nearest() if self.indefinite()[0] else (self, 0)
+        found = newton_schulz(start.value, self.matrix, rtol)
+        found = replace(found, error=found.error * self.outer, flops=found.flops + flops)
+        return replace(self, value=found.value, singular=False), [found]
+
 
 @dataclass(frozen=True)
 class Several:
@@ -100,3 +108,13 @@ class Several:
             else:
                 parts.append(part)
         return replace(self, parts=parts), total
+
+    def polished(self, rtol: float) -> tuple[Several, list[Polished]]:
+        """The same of each to a residual of `rtol`."""
+        parts: list[Definiteness | Several] = []
+        found: list[Polished] = []
+        for part in self.parts:
+            better, own = part.polished(rtol)
+            parts.append(better)
+            found += own
+        return replace(self, parts=parts), found

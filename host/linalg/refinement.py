@@ -18,15 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from thermokron.host.linalg.arrays import Floats, RightHandSides
-from thermokron.host.linalg.result import Account, Result
+from thermokron.host.linalg.refusals import NotConverged
+from thermokron.host.linalg.result import LEAST_RTOL, Account, Result
 from thermokron.host.linalg.settling import Settling
 from thermokron.model.checks import check_integer, check_real
 
-__all__ = ["Answer", "NotConverged", "Once", "Solved", "check_refinement", "refined"]
-
-
-class NotConverged(UserWarning):
-    """A residual that was asked for was not reached."""
+__all__ = ["Answer", "Once", "Solved", "check_refinement", "refined"]
 
 
 class Answer(Protocol):
@@ -47,8 +44,8 @@ class Answer(Protocol):
         ...
 
 
-#: Refinements at most, and the smallest residual that may be asked for.
-MOST, LEAST_RTOL = 100, 1e-15
+#: Refinements at most.
+MOST = 100
 #: A pass that leaves more than this of every residual is the last: it is as small as it gets.
 STALLED = 0.999
 #: Passes whose directions are kept apart from a new one.

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clipping", "Indefinite", "NotPositiveDefinite", "Persistent", "refusals"]
+__all__ = [
+    "Clipping",
+    "Indefinite",
+    "NotConverged",
+    "NotPositiveDefinite",
+    "Persistent",
+    "refusals",
+]
 
 
 class NotPositiveDefinite(ValueError):
@@ -34,6 +41,10 @@ class Persistent(ValueError):
     def __init__(self, seen: str, rate: float, coldest: float) -> None:
         super().__init__(seen)
         self.rate, self.spread = rate, math.sqrt(coldest / rate)
+
+
+class NotConverged(UserWarning):
+    """A residual that was asked for was not reached."""
 
 
 class Indefinite(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -13,10 +14,15 @@ from numpy.typing import NDArray
 from thermokron.host.linalg.activity import Activity
 from thermokron.host.linalg.arrays import Floats, Restore, library
 from thermokron.host.linalg.definite import Definiteness, Several
+from thermokron.host.linalg.refusals import NotConverged
 from thermokron.host.linalg.settling import Settling
 from thermokron.model import PHASES, Job, Readout, UnitSpec
+from thermokron.model.checks import check_real
 
-__all__ = ["Account", "Result"]
+__all__ = ["LEAST_RTOL", "Account", "Result"]
+
+#: The smallest residual that may be asked for.
+LEAST_RTOL = 1e-15
 
 
 @dataclass
@@ -219,7 +225,7 @@ class Result:
 
     @cached_property
     def residual(self) -> float | None:
-        """`solve` only: the worst column's ‖b - M x‖ / ‖b‖.
+        """`solve` only, and `newton_schulz`: the worst column's ‖b - M x‖ / ‖b‖.
 
         Worked out when first asked for, 2n² operations a column, unless refinement has done so.
         """
@@ -270,6 +276,47 @@ class Result:
             value=self._restore(nearest.value * nearest.outer),
             digital_flops=self.digital_flops + flops,
             _definiteness=nearest,
+        )
+
+    def newton_schulz(self, rtol: float = 1e-12) -> Result:
+        """`inv` only: the inverse to working precision, by products on the host.
+
+        Newton and Schulz's iteration, X ← X (2 - AX) of A, M scaled to unit diagonal, until
+        ‖1 - AX‖/√n is `rtol`: 4n³ operations a step, each of which squares that. An indefinite
+        value is made definite first, and one that is too large scaled, so that it converges. A
+        factorisation takes n³ operations in all: this is for machines whose products are that much
+        faster. `residual` is what is left, and the error bar what that does.
+
+        Warns
+        -----
+        NotConverged
+            If that was not reached, as in the precision of M.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Of what is no inverse, or if `rtol` is not from 1e-15 to 1.
+        """
+        if self._definiteness is None:
+            raise ValueError("this result is no inverse, which alone can be iterated on")
+        rtol = check_real("rtol", rtol, LEAST_RTOL, 1.0)
+        better, found = self._definiteness.polished(rtol)
+        residual = max(each.residual for each in found)
+        if residual > rtol:
+            warnings.warn(
+                f"rtol = {rtol:g} was not reached: a residual of {residual:.2g} is left after "
+                f"{max(each.steps for each in found)} steps",
+                NotConverged,
+                stacklevel=2,
+            )
+        errors = np.stack([np.abs(each.error) for each in found]).reshape(np.shape(self.value))
+        return replace(
+            self,
+            value=self._restore(better.value * better.outer),
+            digital_flops=self.digital_flops + sum(each.flops for each in found),
+            _definiteness=better,
+            _error=partial(np.copy, errors),
+            _residual=partial(float, residual),
         )
 
     def __repr__(self) -> str:

@@ -96,3 +96,34 @@ def test_it_preconditions_scipys_solvers():
 def test_scipys_matrices_are_taken(given):
     M = spd(8, 10)
     assert np.array_equal(inv(unit(8), given(M)).value, inv(unit(8), M).value)
+
+
+# ---- inverses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "bits", "samples", "steps"), [(32, 8, 1000, 7), (32, 3, 1000, 14), (32, 8, 8, 20)]
+)
+def test_newton_and_schulz_need_few_steps_from_here(n, bits, samples, steps):
+    """The last is singular: no more samples than rows, made definite first. None diverges."""
+    M = spd(n, 30) * np.geomspace(0.1, 10.0, n) * np.geomspace(0.1, 10.0, n)[:, None]
+    rough = inv(unit(coupling_bits=bits), M, samples=samples)
+    found, exact = rough.newton_schulz(), np.linalg.inv(M)
+    assert found.residual <= 1e-12
+    scale = np.sqrt(M.diagonal())
+    assert np.abs((found.value - exact) * scale * scale[:, None]).max() < 1e-10
+    assert (found.standard_error < 1e-6 * np.abs(exact).max()).all()
+    spent = found.digital_flops - rough.digital_flops
+    assert 4 * n**3 < spent < 4 * n**3 * steps + 16 * n**3
+    stack = inv(unit(), np.stack([M, M])).newton_schulz()
+    assert np.allclose(stack.value, exact, rtol=1e-8, atol=1e-12 * np.abs(exact).max())
+
+
+def test_newton_and_schulz_say_what_they_cannot():
+    M = spd(8, 10)
+    with pytest.raises(ValueError, match="this result is no inverse"):
+        solve(unit(8), M, np.ones(8)).newton_schulz()
+    with pytest.raises(ValueError, match="rtol = 0"):
+        inv(unit(8), M).newton_schulz(0.0)
+    with pytest.warns(NotConverged, match="rtol = 1e-15 was not reached: a residual of"):
+        inv(unit(), spd(32, 1e4)).newton_schulz(1e-15)
