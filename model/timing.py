@@ -21,6 +21,7 @@ __all__ = [
     "cycles_of",
     "discharge_floor",
     "item_bytes",
+    "longest_discharge",
     "port_beats",
     "port_cycles",
     "sample_spacing",
@@ -130,6 +131,12 @@ def sample_spacing(spec: Sizes, *, narrow: bool) -> int:
 def discharge_floor(spec: Sizes) -> int:
     """Fewest cycles of discharge: a conversion ends within it, and DRDY is seen low again."""
     return max(spec.discharge_cycles, spec.adc_cycles + HANDSHAKE_CYCLES - 2)
+
+
+def longest_discharge(spec: Sizes) -> int:
+    """Cycles of discharge at most, of any run; one more."""
+    narrow = spec.stream_bits is not None
+    return max(discharge_floor(spec), sample_spacing(spec, narrow=narrow) - 2) + 1
 
 
 def cycles_of(

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from thermokron.model import PHASES, UnitSpec
 from thermokron.model.spec import MAX_INTERVAL_CYCLES, MAX_SAMPLES
-from thermokron.model.timing import discharge_floor, sample_spacing
+from thermokron.model.timing import discharge_floor, longest_discharge, sample_spacing
 from thermokron.rtl.layout import span
 from thermokron.rtl.regmap import FaultReason, Phase
 
@@ -125,7 +125,7 @@ class Sequencer(wiring.Component):
         state = Signal(State)
         here = {s: Signal(name=f"in_{s.name.lower()}") for s in State}
         m.d.comb += [signal.eq(state == s) for s, signal in here.items()]
-        wait = Signal(range(self._longest_discharge()))
+        wait = Signal(range(longest_discharge(self._spec)))
         failed = Signal()
         bias_ready = Signal()
         # a cycle ahead, for what follows from it reaches far
@@ -300,11 +300,6 @@ class Sequencer(wiring.Component):
         # a register, for many wait for it; it follows the program before anything of a run needs it
         m.d.sync += self.narrow.eq(self.stream_results & ~self.second_moments & (self.samples == 1))
 
-    def _longest_discharge(self) -> int:
-        spec = self._spec
-        narrow = spec.stream_bits is not None
-        return max(discharge_floor(spec), sample_spacing(spec, narrow=narrow) - 2) + 1
-
     def _discharge_cycles(self, m: Module) -> Signal:
         """For how long the cells are discharged.
 
@@ -316,7 +311,7 @@ class Sequencer(wiring.Component):
         spacing = [sample_spacing(spec, narrow=False)] * 2
         if spec.stream_bits is not None:
             spacing[1] = sample_spacing(spec, narrow=True)
-        longest = range(self._longest_discharge() + 1)
+        longest = range(longest_discharge(spec) + 1)
         cycles = Signal(longest, init=floor)
         if max(spacing) - 2 <= floor:  # however short the array settles
             return cycles

@@ -6,6 +6,7 @@ for this bench is about the control plane; what one run has to do is said in a f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cocotb
@@ -53,6 +54,33 @@ async def registered_drdy(dut: Any) -> None:
             await station.run("registered", slack=slack)
 
     await together(map(scenario, stations(bench)))
+
+
+@cocotb.test()
+async def results_that_wait(dut: Any) -> None:
+    """One reading a vector, and nobody takes the codes: for longer than vectors take, and again."""
+    bench = Bench(dut, "results_that_wait")
+    await bench.start()
+
+    async def scenario(station: Station) -> None:
+        await station.start()
+        assert station.streams is not None
+        for _ in range(max(2, bench.rounds // 2)):
+            job = station.any_job()
+            biases = np.resize(job.biases, (station.spec.rhs_depth, station.spec.cells))
+            job = replace(job, biases=biases, settle_cycles=1, samples=1, second_moments=False)
+            await station.program(job, streamed=True)
+            station.begin(job, "late")
+            await station.launch(job)
+            while not value(station.block.irq):
+                station.streams.hold = not station.streams.hold
+                for _ in range(station.rng.randint(1, 90)):
+                    await bench.next_cycle()
+            station.streams.hold = False
+            await station.compare(job)
+
+    units = stations(bench)
+    await together(scenario(station) for station in units if station.streams is not None)
 
 
 @cocotb.test()

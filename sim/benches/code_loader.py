@@ -29,7 +29,7 @@ class Loader:
         self.bench, self.block, self.rng = bench, block, bench.random(block)
         self.spec = spec = block.spec
         self.couplings = block.kind == "Couplings"
-        self.streams = self.couplings and spec.stream_bits is not None
+        self.streams = spec.stream_bits is not None
         self.bits = spec.coupling_bits if self.couplings else spec.bias_bits
         self.limit = (1 << (self.bits - 1)) - 1
         self.index = (spec.cells - 1).bit_length()
@@ -128,14 +128,18 @@ class Loader:
             block.axis_tvalid.value = int(offered)
             data, last = self.beats[0] if offered else (0, 0)
             block.axis_tdata.value, block.axis_tlast.value = data, last
+        idle = not start and not value(block.busy)  # else nobody reads a window
+        if self.filled is not None and write is None and idle and rng.random() < 0.4:
+            getattr(block, f"{rng.choice(self.windows)}_read").value = 1  # which comes first
         await settled()
-        if self.filled is not None:
+        if self.filled is not None and self.couplings:
             locked |= value(block.open) << self.filled
         for number, name in enumerate(self.windows):
             assert value(getattr(block, f"{name}_locked")) == locked >> number & 1
         self._watch(ready, cancel)
         if offered and value(block.axis_tready):
-            self.filled = 1 - select if self.filled is None else self.filled
+            if self.filled is None:
+                self.filled = 1 - select if self.couplings else 0
             self.beats.pop(0)
         if write is not None:
             self.words[window][address] = word
@@ -247,20 +251,69 @@ class Loader:
         for name in self.windows:
             getattr(block, f"{name}_read").value = 0
 
+    def row_beats(self, codes: list[int]) -> list[int]:
+        """A row of codes as the stream has it, least significant first, a beat's data each."""
+        size = 8 * item_bytes(self.bits)
+        per_beat = (self.spec.stream_bits or 0) // size
+        return [
+            sum(
+                (code & ((1 << size) - 1)) << (size * i)
+                for i, code in enumerate(codes[at : at + per_beat])
+            )
+            for at in range(0, len(codes), per_beat)
+        ]
+
+    async def vectors(self) -> None:
+        """Bias vectors by packet: one is cut off in its midst, then one comes whole."""
+        block, rng = self.block, self.rng
+        for cut in (True, False):
+            count = rng.randint(1, self.spec.rhs_depth)
+            block.vectors.value = count - 1
+            block.stream_run.value = 1
+            await self.cycle()
+            block.stream_run.value = 0
+            rows = [[self.any_word(True) for _ in range(self.spec.cells)] for _ in range(count)]
+            beats = [beat for row in rows for beat in self.row_beats(row)]
+            self.beats = [(beat, int(i == len(beats) - 1)) for i, beat in enumerate(beats)]
+            if cut:
+                left = rng.randint(0, len(beats) - 1)
+                while len(self.beats) > left:
+                    await self.cycle()
+                await self.cycle(cancel=1)
+                while self.beats or value(block.open):  # dropped up to its end
+                    await self.cycle()
+                await self.cycle()
+                self.filled = None
+                continue
+            lanes = self.spec.dac_lanes
+            for number, row in enumerate(rows):
+                self.sent = []
+                await self.cycle(start=1, select=number)
+                for _ in range(100 * (len(beats) + 10)):
+                    if not value(block.busy):
+                        break
+                    await self.cycle(select=number)
+                assert not value(block.busy), "a vector does not end"
+                assert not value(block.bad_code)
+                expected = [(cell, *row[cell : cell + lanes]) for cell in range(0, len(row), lanes)]
+                assert self.sent == expected
+            assert not self.beats
+            assert not value(block.open)
+            self.filled = None
+        block.window_run.value = 1
+        await self.cycle()
+        block.window_run.value = 0
+        self.words[0] = [None] * len(self.words[0])
+
     async def packet(self, bank: int, *, wrong: int) -> None:
         """One into the bank beside `bank`, which is loaded meanwhile, and then the other.
 
         With `wrong` it ends a beat too early or too late.
         """
         block, rng = self.block, self.rng
-        size, other = 8 * item_bytes(self.bits), 1 - bank
-        per_beat = (block.spec.stream_bits or 0) // size
+        other = 1 - bank
         codes = [self.any_word(True) for _ in self.words[other]]
-        parts = [codes[i : i + per_beat] for i in range(0, len(codes), per_beat)]
-        beats = [
-            sum((code & ((1 << size) - 1)) << (size * i) for i, code in enumerate(part))
-            for part in parts
-        ]
+        beats = self.row_beats(codes)
         beats = beats[:wrong] if wrong < 0 else [*beats, *[0] * wrong]
         if not beats:
             return
@@ -274,12 +327,14 @@ class Loader:
             await self.load(bank)
             assert value(block.open)
         self.sent, self.in_use = [], other
-        if held and rng.random() < 0.8:
+        if held and rng.random() < 0.6:
             await self.cycle(start=1, select=other)
             for _ in range(rng.randint(3, 9)):  # and the other waits
                 await self.cycle(select=other)
                 assert value(block.busy)
                 assert not value(block.dac_valid)
+        elif rng.random() < 0.5:  # software writes to the bank beside it
+            self.fill(bank)
         self.beats = [(beat, int(i == len(held) - 1)) for i, beat in enumerate(held)]
         misplaced = 0
         for _ in range(40 * len(codes) + 400):
@@ -296,6 +351,7 @@ class Loader:
             raise AssertionError("a packet or its load does not end")
         loading, self.in_use = value(block.busy), None
         await self.cycle(select=other)  # in which it is counted
+        await self.drain()
         if wrong:
             while self.beats or value(block.open):
                 await self.cycle(select=other)

@@ -38,11 +38,13 @@ class Streams:
     ----------
     pause : float
         Share of the time in which each of them pauses.
+    hold : bool
+        The sink of results takes nothing.
     """
 
     def __init__(self, bench: Bench, block: Block, rng: random.Random) -> None:
         assert block.spec.stream_bits is not None
-        self.pause = 0.0
+        self.pause, self.hold = 0.0, False
         ends = []
         for kind, port in (
             (AxiStreamSource, "s_axis_couplings"),
@@ -52,9 +54,17 @@ class Streams:
             bus = AxiStreamBus.from_prefix(bench.dut, f"{block.name}_{port}")
             end = kind(bus, bench.dut.clk, bench.dut.rst, byte_lanes=block.spec.stream_bits // 8)
             end.log.setLevel("WARNING")
-            end.set_pause_generator(pauses(rng, lambda: self.pause))
+            end.set_pause_generator(
+                pauses(rng, self._held if kind is AxiStreamSink else self._share)
+            )
             ends.append(end)
         self.couplings, self.biases, self.results = ends
+
+    def _share(self) -> float:
+        return self.pause
+
+    def _held(self) -> float:
+        return 1.0 if self.hold else self.pause
 
 
 class Host:

@@ -20,6 +20,7 @@ import thermokron.model
 import thermokron.rtl
 import thermokron.sim
 from thermokron.sim.builders import BuildFailure
+from thermokron.sim.mutants.argued import ARGUED
 from thermokron.sim.mutants.designs import LAST, STAGES, design
 from thermokron.sim.mutants.equivalence import equivalent
 from thermokron.sim.mutants.mutations import Mutant, mutants_of
@@ -39,6 +40,7 @@ class Outcome(StrEnum):
     KILLED = "killed"
     SURVIVED = "survived"
     EQUIVALENT = "equivalent"
+    ARGUED = "argued"  # equivalent, by an argument
     NO_DESIGN = "no design"  # the generator refuses it
 
 
@@ -137,11 +139,13 @@ class Judge:
 
     def judge(self, mutant: Mutant) -> Verdict:
         """What becomes of a mutant."""
-        begin = time.perf_counter()
+        begin, source = time.perf_counter(), self._sources[mutant.module]
         try:
             with Scratch(self._folder, "mutant-") as scratch:
-                _lay_out(scratch.folder, mutant, self._sources[mutant.module])
+                _lay_out(scratch.folder, mutant, source)
                 outcome, by = self._judge(mutant, scratch.folder)
+                if outcome is Outcome.SURVIVED and mutant.change(source) in ARGUED:
+                    outcome = Outcome.ARGUED
         except GenerationFailure as error:
             outcome, by = Outcome.NO_DESIGN, str(error)
         return Verdict(mutant, outcome, by, time.perf_counter() - begin)

@@ -83,6 +83,11 @@ class Mutant:
         old = source.encode()
         return (old[: self.start] + self.text.encode() + old[self.end :]).decode()
 
+    def change(self, source: str) -> tuple[str, str, str]:
+        """The module, the line that it stands in, and the change."""
+        line = source.splitlines()[self.line - 1].strip()
+        return self.module, line, f"{self.before} -> {self.after}"
+
     def __str__(self) -> str:
         return f"rtl/{self.module}.py:{self.line}: {self.before} -> {self.after}"
 
@@ -94,8 +99,10 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     for function in _functions(ast.parse(source)):
-        # a signal of one bit more than it needs does no harm
-        widths = {id(c.args[0]) for c in ast.walk(function) if _is_signal(c) and c.args}
+        # a signal of one bit more than it needs does no harm, nor does a memory
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        widths = {id(c.args[0]) for c in calls if _is_signal(c) and c.args}
+        widths |= {id(k.value) for c in calls for k in c.keywords if k.arg == "width"}
         for node in _described(function):
             assert node.end_lineno is not None
             assert node.end_col_offset is not None

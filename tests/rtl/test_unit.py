@@ -7,6 +7,7 @@ def test_bench(bench):
     assert bench("unit") == {
         "random_runs",
         "registered_drdy",
+        "results_that_wait",
         "refused_starts",
         "faults",
         "interrupts",

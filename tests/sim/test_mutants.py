@@ -10,6 +10,7 @@ import pytest
 
 from thermokron.sim import missing
 from thermokron.sim.mutants.__main__ import main
+from thermokron.sim.mutants.argued import ARGUED
 from thermokron.sim.mutants.campaign import Judge, Outcome, Verdict, _source, draw, killed_share
 from thermokron.sim.mutants.designs import STAGES
 from thermokron.sim.mutants.equivalence import equivalent
@@ -132,6 +133,16 @@ def test_killed_and_equivalent_are_told_apart(tmp_path: Path) -> None:
         assert by in (None, verdict.by)
     assert not list(tmp_path.iterdir())  # and the RTL itself is as it was
     assert condition in _source("sampler")
+
+
+def test_what_is_argued_is_there_and_in_the_docs() -> None:
+    sources = {module: _source(module) for module, _, _ in ARGUED}
+    changes = {m.change(text) for module, text in sources.items() for m in mutants_of(module, text)}
+    assert set(ARGUED) <= changes
+    docs = (Path(__file__).parents[2] / "docs" / "mutants.md").read_text(encoding="utf-8")
+    for (module, line, _), reason in ARGUED.items():
+        assert f"| {module} | `{line.rstrip(',').replace('|', chr(92) + '|')}` |" in docs
+        assert reason in docs
 
 
 def test_equivalents_do_not_count() -> None:
