@@ -82,7 +82,8 @@ def inv(
         than 2%.
     correct : "rounding", optional
         Takes off, to first order, what rounded couplings did, by 4n³ digital operations. It is
-        worth them where bits are few and samples many.
+        worth them where bits are few and samples many; where so few that the first order says
+        nothing, it is left out, with a `NotConverged` warning.
     complements : {"auto", "covariance", "means"}
         Only for matrices larger than the array, see `program`.
 

@@ -133,7 +133,7 @@ class Eliminated(Solver):
             found = []
             for pivot in self.pivots:
                 sampled = pivot.sampled or pivot.array.covariance(samples, interval, account)
-                found.append(Inverse(sampled, pivot.array.equation, correct))
+                found.append(Inverse(sampled, pivot.array.equation, correct).guarded(account))
         n = len(self.matrix)
         whole = np.empty((n, n), self.matrix.dtype)
         for pivot, inverse in zip(reversed(self.pivots), reversed(found), strict=True):

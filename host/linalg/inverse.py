@@ -8,7 +8,8 @@ bar believes; it is worked out when that is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
@@ -17,12 +18,15 @@ import numpy as np
 from thermokron.host.linalg.arrays import Floats, Restore
 from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.reading import Equation
+from thermokron.host.linalg.refusals import NotConverged
 from thermokron.host.linalg.result import Account, Result
 from thermokron.host.linalg.sampled import Sampled
 from thermokron.host.linalg.spread import Parts, excess
 
 __all__ = ["Correct", "Inverse", "check_correct", "inverse_of", "rounding_variance"]
 
+#: Products with a vector that tell whether to take it off.
+PROBES = 10
 #: What may be taken off an inverse digitally.
 Correct = Literal["rounding"]
 
@@ -50,6 +54,32 @@ class Inverse:
     sampled: Sampled
     equation: Equation
     correct: Correct | None = None
+
+    def guarded(self, account: Account) -> Inverse:
+        """The same, or without the correction where its first order is no smaller than the zeroth.
+
+        That is where the largest eigenvalue of X E, by a few products with a vector, is 1 or more.
+        """
+        if self.correct is None:
+            return self
+        n = len(self.sampled.value)
+        probe = np.random.default_rng(0).standard_normal(n)
+        largest = 0.0
+        for _ in range(PROBES):
+            probe = self._moved @ probe
+            largest = float(np.linalg.norm(probe)) or 1e-300
+            probe /= largest
+        account.flops(PROBES * 2 * n * n)
+        if largest < 1.0:
+            return self
+        warnings.warn(
+            f"correct = {self.correct!r} is left out: rounding moves the inverse by "
+            f"{largest:.2g} of itself, of which the first order says nothing. More coupling bits "
+            "help, dither, or more damping of the matrix",
+            NotConverged,
+            stacklevel=4,
+        )
+        return replace(self, correct=None)
 
     def result(self, outer: Floats, restore: Restore, account: Account) -> Result:
         """What the user gets, whose units entries come to times `outer`."""

@@ -217,7 +217,7 @@ class Programmed(Solver):
         account.flops(2 * outer.size)
         if estimator == "quadratic":
             outer *= sampled.shortening()
-        found = Inverse(sampled, self.equation, correct)
+        found = Inverse(sampled, self.equation, correct).guarded(account)
         return found.result(outer, self.kind.restore, account)
 
     def covariance(self, samples: int, interval: float, account: Account) -> Sampled:

@@ -119,6 +119,23 @@ def test_newton_and_schulz_need_few_steps_from_here(n, bits, samples, steps):
     assert np.allclose(stack.value, exact, rtol=1e-8, atol=1e-12 * np.abs(exact).max())
 
 
+@pytest.mark.filterwarnings("ignore::thermokron.host.linalg.NotConverged")
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_what_rounding_did_is_never_made_worse(bits):
+    """At 3 bits its first order is larger than the inverse itself, and left out."""
+    for seed in range(4):
+        M = spd(16, 10, seed)
+        plain, corrected = (
+            inv(unit(16, coupling_bits=bits), M, samples=30_000, correct=correct).value
+            for correct in (None, "rounding")
+        )
+        exact = np.linalg.inv(M)
+        assert np.linalg.norm(corrected - exact) <= np.linalg.norm(plain - exact)
+    if bits == 3:
+        with pytest.warns(NotConverged, match=r"correct = 'rounding' is left out: rounding moves"):
+            inv(unit(16, coupling_bits=bits), M, correct="rounding")
+
+
 def test_newton_and_schulz_say_what_they_cannot():
     M = spd(8, 10)
     with pytest.raises(ValueError, match="this result is no inverse"):
