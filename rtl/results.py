@@ -131,6 +131,7 @@ class ResultStream(wiring.Component):
         with m.If(closing & (~axis.tvalid | axis.tready)):
             m.d.sync += [
                 axis.tvalid.eq(1),
+                axis.tdata.eq(0),
                 axis.tlast.eq(1),
                 begun.eq(0),
                 closing.eq(0),

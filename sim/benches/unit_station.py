@@ -33,6 +33,7 @@ class Station:
         self.streams = None if block.spec.stream_bits is None else Streams(bench, block, self.rng)
         #: Whether biases come, and results leave, on a stream in the present run.
         self.streamed = {"stream_biases": 0, "stream_results": 0}
+        self.packet_bytes = 0  # of its results
         self.bank = 0
         #: Matrices in the banks, as far as they are known.
         self.matrices: list[NDArray[np.int64] | None] = [None, None]
@@ -128,21 +129,33 @@ class Station:
         while not value(self.block.s_axis_biases_tvalid):
             await self.bench.next_cycle()
 
-    async def recover(self) -> None:
-        """After a fault: the rest of a packet that the unit drops, and what it sent of one."""
+    async def recover(self) -> int:
+        """After a fault: the rest of a packet that the unit drops, and what it sent of one.
+
+        Returns how many packets of results were cut off.
+        """
+        cut = 0
         if self.streams is None:
-            return
+            return cut
         self.streams.pause = 0.0
         while (await self.host.get("streams"))["biases_open"]:
             pass
         await self.streams.biases.wait()  # until the unit has dropped its packet
         while (await self.host.get("streams"))["results_open"]:
             pass
-        self.streams.results.clear()
+        while self.streams.results.count():
+            packet = bytes(self.streams.results.recv_nowait().tdata)
+            if len(packet) < self.packet_bytes:  # it ends with a beat of zeros
+                assert not any(packet[-(self.spec.stream_bits or 0) // 8 :])
+                cut += 1
+        return cut
 
     def begin(self, job: Job, mode: str) -> None:
         """Set the converters' manners for a run."""
         self.pins.forget()
+        if self.streams is not None:
+            about = len(job.biases), job.samples, job.second_moments
+            self.packet_bytes = result_bytes(self.spec, *about)
         self.pins.stall = self.rng.choice([0.0, 0.3, 0.8]) if mode != "prompt" else 0.0
         if self.streams is not None:
             steady = mode in ("prompt", "registered")  # whose cycles are compared
