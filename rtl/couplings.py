@@ -103,6 +103,8 @@ class Couplings(wiring.Component):
         connect(m, flipped(self.axis), writer.axis)
         connect(m, writer.write, store.write)
         filled = Signal()  # the bank of the packet
+        spoiled = Signal(2)
+        misplaced = Signal()
         waits = Signal()  # the load, for its end
         m.d.comb += [
             writer.allow.eq(1),
@@ -113,17 +115,20 @@ class Couplings(wiring.Component):
             self.early.eq(writer.early & loader.busy & (filled == self.bank)),
             self.late.eq(writer.late & loader.busy & (filled == self.bank)),
             store.locked.eq(self.locked | (writer.open << filled)),
+            misplaced.eq(writer.early | writer.late),
+            # at once: a start in this very cycle has no load yet that would fail
+            self.spoiled.eq(spoiled | (misplaced << filled)),
         ]
         with m.If(writer.begun):
             m.d.sync += filled.eq(~self.bank)
         with m.If(writer.complete):
             m.d.sync += [
                 self.packets.eq(self.packets + 1),
-                self.spoiled.bit_select(filled, 1).eq(0),
+                spoiled.bit_select(filled, 1).eq(0),
             ]
-        with m.If(writer.early | writer.late):
-            m.d.sync += self.spoiled.bit_select(filled, 1).eq(1)
+        with m.If(misplaced):
+            m.d.sync += spoiled.bit_select(filled, 1).eq(1)
         for bank, window in enumerate((self.bank0, self.bank1)):
             with m.If(window.write):  # software takes it over
-                m.d.sync += self.spoiled[bank].eq(0)
+                m.d.sync += spoiled[bank].eq(0)
         return m

@@ -171,7 +171,7 @@ class Inverse:
         """
         value = self.value(Account())
         matrix = self.equation.matrix.astype(np.float64)
-        error = self.equation.corrected(np.eye(len(value)) - value @ matrix)
+        error = self.equation.exact(np.eye(len(value)) - value @ matrix)
         square, known = value**2, variance + rounded
         flaws = (square, square @ square, rounding_variance(value, matrix))
         seen, base, *shapes = (Parts(each, each) for each in (error**2, known, *flaws))

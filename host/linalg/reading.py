@@ -62,10 +62,15 @@ class Equation:
         solutions: Floats = ((rows @ vectors) / rates) @ vectors.T
         return solutions
 
-    def corrected(self, rows: Floats) -> Floats:
-        """The same, less most of what rounding does to them."""
-        rough = self.rough(rows)
-        return rough + self.rough(rows - rough @ self.matrix)
+    def exact(self, rows: Floats) -> Floats:
+        """Solutions of A x = b for (k, n) rows b, digitally; O(n³), for error bars.
+
+        Not with the modes as programmed, which are no slower than a coupling's step allows.
+        """
+        values, vectors = np.linalg.eigh(self.matrix.astype(np.float64))
+        values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
+        solutions: Floats = ((rows @ vectors) / values) @ vectors.T
+        return solutions
 
     @property
     def rounding(self) -> Floats:
@@ -153,7 +158,7 @@ class Reading:
             known += spread.of_cells(uncertain)
         if residual is None:
             return known.cells
-        error = equation.corrected(residual)
+        error = equation.exact(residual)
         flaws = (
             known,
             rounding,

@@ -81,19 +81,20 @@ async def results_that_wait(dut: Any) -> None:
                     await bench.next_cycle()
             station.streams.hold = False
             await station.compare(job)
-        # cut off between its vectors, while its first codes wait
-        job = replace(job, settle_cycles=900)
-        await station.program(job, streamed=True)
-        station.begin(job, "late")
-        await station.launch(job)
-        station.streams.hold = True
-        while not value(station.block.m_axis_results_tvalid):
-            await bench.next_cycle()
-        assert await station.host.set("control", abort=1)
-        station.streams.hold = False
-        assert await station.recover() == 1
-        await station.expect_status(fault=FaultReason.aborted)
-        await station.run()
+        # cut off between its vectors, while its first codes wait, and after them, among its sums
+        for settle, samples in ((900, 1), (1, 2)):
+            job = replace(job, settle_cycles=settle, samples=samples)
+            await station.program(job, streamed=True)
+            station.begin(job, "late")
+            await station.launch(job)
+            station.streams.hold = True
+            while not value(station.block.m_axis_results_tvalid):
+                await bench.next_cycle()
+            assert await station.host.set("control", abort=1)
+            station.streams.hold = False
+            assert await station.recover() == 1
+            await station.expect_status(fault=FaultReason.aborted)
+            await station.run()
 
     units = stations(bench)
     await together(scenario(station) for station in units if station.streams is not None)

@@ -33,6 +33,11 @@ ARGUED: Mapping[tuple[str, str, str], str] = {
         "Signal(3) -> Signal(3, init=1)",
     ): "An end is looked at with the word that comes with it; after reset none does.",
     (
+        "results",
+        "ends = Signal()",
+        "Signal() -> Signal(init=1)",
+    ): "Whether a sample is the last is taken over with it, before its codes leave.",
+    (
         "unit",
         "moments.cancel.eq(sequencer.cancel),",
         "moments.cancel.eq(sequencer.cancel) -> nothing",
