@@ -190,8 +190,7 @@ def solve(
     Result
         `value` and `standard_error` of B's shape, kind and dtype, `residual`. The standard error
         holds sampling noise, the quantisation of ADC and bias, what rounded couplings have left,
-        and what the residual shows of flaws that the host does not know. It is of the right size
-        while ‖M⁻¹E‖ is well below 1.
+        and what the residual shows of flaws that the host does not know.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Literal
 from thermokron.host.linalg.forecast import MOST_SAMPLES, Covariance, Parts
 from thermokron.host.linalg.functions import diagonalised
 from thermokron.host.linalg.inverse import Correct
+from thermokron.host.linalg.refusals import Clipping
 from thermokron.host.linalg.rehearsal import Asked, Outcome, Rehearsal, Task
 from thermokron.host.linalg.result import Account
 from thermokron.host.linalg.standin import Effect
@@ -129,10 +131,11 @@ class Choices:
         found: dict[Method, Choice] = {}
         for method in self.limits.methods:
             ways = self._covariances() if method == "covariance" else self._means()
-            for way in ways:
-                known = found.get(method)
-                if known is None or way.seconds < known.seconds:
-                    found[method] = way
+            with contextlib.suppress(Clipping):  # there is no way, where it does so without flaws
+                for way in ways:
+                    known = found.get(method)
+                    if known is None or way.seconds < known.seconds:
+                        found[method] = way
         return found
 
     def quickest(self) -> Choice | None:

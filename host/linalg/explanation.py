@@ -131,6 +131,8 @@ def reasons(choices: Choices) -> str:
 
 def _limit(choices: Choices, method: Method) -> str:
     """The least error of a method, and what it is of."""
+    if method not in choices.least:
+        return f"unknown by {method}, which clip at any amplitude on an ideal unit, too"
     least = f"{_part(choices.least[method])} by {method}"
     if method == "means":
         return f"{least} with up to {_many(choices.limits.refine, 'refinement')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -9,19 +10,23 @@ from typing import Any
 import numpy as np
 
 from thermokron.host.calibration import Calibrated
-from thermokron.host.linalg.arrays import Floats, Kind
+from thermokron.host.linalg.arrays import Floats, Kind, floats
 from thermokron.host.linalg.blocks import Eliminated
 from thermokron.host.linalg.choices import Choice, Choices
 from thermokron.host.linalg.definite import Definiteness
 from thermokron.host.linalg.explanation import explained
 from thermokron.host.linalg.forecast import Parts
 from thermokron.host.linalg.programmed import Programmed
+from thermokron.host.linalg.refusals import NotConverged
 from thermokron.host.linalg.rehearsal import Task
 from thermokron.host.linalg.result import Result
 from thermokron.model import Unit
 from thermokron.model.threads import single_threaded_blas
 
 __all__ = ["Plan"]
+
+#: Times the tolerance that an error bar may be.
+MISSED = 2.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,7 +129,29 @@ class Plan:
             If B is given and an inverse was planned, or missing.
         NotPositiveDefinite, UnitFault
             As of `inv` and `solve`.
+
+        Warns
+        -----
+        NotConverged
+            If the error bar says that it came out more than twice as wrong as was wanted, as on a
+            unit with flaws, of which a plan knows nothing.
         """
+        result = self._ran(B)
+        value, error = (
+            float(np.linalg.norm(floats("value", each)[0]))
+            for each in (result.value, result.standard_error)
+        )
+        if error > MISSED * self.tolerance * value:
+            warnings.warn(
+                f"tolerance = {self.tolerance:g} is missed: the error is about "
+                f"{error / value:.2g}, as what M leaves of it shows. Plans know nothing of a unit's"
+                " flaws: calibrate it, or solve with `rtol`",
+                NotConverged,
+                stacklevel=3,
+            )
+        return result
+
+    def _ran(self, B: Any) -> Result:
         task, way = self._choices.task, self.choice
         if task.inverse and B is not None:
             raise ValueError("B is given, but what was planned is an inverse; legal: None")

@@ -97,8 +97,8 @@ class Solved:
         if enough and (worst := left.worst()) > enough:
             warnings.warn(
                 f"rtol = {enough:g} was not reached: a residual of {worst:.2g} is left after "
-                f"{account.runs} runs. More coupling bits help, a longer settle, more samples, or "
-                "more damping of the matrix",
+                f"{account.runs} runs. More passes help where `refine` limits them, and more "
+                "coupling bits, a longer settle, more samples, or more damping of the matrix",
                 NotConverged,
                 stacklevel=4,
             )

@@ -213,13 +213,13 @@ class Result:
         Worked out when first asked for. Of an inverse, O(n³): sampling, ADC quantisation, the
         rounding of the couplings, and as much of a unit's flaws as the residual 1 - XM shows, but
         of one in blocks. From 50 samples on, errors lie within one of it for 66% to 76% and within
-        two for 94% to 99%; of fewer it is too large rather than too small. Of a
-        solution, O(n³ + n²k), an eigendecomposition of the matrix as programmed: sampling, ADC and
-        bias quantisation, what settling left undone and rounded couplings did, and as much of a
-        unit's flaws as the residual, worked out exactly, shows
-        (`thermokron.host.linalg.spread`). Errors lie within one of it for 59% to 75%, within two
-        for 94% or more, on ideal and on flawed arrays, refined or not, while ‖M⁻¹E‖ is well
-        below 1.
+        two for 94% to 99%; of fewer, or with 4 bits and less, it is too large rather than small.
+
+        Of a solution, O(n³ + n²k), two eigendecompositions: sampling, ADC and bias quantisation,
+        what settling left undone and rounded couplings did, and as much of a unit's flaws as the
+        residual, worked out exactly, shows (`thermokron.host.linalg.spread`). Errors lie within one
+        of it for 65% to 74%, within two for 95% or more, on ideal and on flawed arrays, refined or
+        not.
         """
         return self._restore(self._error())
 
