@@ -137,10 +137,9 @@ class Plan:
             unit with flaws, of which a plan knows nothing.
         """
         result = self._ran(B)
-        value, error = (
-            float(np.linalg.norm(floats("value", each)[0]))
-            for each in (result.value, result.standard_error)
-        )
+        whole, spread = (floats("value", x)[0] for x in (result.value, result.standard_error))
+        largest = float(np.abs(whole).max()) or 1.0  # so that squares are numbers
+        value, error = (float(np.linalg.norm(each / largest)) for each in (whole, spread))
         if error > MISSED * self.tolerance * value:
             warnings.warn(
                 f"tolerance = {self.tolerance:g} is missed: the error is about "
