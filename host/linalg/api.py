@@ -108,7 +108,7 @@ def inv(
     check_correct(correct)
     if tolerance is not None:
         own: dict[str, Any] = {"samples": samples, "interval": interval, "correct": correct}
-        own["dither"] = dither
+        own |= {"dither": dither, "seed": seed or None}
         own["complements"] = None if complements == "auto" else complements
         own["equilibrate"] = None if equilibrate else equilibrate
         check_alone(tolerance, own)
@@ -206,7 +206,7 @@ def solve(
             "rtol": rtol,
             "interval": interval,
         }
-        own["dither"] = dither
+        own |= {"dither": dither, "seed": seed or None}
         own["settle"] = None if settle == SETTLING_BIAS else settle
         check_alone(tolerance, own)
         how: dict[str, Any] = {"guard": guard, "offsets": offsets, "calibration": calibration}

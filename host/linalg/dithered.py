@@ -184,7 +184,8 @@ class Dithered(Solver):
         account.flops((len(each) + 2) * outer.size)
         if estimator == "quadratic":
             outer *= sampled.shortening()
-        found = Inverse(sampled, Merged.of([m.equation for m in self.members]), correct)
+        merged = Merged.of([member.equation for member in self.members])
+        found = Inverse(sampled, merged, correct).guarded(account)
         return found.result(outer, self.kind.restore, account)
 
     @single_threaded_blas()

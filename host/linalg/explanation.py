@@ -111,7 +111,9 @@ def explained(
         )
     for method in choices.limits.methods:
         if method not in choices.best:
-            lines.append(f"By {method} it is out of reach: {_part(choices.least[method])} at best.")
+            least = choices.least.get(method)
+            best = "readings clip at any amplitude" if least is None else f"{_part(least)} at best"
+            lines.append(f"By {method} it is out of reach: {best}.")
     lines.append(f"Planning took {flops:.2g} operations. Flaws of the unit are not in this.")
     return "\n".join(lines)
 
@@ -132,7 +134,7 @@ def reasons(choices: Choices) -> str:
 def _limit(choices: Choices, method: Method) -> str:
     """The least error of a method, and what it is of."""
     if method not in choices.least:
-        return f"unknown by {method}, which clip at any amplitude on an ideal unit, too"
+        return f"unknown by {method}, as readings clip at any amplitude, on an ideal unit, too"
     least = f"{_part(choices.least[method])} by {method}"
     if method == "means":
         return f"{least} with up to {_many(choices.limits.refine, 'refinement')}"

@@ -36,6 +36,11 @@ def test_a_plan_does_not_blame_the_unit():
         plan(unit(), spd(8, 1e6), tolerance=0.05)
 
 
+def test_a_plan_explains_itself_where_one_way_clips():
+    found = plan(unit(coupling_bits=16, seed=1), spd(8, 1e6), tolerance=0.9)
+    assert "By means it is out of reach: readings clip at any amplitude." in found.explain()
+
+
 def test_a_tolerance_that_flaws_made_impossible_is_told():
     flawed = ArrayPhysics(coupling_mismatch=0.1, cell_offset=0.02, adc_offset=0.02, device_seed=1)
     for call in (
